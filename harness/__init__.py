@@ -1,0 +1,1 @@
+"""One protocol for parameter-efficient fine-tuning methods of vision-language models."""

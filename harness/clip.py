@@ -1,0 +1,399 @@
+"""Two frozen towers over an open_clip model, with every point where a method may step in.
+
+A tower is stem -> blocks -> head. At each site it calls `edit(site, op, x, y)`, where x entered the
+frozen module `op` and y left it; what that returns travels on. `unedited` returns y.
+
+Shapes: B images, R text rows, L tokens, D width, E embedding, H heads.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip import transformer as oc
+from torch import Tensor, nn
+
+from harness.errors import HarnessError
+from harness.randomness import seed_of
+
+Site = str  # "image.blocks.11.attn", "text.tokens", "image.features": tower, optional block, point
+EditCall = Callable[[Site, nn.Module, Tensor, Tensor], Tensor]
+
+EMBEDDED = Path(__file__).parent / "backbones"
+POINTS = ("ln1", "attn", "q", "k", "v", "o", "ln2", "mlp", "fc1", "act", "fc2")
+
+
+def unedited(site: Site, op: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The frozen tower: what left the module travels on."""
+    return y
+
+
+class Attention(nn.Module):
+    """open_clip's nn.MultiheadAttention with q, k, v and o as sites.
+
+    The layout is (L, B, D) and the projections are packed while none of them is edited, because
+    that is what makes the outputs equal bit for bit to nn.MultiheadAttention's training path.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention, site: Site) -> None:
+        super().__init__()
+        self.site = site
+        self.heads = attention.num_heads
+        self.weight, self.bias = attention.in_proj_weight, attention.in_proj_bias
+        self.q, self.k, self.v = (
+            _linear(w, b) for w, b in zip(self.weight.chunk(3), self.bias.chunk(3), strict=True)
+        )
+        self.o = attention.out_proj
+
+    def forward(self, x: Tensor, mask: Tensor | None, edit: EditCall) -> Tensor:
+        """x [B, L, D] -> [B, L, D]."""
+        batch, length, width = x.shape
+        x = x.transpose(0, 1)  # [L, B, D]
+        packed = F.linear(x, self.weight, self.bias)  # [L, B, 3D]
+        heads = []
+        for op, name, y in zip((self.q, self.k, self.v), "qkv", packed.chunk(3, -1), strict=True):
+            y = _batch_first(edit, f"{self.site}.{name}", op, x, y)
+            y = y.reshape(length, batch * self.heads, width // self.heads).transpose(0, 1)
+            heads.append(y.view(batch, self.heads, length, -1))  # [B, H, L, D/H]
+        y = F.scaled_dot_product_attention(*heads, attn_mask=mask)  # [B, H, L, D/H]
+        y = y.permute(2, 0, 1, 3).reshape(length * batch, width)  # [L*B, D]
+        z = self.o(y).view(length, batch, width)
+        z = _batch_first(edit, f"{self.site}.o", self.o, y.view(length, batch, width), z)
+        return z.transpose(0, 1)
+
+
+class Block(nn.Module):
+    """One residual attention block: open_clip's modules, its sums written out to open the sites."""
+
+    def __init__(self, block: oc.ResidualAttentionBlock, site: Site) -> None:
+        super().__init__()
+        self.site = site
+        self.ln1, self.ln2 = block.ln_1, block.ln_2
+        self.attn = Attention(block.attn, site)
+        self.mlp = block.mlp
+        self.scale1, self.scale2 = block.ls_1, block.ls_2
+
+    def forward(self, x: Tensor, mask: Tensor | None, edit: EditCall) -> Tensor:
+        """x [B, L, D] -> [B, L, D]."""
+        h = edit(f"{self.site}.ln1", self.ln1, x, self.ln1(x))
+        h = edit(f"{self.site}.attn", self.attn, h, self.attn(h, mask, edit))
+        y = x + self.scale1(h)
+        h = edit(f"{self.site}.ln2", self.ln2, y, self.ln2(y))
+        h = edit(f"{self.site}.mlp", self.mlp, h, self._mlp(h, edit))
+        y = y + self.scale2(h)
+        return edit(self.site, self, x, y)
+
+    def _mlp(self, x: Tensor, edit: EditCall) -> Tensor:
+        for op, point in zip(self.mlp, ("fc1", "act", "fc2"), strict=True):
+            x = edit(f"{self.site}.{point}", op, x, op(x))
+        return x
+
+
+class Tower(nn.Module):
+    """stem -> blocks -> head; `width` is D, `length` the number of positions."""
+
+    name: str
+    width: int
+    length: int
+    blocks: nn.ModuleList
+
+    def stem(self, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
+        """Images [B, 3, S, S] or token ids [R, L] -> tokens [., L, D] that enter block 0."""
+        raise NotImplementedError
+
+    def head(self, x: Tensor, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
+        """Tokens [., L, D] that left the last block -> features [., E], not normalised."""
+        raise NotImplementedError
+
+    def mask(self, length: int) -> Tensor | None:
+        """The additive attention mask [L, L], or None."""
+        return None
+
+    def block(self, index: int, x: Tensor, edit: EditCall = unedited) -> Tensor:
+        """Block `index` (from 0) on tokens [., L, D]."""
+        return self.blocks[index](x, self.mask(x.shape[1]), edit)
+
+    def forward(self, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
+        """Features [., E], not normalised: open_clip's encode_image or encode_text."""
+        x = self.stem(inputs, edit)
+        for index in range(len(self.blocks)):
+            x = self.block(index, x, edit)
+        return self.head(x, inputs, edit)
+
+    def sites(self) -> list[Site]:
+        """Every site of this tower, in the order in which they run."""
+        blocks = [f"{self.name}.blocks.{i}" for i in range(len(self.blocks))]
+        points = [f"{block}.{point}" for block in blocks for point in POINTS]
+        return [f"{self.name}.tokens", *blocks, *points, f"{self.name}.features"]
+
+
+class ImageTower(Tower):
+    """open_clip's VisionTransformer."""
+
+    name = "image"
+
+    def __init__(self, visual: oc.VisionTransformer) -> None:
+        super().__init__()
+        self.visual = visual
+        self.width = visual.conv1.out_channels
+        self.length = visual.positional_embedding.shape[0]
+        self.blocks = _blocks(visual.transformer.resblocks, self.name)
+
+    def stem(self, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
+        visual = self.visual
+        x = visual.conv1(inputs).flatten(2).permute(0, 2, 1)  # [B, grid^2, D]
+        first = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
+        x = torch.cat([first, x], dim=1)  # [B, grid^2 + 1, D]
+        y = x + visual.positional_embedding.to(x.dtype)
+        return visual.ln_pre(edit("image.tokens", visual, x, y))
+
+    def head(self, x: Tensor, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
+        pooled, _ = self.visual._pool(x)  # [B, D]
+        y = pooled if self.visual.proj is None else pooled @ self.visual.proj
+        return edit("image.features", self.visual, pooled, y)
+
+
+class TextTower(Tower):
+    """open_clip's causal TextTransformer, pooled at the end-of-text token (the largest id)."""
+
+    name = "text"
+
+    def __init__(self, text: oc.TextTransformer) -> None:
+        super().__init__()
+        self.text = text
+        self.width = text.width
+        self.length = text.context_length
+        self.blocks = _blocks(text.transformer.resblocks, self.name)
+
+    def mask(self, length: int) -> Tensor:
+        return self.text.attn_mask[:length, :length]
+
+    def stem(self, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
+        embedding = self.text.token_embedding
+        y = embedding(inputs)  # [R, L, D]
+        y = edit("text.tokens", embedding, y, y)
+        return y + self.text.positional_embedding[: inputs.shape[1]]
+
+    def head(self, x: Tensor, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
+        x = self.text.ln_final(x)
+        pooled = x[torch.arange(len(x), device=x.device), inputs.argmax(-1)]  # [R, D]
+        projection = self.text.text_projection
+        if projection is None:
+            y = pooled
+        elif isinstance(projection, nn.Linear):
+            y = projection(pooled)
+        else:
+            y = pooled @ projection
+        return edit("text.features", self.text, pooled, y)
+
+
+class Clip(nn.Module):
+    """A frozen two-tower model: `image`, `text`, `logit_scale`, the tokenizer and its pixels.
+
+    `size`, `mean` and `std` describe the images it takes; `fingerprint` is a hash of its weights.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Callable, name: str) -> None:
+        super().__init__()
+        self.image = ImageTower(model.visual)
+        self.text = TextTower(model.text)
+        self.logit_scale = model.logit_scale
+        self.tokenizer = tokenizer
+        self.name = name
+        pixels = model.visual.preprocess_cfg
+        self.size = int(model.visual.image_size[0])
+        self.mean, self.std = tuple(pixels["mean"]), tuple(pixels["std"])
+        self.embedding = int(model.visual.output_dim)
+        self.fingerprint = _fingerprint(model)
+        self.requires_grad_(False)
+        self.train()  # no dropout anywhere: eval would take PyTorch's fused path, 2e-6 away
+
+    @property
+    def device(self) -> torch.device:
+        return self.logit_scale.device
+
+    def sites(self) -> list[Site]:
+        """Every site of both towers."""
+        return self.image.sites() + self.text.sites()
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids [R, L] on this model's device.
+
+        Raises:
+            HarnessError: a text that does not fit into the tower's positions.
+        """
+        ids = self.tokenizer(list(texts), self.text.length)
+        for text, row in zip(texts, ids, strict=True):
+            if row[-1] != 0 and len(self.tokenizer.encode(text)) + 2 > self.text.length:
+                raise HarnessError(
+                    f"the text {text!r} has more than the {self.text.length - 2} tokens that "
+                    f"{self.name} takes. Shorten the class name or the template."
+                )
+        return ids.to(self.device)
+
+
+def crop(ids: Tensor) -> Tensor:
+    """Token ids [R, L] without the positions after the last end-of-text token of all rows.
+
+    Exact for a causal tower pooled at that token if every edit is token-wise or causal.
+    """
+    return ids[:, : int(ids.argmax(-1).max()) + 1]
+
+
+def load(name: str, device: str | torch.device = "cpu") -> Clip:
+    """The model that a backbone name stands for.
+
+    `emoji-mini` and other folders of `harness/backbones`, `local-dir:FOLDER`, `hf-hub:OWNER/REPO`,
+    or an open_clip pair `MODEL:PRETRAINED`, where PRETRAINED is a tag, a .safetensors file or
+    `random` (seeded random weights, for tests and timing).
+
+    Raises:
+        HarnessError: an unknown name, weights that would have to be unpickled, weights in the wrong
+            configuration, or towers that are not ViT and TextTransformer.
+    """
+    embedded = EMBEDDED / name
+    model_name = f"local-dir:{embedded}" if _is_embedded(name) else name
+    schema, _, rest = model_name.partition(":")
+    if schema not in ("local-dir", "hf-hub"):
+        return Clip(_open_clip(schema, rest), _tokenizer(schema), name).to(device)
+    merges = None
+    if schema == "local-dir":
+        merges = _check_folder(Path(rest).resolve())
+        model_name = f"local-dir:{Path(rest).resolve()}"
+    try:
+        model = open_clip.create_model(
+            model_name, force_custom_text=True, require_pretrained=True, pretrained_text=False
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise HarnessError(f"backbone {name!r} cannot be loaded: {error}") from error
+    _check_towers(model, name)
+    return Clip(model, _tokenizer(model_name, merges), name).to(device)
+
+
+def names() -> dict[str, str]:
+    """Backbones that need no download, and how to name the others."""
+    embedded = {p.parent.name: "embedded" for p in EMBEDDED.glob("*/open_clip_config.json")}
+    return embedded | {
+        "MODEL:PRETRAINED": "any open_clip pair, such as ViT-B-16-quickgelu:openai",
+        "MODEL:FILE.safetensors": "an open_clip model with weights of your own",
+        "MODEL:random": "an open_clip model with seeded random weights, for tests and timing",
+        "hf-hub:OWNER/REPO": "an open_clip repository on the hub",
+        "local-dir:FOLDER": "a folder with open_clip_config.json and safetensors weights",
+    }
+
+
+def _is_embedded(name: str) -> bool:
+    return ":" not in name and (EMBEDDED / name / "open_clip_config.json").is_file()
+
+
+def _open_clip(model: str, pretrained: str) -> nn.Module:
+    if model not in open_clip.list_models():
+        allowed = ", ".join(k for k, v in names().items() if v == "embedded")
+        raise HarnessError(
+            f"unknown backbone {model!r}. Allowed: {allowed}, local-dir:FOLDER, hf-hub:OWNER/REPO or "
+            f"MODEL:PRETRAINED with a model of `open_clip.list_models()`."
+        )
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if not pretrained:
+        raise HarnessError(
+            f"backbone {model!r} needs its weights: {model}:PRETRAINED with one of "
+            f"{', '.join(tags) or 'no tag'}, a .safetensors file or random."
+        )
+    if pretrained == "random":
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_of("random backbone", model))
+            created = open_clip.create_model(model, force_custom_text=True, pretrained_text=False)
+        _check_towers(created, model)
+        return created
+    if pretrained not in tags and not (
+        pretrained.endswith(".safetensors") and Path(pretrained).is_file()
+    ):
+        raise HarnessError(
+            f"backbone {model}:{pretrained} names neither a tag of {model} "
+            f"({', '.join(tags) or 'it has none'}) nor an existing .safetensors file."
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="QuickGELU mismatch")
+            created = open_clip.create_model(model, pretrained, force_custom_text=True)
+    except UserWarning as error:
+        other = model.removesuffix("-quickgelu")
+        other = other if other != model else f"{model}-quickgelu"
+        raise HarnessError(
+            f"the weights {pretrained!r} were trained with the other GELU than {model!r} computes, "
+            f"which costs accuracy silently. Use {other}:{pretrained}."
+        ) from error
+    except (RuntimeError, OSError) as error:
+        raise HarnessError(
+            f"the weights of {model}:{pretrained} cannot be loaded: {error}"
+        ) from error
+    _check_towers(created, model)
+    return created
+
+
+def _check_folder(folder: Path) -> Path | None:
+    """Refuses what would be unpickled; returns the folder's own BPE merges file, if it has one."""
+    if not (folder / "open_clip_config.json").is_file():
+        raise HarnessError(f"local-dir:{folder} has no open_clip_config.json.")
+    if not list(folder.glob("*.safetensors")):
+        raise HarnessError(
+            f"local-dir:{folder} has no .safetensors weights. Other formats are not loaded, because "
+            "reading them can execute code: convert them with safetensors.torch.save_file."
+        )
+    merges = folder / "bpe_merges.txt.gz"
+    return merges if merges.is_file() else None
+
+
+def _tokenizer(model: str, merges: Path | None = None) -> Callable:
+    # open_clip resolves a relative merges path against the working directory: pass it absolute
+    return open_clip.get_tokenizer(model, **({"bpe_path": str(merges)} if merges else {}))
+
+
+def _check_towers(model: nn.Module, name: str) -> None:
+    visual, text = model.visual, getattr(model, "text", None)
+    if not isinstance(visual, oc.VisionTransformer):
+        raise HarnessError(
+            f"the image tower of {name!r} is a {type(visual).__name__}; only open_clip's "
+            "VisionTransformer (ViT-*) is supported. Choose a ViT backbone."
+        )
+    causal = isinstance(text, oc.TextTransformer) and text.attn_mask is not None
+    if not causal or text.cls_emb is not None or text.pool_type != "argmax":
+        raise HarnessError(
+            f"the text tower of {name!r} is not a causal TextTransformer pooled at the end-of-text "
+            "token, the only kind supported. Choose a CLIP backbone such as ViT-B-16."
+        )
+    for block in (*visual.transformer.resblocks, *text.transformer.resblocks):
+        if type(block) is not oc.ResidualAttentionBlock:
+            raise HarnessError(
+                f"{name!r} has blocks of type {type(block).__name__}; only open_clip's "
+                "ResidualAttentionBlock is supported."
+            )
+
+
+def _blocks(blocks: nn.ModuleList, tower: str) -> nn.ModuleList:
+    return nn.ModuleList(Block(b, f"{tower}.blocks.{i}") for i, b in enumerate(blocks))
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A linear layer over existing weights; what it computes is read from the packed product."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return linear
+
+
+def _batch_first(edit: EditCall, site: Site, op: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Shows an edit [B, L, D] where the attention computes in [L, B, D]."""
+    edited = edit(site, op, x.transpose(0, 1), y.transpose(0, 1))
+    return edited.transpose(0, 1)
+
+
+def _fingerprint(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,212 @@
+"""Settings: gin files, --set and --sweep to typed fields. The only module that knows gin.
+
+A gin file binds one literal a line, `name.field = value`: name is a plugin or `engine`. gin's names
+have no hyphens: write `dra_t` for `dra-t`. Scopes, macros, references and imports are refused.
+"""
+
+import ast
+import itertools
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar, Union
+
+from gin import config_parser
+
+from harness.errors import HarnessError, unknown
+from harness.registry import Plugin
+
+PROFILES = Path(__file__).parent / "configs"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """What every run shares: caps, augmentation, precision, what is evaluated, memory."""
+
+    max_epochs: int | None = None  # cap on a method's epochs
+    max_steps: int | None = None  # cap on a method's optimiser steps, in whole epochs
+    crop_scale: tuple[float, float] = (0.08, 1.0)  # area of the random resized crop
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
+    split: Literal["test", "val"] = "test"  # what is evaluated; choose settings on val only
+    image_chunk: int = 0  # micro-batch of images; 0: the whole batch
+    text_chunk: int = 0  # micro-batch of texts; 0: all
+    checkpointing: bool = False  # recompute each block's activations in the backward pass
+    cache_bytes: int = 2 * 2**30  # for frozen activations and features
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that a result depends on; the others change memory and time only."""
+        memory = {"image_chunk", "text_chunk", "checkpointing", "cache_bytes"}
+        return {name: value for name, value in asdict(self).items() if name not in memory}
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One setting and where it was given."""
+
+    target: str
+    field: str
+    value: Any
+    origin: str
+    user: bool = True  # given by the user, not by the backbone's profile
+
+
+class _Literals(config_parser.ParserDelegate):
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> NoReturn:
+        raise HarnessError(f"@{scoped_configurable_name}: only literals can be bound.")
+
+    def macro(self, macro_name: str) -> NoReturn:
+        raise HarnessError(f"%{macro_name}: only literals can be bound.")
+
+
+def read_gin(path: Path, user: bool = True) -> list[Binding]:
+    """The bindings of a gin file, in its order.
+
+    Raises:
+        HarnessError: the file is missing, is not gin, or holds anything but literal bindings.
+    """
+    if not path.is_file():
+        raise HarnessError(f"the configuration file {path} does not exist.")
+    bindings = []
+    try:
+        for statement in config_parser.ConfigParser(path.read_text(), _Literals()):
+            if not isinstance(statement, config_parser.BindingStatement) or statement.scope:
+                raise HarnessError("only `name.field = literal` lines are allowed.")
+            origin = f"{path.name}:{statement.location.line_num}"
+            target = statement.selector.rpartition(".")[2]
+            bindings.append(Binding(target, statement.arg_name, statement.value, origin, user))
+    except (HarnessError, SyntaxError, ValueError) as error:
+        raise HarnessError(f"{path}: {error}") from error
+    return bindings
+
+
+def profile(backbone: str) -> list[Binding]:
+    """The bindings that come with an embedded backbone, and with no other."""
+    path = PROFILES / f"{backbone}.gin"
+    known = {p.name for p in PROFILES.glob("*.gin")}
+    return read_gin(path, user=False) if path.name in known else []
+
+
+def read_set(text: str) -> Binding:
+    """`name.field=value`: a Python literal, or else a string."""
+    name, value = _split_setting("--set", text)
+    return Binding(*name, _literal(value), f"--set {text}")
+
+
+def read_sweeps(texts: Sequence[str]) -> list[list[Binding]]:
+    """Every combination of `name.field=v1,v2,...` settings; one empty combination for none."""
+    axes = []
+    for text in texts:
+        name, values = _split_setting("--sweep", text)
+        literal = _literal(f"[{values}]")
+        each = literal if isinstance(literal, list) else [_literal(v) for v in values.split(",")]
+        axes.append([Binding(*name, value, f"--sweep {text}") for value in each])
+    return [list(combination) for combination in itertools.product(*axes)]
+
+
+def build(plugin: Plugin, bindings: Iterable[Binding]) -> tuple[Any, dict[str, Any]]:
+    """The plugin's object, and the fields in which the user's settings changed it.
+
+    A setting of a family's name holds for its variants too, except for what a variant fixes.
+
+    Raises:
+        HarnessError: an unknown field or a value of the wrong type.
+    """
+    values, overrides = dict(plugin.fixed), {}
+    for binding in bindings:
+        own = _same(binding.target, plugin.name)
+        if not own and (not _same(binding.target, plugin.family) or binding.field in plugin.fixed):
+            continue
+        values[binding.field] = typed(plugin.cls, plugin.name, binding)
+        if binding.user:
+            overrides[binding.field] = values[binding.field]
+    return plugin.cls(**values), overrides
+
+
+def build_engine(bindings: Iterable[Binding]) -> Engine:
+    """The engine's settings; the last binding of a field counts."""
+    return Engine(**{b.field: typed(Engine, "engine", b) for b in bindings if b.target == "engine"})
+
+
+def check_targets(bindings: Iterable[Binding], known: Iterable[str]) -> None:
+    """Raises HarnessError for a setting of a name that does not exist."""
+    names = {*known, "engine"}
+    for binding in bindings:
+        if not any(_same(binding.target, name) for name in names):
+            raise HarnessError(f"{binding.origin}: {unknown('name', binding.target, names)}")
+
+
+def typed(cls: type[T], name: str, binding: Binding) -> Any:
+    """The binding's value as the field's type.
+
+    Raises:
+        HarnessError: an unknown field or a value of another type, with what is allowed.
+    """
+    hints = typing.get_type_hints(cls)
+    allowed = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    if binding.field not in allowed:
+        raise HarnessError(
+            f"{binding.origin}: {unknown(f'setting of {name}', binding.field, allowed)}"
+        )
+    try:
+        return _as(hints[binding.field], binding.value)
+    except TypeError:
+        shown = getattr(hints[binding.field], "__name__", None)
+        expected = shown if shown not in (None, "Literal", "Union", "tuple") else ""
+        expected = expected or str(hints[binding.field]).replace("typing.", "")
+        raise HarnessError(
+            f"{binding.origin}: {name}.{binding.field} must be {expected}, "
+            f"not {binding.value!r}."
+        ) from None
+
+
+def describe(cls: type) -> list[tuple[str, Any, str]]:
+    """(field, default, where the default was published) of each hyperparameter."""
+    return [
+        (f.name, None if f.default is MISSING else f.default, f.metadata.get("source", ""))
+        for f in fields(cls)
+    ]
+
+
+def _as(hint: Any, value: Any) -> Any:
+    """`value` if it has type `hint` (an int may stand for a float, a list for a tuple)."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value in arguments:
+            return value
+    elif origin in (Union, types.UnionType):
+        for option in arguments:
+            try:
+                return _as(option, value)
+            except TypeError:
+                continue
+    elif origin is tuple and isinstance(value, (tuple, list)):
+        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(inner) == len(value):
+            return tuple(_as(h, v) for h, v in zip(inner, value, strict=True))
+    elif hint is float and type(value) in (int, float):
+        return float(value)
+    elif type(value) is hint or (hint is type(None) and value is None):
+        return value
+    raise TypeError
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _same(a: str, b: str) -> bool:
+    return a.replace("-", "_") == b.replace("-", "_")
+
+
+def _split_setting(option: str, text: str) -> tuple[tuple[str, str], str]:
+    left, equals, value = text.partition("=")
+    target, dot, name = left.strip().rpartition(".")
+    if not (equals and dot and target and name and value):
+        raise HarnessError(f"{option} {text!r} is not of the form name.field=value.")
+    return (target, name), value.strip()

@@ -1,0 +1,137 @@
+"""Images to pixels: decoding, the field's two transforms, batches in a fixed order.
+
+Pixels are uint8 [3, S, S] until they are on the device; `normalise` makes them what CLIP takes.
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import functional as TF
+
+from harness.dataset import Dataset, Item, Split
+from harness.randomness import generator, seed_of
+
+BICUBIC = TF.InterpolationMode.BICUBIC
+THREADS = 8
+AHEAD = 512  # images decoded at once
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The training transform: random resized crop, then a horizontal flip half of the time.
+
+    Source: Dassl transforms.py with CoOp's INPUT settings; the draws are torchvision's, but a
+    function of (seed, epoch, position) and not of the order in which images are read.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __call__(self, image: Image.Image, size: int, seed: int, epoch: int, position: int) -> Tensor:
+        """A view of `image`, uint8 [3, size, size]."""
+        draw = random.Random(seed_of("augmentation", seed, epoch, position))
+        top, left, height, width = self._box(image.width, image.height, draw)
+        view = TF.resized_crop(image, top, left, height, width, [size, size], BICUBIC)
+        return TF.pil_to_tensor(TF.hflip(view) if draw.random() < 0.5 else view)
+
+    def _box(self, width: int, height: int, draw: random.Random) -> tuple[int, int, int, int]:
+        for _ in range(10):
+            area = width * height * draw.uniform(*self.scale)
+            ratio = math.exp(draw.uniform(*map(math.log, self.ratio)))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                return draw.randint(0, height - h), draw.randint(0, width - w), h, w
+        # no box fitted: the largest central one with an allowed ratio
+        low, high = self.ratio
+        w = round(min(width, height * high))
+        h = round(min(height, width / low))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+
+def centre(image: Image.Image, size: int) -> Tensor:
+    """The test transform, uint8 [3, size, size]: short side to `size` (bicubic), central crop."""
+    return TF.pil_to_tensor(TF.center_crop(TF.resize(image, [size], BICUBIC), [size, size]))
+
+
+def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 [B, 3, S, S] -> float32, scaled to [0, 1], minus `mean`, over `std`."""
+    statistics = torch.tensor([mean, std], device=pixels.device).view(2, 1, 3, 1, 1)
+    return (pixels.float() / 255 - statistics[0]) / statistics[1]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a split's images come from: the dataset that opens them, and its root."""
+
+    dataset: Dataset
+    root: Path | None
+
+    def pixels(
+        self, items: Sequence[Item], transform: Callable[[Image.Image, int], Tensor]
+    ) -> Iterator[Tensor]:
+        """transform(image, index) of each item, in order, decoded by a few threads ahead."""
+
+        def load(numbered_item: tuple[int, Item]) -> Tensor:
+            index, item = numbered_item
+            return transform(self.dataset.open(item, self.root), index)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            numbered = list(enumerate(items))
+            for start in range(0, len(items), AHEAD):
+                yield from pool.map(load, numbered[start : start + AHEAD])
+
+
+def epoch_order(count: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+    """The batches of an epoch: indices in a random order, the last incomplete one dropped.
+
+    With fewer images than a batch takes, one batch of all of them.
+
+    Source: Dassl data_manager.py (RandomSampler, drop_last = len(data) >= batch_size).
+    """
+    order = torch.randperm(count, generator=generator("order", seed, epoch))
+    if count < batch_size:
+        return [order]
+    return list(order[: count - count % batch_size].split(batch_size))
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """How many batches `epoch_order` gives."""
+    return max(1, count // batch_size)
+
+
+def test_batches(source: Source, split: Split, size: int, batch_size: int) -> Iterator[Tensor]:
+    """Every image of a split in order under the test transform, uint8 [B, 3, size, size]."""
+    pixels = source.pixels(split.items, lambda image, _: centre(image, size))
+    yield from _stacked(pixels, [batch_size] * math.ceil(len(split.items) / batch_size))
+
+
+def train_batches(
+    source: Source,
+    split: Split,
+    size: int,
+    augmentation: Augmentation,
+    seed: int,
+    epoch: int,
+    order: Sequence[Tensor],
+) -> Iterator[Tensor]:
+    """The views of an epoch, uint8 [B, 3, size, size], batched as `order` says."""
+    indices = [int(index) for batch in order for index in batch]
+
+    def view(image: Image.Image, place: int) -> Tensor:
+        return augmentation(image, size, seed, epoch, split.positions[indices[place]])
+
+    pixels = source.pixels([split.items[index] for index in indices], view)
+    yield from _stacked(pixels, [len(batch) for batch in order])
+
+
+def _stacked(pixels: Iterator[Tensor], sizes: Sequence[int]) -> Iterator[Tensor]:
+    for size in sizes:
+        yield torch.stack(list(itertools.islice(pixels, size)))

@@ -1,0 +1,162 @@
+"""Datasets: images, labels, class names, a template and splits; few-shot and base/new selection.
+
+A dataset file subclasses `Dataset` and only reads. What CoOp and Dassl do with the lists, the same
+for every dataset, is here.
+"""
+
+import hashlib
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from PIL import Image
+
+from harness.errors import HarnessError
+
+SPLITS = ("train", "val", "test")
+SUBSETS = ("all", "base", "new")
+
+
+class Item(NamedTuple):
+    """One image: its path below the dataset's image folder, its label (from 0), its class name."""
+
+    path: str
+    label: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What a method may know of the classes that it is fitted on or evaluated on.
+
+    `names` are in label order; `template` is the dataset's own zero-shot prompt.
+    """
+
+    dataset: str
+    names: tuple[str, ...]
+    template: str
+
+    def texts(self, *templates: str) -> list[list[str]]:
+        """`templates` filled in for each class: C lists of T texts; '_' reads as a space."""
+        spoken = [name.replace("_", " ") for name in self.names]
+        return [[template.replace("{}", name) for template in templates] for name in spoken]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images with their classes, and where each image stood before classes were selected.
+
+    `positions` are indices into the list before `subset` was taken: what augmentation depends on.
+    """
+
+    items: tuple[Item, ...]
+    classes: Classes
+    positions: tuple[int, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the exact list: paths, labels, class names and their order."""
+        lines = "\n".join(f"{i.path}\t{i.label}\t{i.name}" for i in self.items)
+        return hashlib.sha256(f"{lines}\n{self.classes}".encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(ABC):
+    """A classification dataset. Subclasses read; they never sample, transform or cache.
+
+    A class docstring says what it is in its first line, and after `Source:` where it comes from.
+    """
+
+    name: ClassVar[str] = ""
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    template: ClassVar[str] = "a photo of a {}."
+
+    @abstractmethod
+    def read(self, root: Path | None) -> dict[str, list[Item]]:
+        """The full lists under `train`, `val` and `test`, in the order that sampling starts from.
+
+        Args:
+            root: the folder that holds every dataset (--data-root), or None if none was given.
+
+        Raises:
+            HarnessError: the data is missing, with where it was expected.
+        """
+
+    @abstractmethod
+    def open(self, item: Item, root: Path | None) -> Image.Image:
+        """The decoded RGB image."""
+
+
+def require_root(root: Path | None, dataset: str) -> Path:
+    """`root`, or the error that says how to give one."""
+    if root is None or not root.is_dir():
+        given = f"{root} is not a folder" if root else "no --data-root was given"
+        raise HarnessError(
+            f"{dataset} is read from disk, but {given}. Give --data-root FOLDER (or set $DATA)."
+        )
+    return root
+
+
+def few_shot(
+    train: Sequence[Item], val: Sequence[Item], shots: int, seed: int
+) -> tuple[list[Item], list[Item]]:
+    """`shots` images a class of train, then min(shots, 4) of val, from one random stream.
+
+    Classes are visited in order of first appearance; a class with fewer images gives all of them
+    without a draw. This is what CoOp draws for SEED = seed, list for list.
+
+    Source: Dassl base_dataset.py, generate_fewshot_dataset; CoOp datasets/*.py.
+    """
+    stream = random.Random(seed)
+    return _sample(train, shots, stream), _sample(val, min(shots, 4), stream)
+
+
+def _sample(items: Sequence[Item], count: int, stream: random.Random) -> list[Item]:
+    by_label: dict[int, list[Item]] = {}
+    for item in items:
+        by_label.setdefault(item.label, []).append(item)
+    chosen = []
+    for group in by_label.values():
+        chosen += stream.sample(group, count) if len(group) >= count else group
+    return chosen
+
+
+def class_names(items: Iterable[Item]) -> list[str]:
+    """Names in label order.
+
+    Raises:
+        HarnessError: a label with two names, or a gap in the labels.
+    """
+    names: dict[int, str] = {}
+    for item in items:
+        if names.setdefault(item.label, item.name) != item.name:
+            raise HarnessError(f"label {item.label} is both {names[item.label]!r} and {item.name!r}")
+    missing = sorted(set(range(len(names))) - set(names))
+    if missing:
+        raise HarnessError(f"labels must run from 0 to {len(names) - 1}; missing: {missing[:5]}")
+    return [names[label] for label in range(len(names))]
+
+
+def select(items: Sequence[Item], subset: str, dataset: str, template: str) -> Split:
+    """The items of a subset of the classes, relabelled from 0 in label order.
+
+    base is the first ceil(n/2) of the n sorted labels and new the rest.
+
+    Source: CoOp datasets/oxford_pets.py, subsample_classes.
+    """
+    names = class_names(items)
+    half = (len(names) + 1) // 2
+    first, last = {"all": (0, len(names)), "base": (0, half), "new": (half, len(names))}[subset]
+    kept = [
+        (position, Item(item.path, item.label - first, item.name))
+        for position, item in enumerate(items)
+        if first <= item.label < last
+    ]
+    return Split(
+        items=tuple(item for _, item in kept),
+        classes=Classes(dataset, tuple(names[first:last]), template),
+        positions=tuple(position for position, _ in kept),
+    )

@@ -1,0 +1,173 @@
+"""execute(run) -> Record: the straight line from a run to its record."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import platform
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.efficiency import peak_memory, trainable
+from harness.evaluate import Scores, evaluate, zero_shot
+from harness.graft import Model
+from harness.inputs import Images, texts
+from harness.plan import Run
+from harness.results import Record
+from harness.trainer import Chunks, Report, fit
+
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
+
+
+def execute(run: Run) -> tuple[Record, dict[str, Tensor], Model | None]:
+    """Fits, evaluates and describes a run: its record, its per-image predictions, the fitted model.
+
+    A failure becomes a record with its traceback; Ctrl-C passes through.
+    """
+    with _precision(run):
+        try:
+            model = run.model()
+            report = _fit(run, model)
+            started = _now()
+            scores = {name: evaluate(model, _images(run, model, name)) for name in run.evaluated}
+            seconds = (_now() - started).total_seconds()
+            checks = _checks(run, model, report, scores) if report else []
+        except Exception:
+            return _record(run, "failed", error=traceback.format_exc()), {}, None
+    record = _record(
+        run,
+        "done",
+        scores={
+            name: {"accuracy": s.accuracy, "correct": s.correct, "total": len(s.labels)}
+            for name, s in scores.items()
+        },
+        cost=_cost(run, model, report, seconds, sum(len(s.labels) for s in scores.values())),
+        checks=checks,
+    )
+    return record, _predictions(scores), model
+
+
+def _fit(run: Run, model: Model) -> Report | None:
+    if not model.parameters():
+        return None
+    if run.bench.clip.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    engine, bench = run.bench.engine, run.bench
+    dataset = run.task.value.fit(run.dataset).dataset
+    images = Images(model, bench.source(dataset), run.train, bench.cache, bench.augmentation)
+    prompts = texts(model, run.train.classes, training=True)
+    chunks = Chunks(engine.image_chunk, engine.text_chunk)
+    model.checkpointing = engine.checkpointing
+    return fit(model, images, prompts, run.schedule, run.seed, chunks=chunks, label=str(run))
+
+
+def _images(run: Run, model: Model, evaluation: str) -> Images:
+    split, bench = run.evaluated[evaluation], run.bench
+    source = bench.source(split.classes.dataset)
+    return Images(model, source, split, bench.cache, bench.augmentation)
+
+
+def _checks(run: Run, model: Model, report: Report, scores: dict[str, Scores]) -> list[str]:
+    """Sentences about a fit that looks wrong; none about one that does not."""
+    found = []
+    if not report.moved:
+        found.append("no trained parameter moved")
+    if report.losses and report.losses[-1] > report.losses[0]:
+        found.append(f"the loss rose from {report.losses[0]:.4f} to {report.losses[-1]:.4f}")
+    name = next((n for n, s in run.evaluated.items() if s.classes == run.train.classes), None)
+    if name is not None:
+        frozen = zero_shot(_images(run, model, name)).accuracy
+        if scores[name].accuracy < frozen:
+            found.append(
+                f"below zero-shot on its own classes: {scores[name].accuracy:.4f} < {frozen:.4f}"
+            )
+    return found
+
+
+def _cost(
+    run: Run, model: Model, report: Report | None, seconds: float, evaluated: int
+) -> dict[str, Any]:
+    state = {t.data_ptr(): t.nbytes for t in model.trained.state_dict().values() if t.numel()}
+    cost: dict[str, Any] = {
+        "trainable_parameters": trainable(model),
+        "stored_bytes": sum(state.values()) if model.parameters() else 0,
+        "evaluate_seconds": seconds,
+        "evaluated_images": evaluated,
+        "peak_memory_bytes": peak_memory(run.bench.clip.device),
+    }
+    if report:
+        cost |= {
+            "train_seconds": report.seconds,
+            "train_images": report.images,
+            "epochs": run.schedule.epochs,
+            "steps": report.steps,
+            "epoch_losses": report.losses,
+        }
+    return cost
+
+
+def _predictions(scores: dict[str, Scores]) -> dict[str, Tensor]:
+    """Side-file tensors: predicted and true labels of each evaluation, in the split's order."""
+    return {
+        f"{name}.{what}": getattr(score, what).to(torch.int16)
+        for name, score in scores.items()
+        for what in ("predictions", "labels")
+    }
+
+
+def _record(run: Run, status: str, **content: Any) -> Record:
+    provenance = provenance_of(run.bench.clip.device)
+    return Record(key=run.key, status=status, run=run.identity, provenance=provenance, **content)
+
+
+@contextlib.contextmanager
+def _precision(run: Run) -> Any:
+    device = run.bench.clip.device.type
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    with torch.autocast(device, torch.bfloat16, enabled=run.bench.engine.precision == "bf16"):
+        yield
+
+
+def provenance_of(device: torch.device) -> dict[str, Any]:
+    """Where, when, with what and by which command; no host name."""
+    return {
+        "time": _now().isoformat(timespec="seconds"),
+        "command": " ".join(["python -m harness", *sys.argv[1:]]),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The model of the device, such as `NVIDIA H200` or the processor's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of this repository, or None where there is none."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

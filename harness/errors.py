@@ -1,0 +1,19 @@
+"""The one exception whose message is meant for the user."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class HarnessError(Exception):
+    """A request that cannot be met: says what was given, what is allowed and what to do.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str]) -> HarnessError:
+    """`unknown method 'lroa'. Did you mean 'lora'? Known: ...`"""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return HarnessError(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names) or 'none'}.")

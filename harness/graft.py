@@ -1,0 +1,121 @@
+"""A method on a backbone: the frozen towers, what the method inserts, and what follows from it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from harness.clip import Clip, Site, Tower
+from harness.errors import HarnessError
+from harness.method import At, Classes, Edit, Method, Rows
+from harness.randomness import seed_of
+
+
+class Model:
+    """`method` grafted on `clip`. The towers stay shared and untouched: edits are looked up by site
+    while a tower runs, so nothing has to be undone.
+
+    `trained` holds the inserted modules, and only them: its parameters are what is optimised and
+    counted, its state is what is saved.
+    """
+
+    def __init__(self, clip: Clip, method: Method, classes: Classes, seed: int) -> None:
+        """Raises HarnessError if the method asks for a site that the backbone lacks."""
+        self.clip, self.method = clip, method
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of("initialisation", seed))
+            edits, head = method.edits(clip, classes), method.head(clip, classes)
+        _check_sites(clip, method, edits)
+        self.edits = edits
+        self.trained = nn.ModuleDict(
+            {"edits": nn.ModuleDict({site.replace(".", "/"): e for site, e in edits.items()})}
+        )
+        self.trained["head"] = head
+        self.trained.to(clip.device)
+        self.checkpointing = False
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What is optimised; a parameter that several edits share appears once."""
+        return list(self.trained.parameters())
+
+    def edits_of(self, tower: Tower) -> dict[Site, Edit]:
+        return {s: e for s, e in self.edits.items() if s.startswith(f"{tower.name}.")}
+
+    def cut(self, tower: Tower) -> int | None:
+        """How much of a tower never changes: -1 nothing (its tokens are edited), n its stem and its
+        first n blocks, None all of it."""
+        sites = self.edits_of(tower)
+        if not sites:
+            return None
+        if f"{tower.name}.tokens" in sites:
+            return -1
+        blocks = [int(site.split(".")[2]) for site in sites if ".blocks." in site]
+        return min(blocks, default=len(tower.blocks))
+
+    def mixes_text(self) -> bool:
+        """Whether training looks across text positions, so that texts may not be cropped."""
+        return any(edit.mixes_tokens for edit in self.edits_of(self.clip.text).values())
+
+    @torch.no_grad()
+    def start(self, tower: Tower, inputs: Tensor) -> Tensor:
+        """The part of a tower before the cut, without gradients: its features if it is untouched,
+        the tokens that enter the first changed block, or the inputs themselves."""
+        cut = self.cut(tower)
+        if cut is None:
+            return tower(inputs)
+        if cut < 0:
+            return inputs
+        x = tower.stem(inputs)
+        for index in range(cut):
+            x = tower.block(index, x)
+        return x
+
+    def finish(self, tower: Tower, x: Tensor, inputs: Tensor, rows: Rows) -> Tensor:
+        """The rest of the tower after `start`: features [., E], not normalised."""
+
+        def edit(site: Site, op: nn.Module, entered: Tensor, left: Tensor) -> Tensor:
+            inserted = self.edits.get(site)
+            return left if inserted is None else inserted(entered, left, At(site, op, rows))
+
+        cut = self.cut(tower)
+        if cut is None:
+            return x
+        if cut < 0:
+            x = tower.stem(x, edit)
+        for index in range(max(cut, 0), len(tower.blocks)):
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(tower.block, index, x, edit, use_reentrant=False)
+            else:
+                x = tower.block(index, x, edit)
+        return tower.head(x, inputs, edit)
+
+    def save(self, path: Path) -> None:
+        """The trained modules' state as safetensors; shared tensors are stored once."""
+        safetensors.torch.save_model(self.trained, str(path))
+
+    def load(self, path: Path) -> None:
+        """What `save` wrote.
+
+        Raises:
+            HarnessError: the file belongs to other modules.
+        """
+        try:
+            safetensors.torch.load_model(self.trained, str(path), strict=True)
+        except RuntimeError as error:
+            raise HarnessError(
+                f"{path} does not hold the weights of {self.method.name} on {self.clip.name}: "
+                f"{error}"
+            ) from error
+
+
+def _check_sites(clip: Clip, method: Method, sites: Sequence[Site] | dict[Site, Edit]) -> None:
+    missing = sorted(set(sites) - set(clip.sites()))
+    if missing:
+        raise HarnessError(
+            f"{method.name} edits {missing[0]!r}, which {clip.name} lacks: its image tower has "
+            f"{len(clip.image.blocks)} blocks and its text tower {len(clip.text.blocks)}. Choose "
+            "another backbone, or set the method's block fields (see `show " + method.name + "`)."
+        )

@@ -1,0 +1,175 @@
+"""Runs: every combination that was asked for, each with a key that is a hash of all it depends on."""
+
+import hashlib
+import inspect
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.clip import Clip
+from harness.config import Engine
+from harness.data import Augmentation, Source
+from harness.dataset import Dataset, Item, Split, few_shot, select
+from harness.errors import HarnessError
+from harness.graft import Model
+from harness.inputs import Cache
+from harness.method import Method
+from harness.task import Task
+from harness.trainer import Schedule
+
+
+@dataclass(frozen=True)
+class Named:
+    """A built plugin: its registered name, the object, and the fields that the user changed."""
+
+    name: str
+    value: Any
+    overrides: Mapping[str, Any]
+
+
+@dataclass
+class Bench:
+    """What the runs share: the backbone, the datasets under their root, settings and caches."""
+
+    clip: Clip
+    datasets: dict[str, Dataset]
+    root: Path | None
+    engine: Engine
+    cache: Cache = field(default_factory=Cache)
+    _read: dict[str, dict[str, list[Item]]] = field(default_factory=dict)
+
+    def lists(self, dataset: str) -> dict[str, list[Item]]:
+        """The full lists of a dataset, read once.
+
+        Raises:
+            HarnessError: the data is missing or unusable, with the dataset's name.
+        """
+        if dataset not in self._read:
+            self._read[dataset] = self.datasets[dataset].read(self.root)
+        return self._read[dataset]
+
+    def train(self, dataset: str, subset: str, shots: int, seed: int) -> Split:
+        """The few-shot images of a subset of the classes."""
+        lists = self.lists(dataset)
+        if not lists["train"]:
+            raise HarnessError(f"{dataset} has no training images: it can only be evaluated on.")
+        drawn, _ = few_shot(lists["train"], lists["val"], shots, seed)
+        return self._select(drawn, dataset, subset)
+
+    def evaluated(self, dataset: str, subset: str, shots: int, seed: int) -> Split:
+        """The images that are scored: the test split, or the few-shot val (engine.split)."""
+        lists = self.lists(dataset)
+        if self.engine.split == "val":
+            _, drawn = few_shot(lists["train"], lists["val"], shots, seed)
+            return self._select(drawn, dataset, subset)
+        return self._select(lists["test"], dataset, subset)
+
+    def source(self, dataset: str) -> Source:
+        return Source(self.datasets[dataset], self.root)
+
+    @property
+    def augmentation(self) -> Augmentation:
+        return Augmentation(scale=self.engine.crop_scale)
+
+    def _select(self, items: Sequence[Item], dataset: str, subset: str) -> Split:
+        return select(items, subset, dataset, self.datasets[dataset].template)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method on a task and dataset, for one seed, on a bench."""
+
+    method: Named
+    task: Named
+    dataset: str
+    shots: int
+    seed: int
+    bench: Bench
+
+    @cached_property
+    def train(self) -> Split:
+        fit = self.task.value.fit(self.dataset)
+        return self.bench.train(fit.dataset, fit.subset, self.shots, self.seed)
+
+    @cached_property
+    def evaluated(self) -> dict[str, Split]:
+        """The scored splits by evaluation."""
+        return {
+            e.name: self.bench.evaluated(e.dataset, e.subset, self.shots, self.seed)
+            for e in self.task.value.evaluations(self.dataset)
+        }
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All that the result depends on, as JSON values."""
+        clip = self.bench.clip
+        identity = {
+            "method": self.method.name,
+            "hyperparameters": asdict(self.method.value),
+            "overrides": dict(self.method.overrides),
+            "code": code_hash(type(self.method.value)),
+            "task": self.task.name,
+            "task_fields": asdict(self.task.value),
+            "dataset": self.dataset,
+            "backbone": clip.name,
+            "shots": self.shots,
+            "seed": self.seed,
+            "settings": self.bench.engine.identity(),
+            "fingerprints": {
+                "weights": clip.fingerprint,
+                "train": self.train.fingerprint,
+                "evaluated": {name: s.fingerprint for name, s in self.evaluated.items()},
+            },
+        }
+        return json.loads(json.dumps(identity))
+
+    @cached_property
+    def key(self) -> str:
+        """Sixteen hex digits of the identity's hash; the user's notation of it plays no part."""
+        content = {k: v for k, v in self.identity.items() if k != "overrides"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        engine = self.bench.engine
+        count = len(self.train.items)
+        return Schedule.of(self.method.value, count, engine.max_epochs, engine.max_steps)
+
+    def model(self) -> Model:
+        """The untrained model of this run."""
+        return Model(self.bench.clip, self.method.value, self.train.classes, self.seed)
+
+    def __str__(self) -> str:
+        return f"{self.method.name} {self.task.name} {self.dataset} seed {self.seed}"
+
+
+def product(
+    bench: Bench,
+    methods: Iterable[Named],
+    tasks: Iterable[Named],
+    datasets: Iterable[str],
+    shots: int,
+    seeds: Iterable[int],
+) -> list[Run]:
+    """All combinations, in an order that lets neighbours share frozen activations.
+
+    Raises:
+        HarnessError: a class without images, or fewer than one shot.
+    """
+    if shots < 1:
+        raise HarnessError(f"--shots must be at least 1, not {shots}.")
+    combinations = itertools.product(tasks, datasets, seeds, methods)
+    return [Run(m, t, d, shots, s, bench) for t, d, s, m in combinations]
+
+
+def code_hash(cls: type) -> str:
+    """A hash of the files that define a method: its own and those of the methods it extends."""
+    files = {inspect.getsourcefile(c) for c in cls.mro() if issubclass(c, Method) and c is not Method}
+    digest = hashlib.sha256()
+    for file in sorted(filter(None, files), key=lambda f: Path(f).name):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,185 @@
+"""Names to plugins: methods, tasks and datasets, found in their folders, entry points or --plugin.
+
+A plugin is a module that defines one public subclass of `Method`, `Task` or `Dataset`. Its name is
+the file's (or the entry point's); `variants` on the class adds names that fix some of its fields.
+"""
+
+import fnmatch
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from harness.errors import HarnessError, unknown
+
+KINDS = {"methods": "Method", "tasks": "Task", "datasets": "Dataset"}
+FOLDERS = {"methods": "methods", "tasks": "tasks", "datasets": "tasks.datasets"}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A registered name: the class behind it and the fields that the name fixes."""
+
+    name: str
+    cls: type
+    fixed: Mapping[str, Any]
+    origin: str
+
+    @property
+    def family(self) -> str:
+        """The name of the class itself, of which a variant is a special case."""
+        return self.cls.name
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring; of a variant, what it fixes."""
+        line = (inspect.getdoc(self.cls) or "").partition("\n")[0]
+        fixed = ", ".join(f"{k}={v!r}" for k, v in self.fixed.items())
+        return f"{self.family} with {fixed}" if fixed and self.name != self.family else line
+
+    @property
+    def source(self) -> str:
+        """What follows `Source:` in the docstring, as one line."""
+        found = re.search(r"Source:\s*(.+?)(?=\n\s*\n|\n\s*\w+:|\Z)", self.cls.__doc__ or "", re.S)
+        return " ".join(found[1].split()) if found else ""
+
+
+@dataclass
+class Registry:
+    """All plugins by kind and name; `broken` holds the reasons of those that failed to import."""
+
+    plugins: dict[str, dict[str, Plugin]] = field(default_factory=lambda: {k: {} for k in KINDS})
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def find(self, kind: str, patterns: str | Iterable[str]) -> list[Plugin]:
+        """The plugins that a comma list of names and wildcards selects, in its order, once each.
+
+        Raises:
+            HarnessError: a name or wildcard that matches nothing.
+        """
+        known = self.plugins[kind]
+        parts = patterns.split(",") if isinstance(patterns, str) else patterns
+        chosen: dict[str, Plugin] = {}
+        for part in filter(None, (part.strip() for part in parts)):
+            names = fnmatch.filter(known, part)
+            if not names:
+                broken = [f"{n}: {why}" for n, why in self.broken.items() if n.endswith("." + part)]
+                if broken:
+                    raise HarnessError(f"{part!r} failed to import: {broken[0]}")
+                raise unknown(kind.rstrip("s"), part, known)
+            chosen |= {name: known[name] for name in names}
+        if not chosen:
+            raise HarnessError(f"no {kind} given. Known: {', '.join(known)}.")
+        return list(chosen.values())
+
+    def add(self, kind: str, cls: type, name: str, origin: str) -> None:
+        """Registers `cls` under `name` and its variants under theirs.
+
+        Raises:
+            HarnessError: a name that is taken, with both origins.
+        """
+        cls.name = name  # type: ignore[attr-defined]
+        names = {name: {}, **getattr(cls, "variants", {})}
+        for each, fixed in names.items():
+            there = self.plugins[kind].get(each)
+            if there is not None and there.origin != origin:
+                raise HarnessError(
+                    f"two {kind} are named {each!r}: {there.origin} and {origin}. Rename one."
+                )
+            self.plugins[kind][each] = Plugin(each, cls, fixed, origin)
+
+    def add_module(self, module: ModuleType, name: str, kinds: Iterable[str] = tuple(KINDS)) -> int:
+        """Registers what `module` defines; returns how many plugins that were."""
+        found = 0
+        for kind in kinds:
+            classes = [c for c in vars(module).values() if _defined_here(c, module, KINDS[kind])]
+            if len(classes) > 1:
+                names = ", ".join(c.__name__ for c in classes)
+                raise HarnessError(
+                    f"{module.__name__} defines {names}: one {KINDS[kind]} a file; use `variants`."
+                )
+            for cls in classes:
+                self.add(kind, cls, name, getattr(module, "__file__", None) or module.__name__)
+                found += 1
+        return found
+
+    def add_plugin(self, reference: str) -> None:
+        """Registers the module that --plugin names: dotted, or a path to a .py file.
+
+        Raises:
+            HarnessError: it cannot be imported, or defines no plugin.
+        """
+        path = Path(reference)
+        stem = path.stem if reference.endswith(".py") else reference.rpartition(".")[2]
+        try:
+            module = _import_file(path) if reference.endswith(".py") else importlib.import_module(reference)
+        except Exception as error:
+            raise HarnessError(f"--plugin {reference} failed to import: {_why(error)}") from error
+        if not self.add_module(module, stem):
+            raise HarnessError(
+                f"--plugin {reference} defines no Method, Task or Dataset of its own."
+            )
+
+
+def load(plugins: Iterable[str] = ()) -> Registry:
+    """The registry of this repository's folders, the installed entry points and `plugins`.
+
+    A plugin that fails to import is kept out, with its reason in `broken`; the others go on.
+    """
+    registry = Registry()
+    for kind, package in FOLDERS.items():
+        folder = importlib.import_module(package)
+        for info in pkgutil.iter_modules(folder.__path__):
+            if info.name == "datasets":
+                continue
+            try:
+                registry.add_module(importlib.import_module(f"{package}.{info.name}"), info.name, [kind])
+            except HarnessError:
+                raise
+            except Exception as error:
+                registry.broken[f"{package}.{info.name}"] = _why(error)
+        for entry in entry_points(group=f"harness.{kind}"):
+            try:
+                loaded = entry.load()
+            except Exception as error:
+                registry.broken[f"{entry.value}.{entry.name}"] = _why(error)
+                continue
+            if isinstance(loaded, ModuleType):
+                registry.add_module(loaded, entry.name, [kind])
+            else:
+                registry.add(kind, loaded, entry.name, entry.value)
+    for reference in plugins:
+        registry.add_plugin(reference)
+    return registry
+
+
+def _defined_here(value: object, module: ModuleType, base: str) -> bool:
+    return (
+        inspect.isclass(value)
+        and value.__module__ == module.__name__
+        and not value.__name__.startswith("_")
+        and any(c.__name__ == base and c.__module__.startswith("harness.") for c in value.mro()[1:])
+    )
+
+
+def _import_file(path: Path) -> ModuleType:
+    name = f"harness_plugin_{path.stem}"  # a prefix: a plugin may be called like another module
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FileNotFoundError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,188 @@
+"""Records: one JSON a run, written whole or not at all; side files beside it. Never unpickled."""
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import safetensors.torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from harness.errors import HarnessError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a run after it ended.
+
+    run: everything that identifies it; scores: by evaluation, accuracy as a fraction with the counts
+    behind it; cost: seconds, bytes and counts; checks: sentences about a fit that looks wrong;
+    provenance: code, versions, device, time, command; error: the traceback of a failed run.
+    """
+
+    key: str
+    status: str  # done or failed
+    run: Mapping[str, Any]
+    scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    checks: list[str] = field(default_factory=list)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of records."""
+
+    folder: Path
+
+    def open(self) -> "Store":
+        """Makes sure that records can be written and read here, before anything is computed.
+
+        Raises:
+            HarnessError: the folder cannot be made, read or written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / ".locks").mkdir(exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                list(self.folder.iterdir())
+        except OSError as error:
+            raise HarnessError(
+                f"the results folder {self.folder} cannot be used ({error.strerror}). "
+                "Give another one with --results DIR, or make it readable and writable."
+            ) from error
+        return self
+
+    def path(self, record: Record, suffix: str = ".json") -> Path:
+        """Where a record (or a side file of it) lies: below its task and dataset."""
+        run = record.run
+        name = f"{run['method']}-{run['shots']}shots-seed{run['seed']}-{record.key}{suffix}"
+        return self.folder / _safe(run["task"]) / _safe(run["dataset"]) / _safe(name)
+
+    def write(self, record: Record, predictions: Mapping[str, Tensor], model: Any = None) -> Path:
+        """Writes the side files and then the record, each to a temporary name and renamed.
+
+        Raises:
+            HarnessError: it cannot be written (a full disk, say); nothing half-written is left.
+        """
+        path = self.path(record)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if predictions:
+                contents = {name: value.contiguous() for name, value in predictions.items()}
+                side = self.path(record, ".predictions.safetensors")
+                _atomically(side, lambda p: safetensors.torch.save_file(contents, str(p)))
+            if model is not None and model.parameters():
+                _atomically(self.path(record, ".weights.safetensors"), model.save)
+            text = json.dumps(asdict(record), indent=1, allow_nan=False) + "\n"
+            _atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+        except OSError as error:
+            raise HarnessError(f"{path} cannot be written: {error.strerror or error}.") from error
+        return path
+
+    def records(self) -> list[Record]:
+        """Every readable record; a file that is none is named in a warning.
+
+        Raises:
+            HarnessError: the folder does not exist or cannot be read.
+        """
+        if not self.folder.is_dir() or not os.access(self.folder, os.R_OK | os.X_OK):
+            raise HarnessError(f"there is no readable results folder at {self.folder}.")
+        return [r for path in sorted(self.folder.rglob("*.json")) if (r := self.read(path)) is not None]
+
+    @staticmethod
+    def read(path: Path) -> Record | None:
+        """The record in a file, or None with a warning that names the file."""
+        try:
+            loaded = json.loads(path.read_text(encoding="utf-8"))
+            if loaded["format"] != FORMAT:
+                raise ValueError(f"format {loaded['format']}, not {FORMAT}")
+            return Record(**loaded)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            warnings.warn(f"{path} is not a readable record and is left out: {error}", stacklevel=3)
+            return None
+
+    def done(self) -> dict[str, Record]:
+        """The finished records by key."""
+        return {record.key: record for record in self.records() if record.status == "done"}
+
+    @contextmanager
+    def claim(self, key: str) -> Iterator[bool]:
+        """Whether this process alone may do the run now. A crashed process frees its claims."""
+        lock = FileLock(self.folder / ".locks" / f"{key}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+
+def frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per run and evaluation; a failed run has one row without an accuracy."""
+    rows = []
+    for record in records:
+        run = record.run
+        shared = {
+            "key": record.key,
+            "status": record.status,
+            "label": label(run),
+            "time": record.provenance.get("time", ""),
+            "parameters": record.cost.get("trainable_parameters"),
+            "train_seconds": record.cost.get("train_seconds"),
+            "checks": len(record.checks),
+            **{k: run[k] for k in ("method", "task", "dataset", "backbone", "shots", "seed")},
+            "settings": json.dumps(run["settings"], sort_keys=True),
+            "weights": run["fingerprints"]["weights"],
+        }
+        scores = record.scores or {"": {"accuracy": None}}
+        rows += [
+            {**shared, "evaluation": name, "accuracy": score["accuracy"]}
+            for name, score in scores.items()
+        ]
+    return pd.DataFrame(rows)
+
+
+def label(run: Mapping[str, Any]) -> str:
+    """The method's name with what the user changed of it: `dra[rank=8]`."""
+    changed = ",".join(f"{name}={_short(value)}" for name, value in run["overrides"].items())
+    return f"{run['method']}[{changed}]" if changed else run["method"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text.replace(" ", "")
+
+
+def _atomically(path: Path, write: Any) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _safe(name: str) -> str:
+    """A file name of its own: whatever could leave the folder is replaced."""
+    kept = "".join(c if c.isalnum() or c in "._-+" else "_" for c in name)
+    return kept.lstrip(".") or "_"

@@ -1,0 +1,39 @@
+"""Tasks: evaluation protocols. A task says what is fitted and what each fit is evaluated on."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One score of a run: the classes of a dataset, closed-set over their own names."""
+
+    name: str
+    dataset: str
+    subset: str  # all, base or new
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What is trained on: the few-shot images of a subset of a dataset's classes."""
+
+    dataset: str
+    subset: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """A protocol: its fit and its evaluations, for each dataset that it is run on."""
+
+    name: ClassVar[str] = ""
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @abstractmethod
+    def fit(self, dataset: str) -> Fit:
+        """What a run of this task on `dataset` is fitted on."""
+
+    @abstractmethod
+    def evaluations(self, dataset: str) -> list[Evaluation]:
+        """What the fitted method is then evaluated on, in the order of the table's columns."""
