@@ -20,9 +20,9 @@ from harness.errors import HarnessError
 from harness.results import Record, Store, label
 
 DEFAULT_BACKBONE = "emoji-mini"
-DEFAULT_DATASETS = ",".join(
-    f"emoji_{group}"
-    for group in "animals food travel objects activities smileys people symbols".split()
+DEFAULT_DATASETS = (
+    "emoji_animals,emoji_food,emoji_travel,emoji_objects,"
+    "emoji_activities,emoji_smileys,emoji_people,emoji_symbols"
 )
 RESULTS = Path("results/runs")
 
@@ -164,11 +164,16 @@ def _run(arguments: argparse.Namespace) -> int:
     for record in failed:
         reason = (record.error or "").strip().rpartition("\n")[2]
         run = record.run
-        print(f"failed: {run['method']} {run['dataset']} seed {run['seed']}: {reason}", file=sys.stderr)
+        print(
+            f"failed: {run['method']} {run['dataset']} seed {run['seed']}: {reason}",
+            file=sys.stderr,
+        )
     return 1 if failed else 0
 
 
-def _execute(store: Store, pending: list[Any], force: bool) -> tuple[dict[str, Record], list[Record]]:
+def _execute(
+    store: Store, pending: list[Any], force: bool
+) -> tuple[dict[str, Record], list[Record]]:
     """Runs what no other process is running; waits for the rest, and takes over what crashed."""
     from harness.engine import execute
 
@@ -216,7 +221,11 @@ def _execute(store: Store, pending: list[Any], force: bool) -> tuple[dict[str, R
 def _finished(store: Store, key: str) -> Record | None:
     """The finished record that another process may have written meanwhile."""
     return next(
-        (r for path in store.folder.rglob(f"*{key}.json") if (r := store.read(path)) and r.status == "done"),
+        (
+            r
+            for path in store.folder.rglob(f"*{key}.json")
+            if (r := store.read(path)) and r.status == "done"
+        ),
         None,
     )
 
@@ -258,14 +267,15 @@ def _plan(arguments: argparse.Namespace, plugins: registry.Registry) -> list[Any
         bindings = [*shared, *combination]
         engine = config.build_engine(bindings)
         if engine.precision == "auto":
-            precision = "bf16" if device.startswith("cuda") else "fp32"
-            engine = dataclasses.replace(engine, precision=precision)
+            bf16 = device.startswith("cuda")
+            engine = dataclasses.replace(engine, precision="bf16" if bf16 else "fp32")
         datasets = {p.name: config.build(p, bindings)[0] for p in chosen}
         bench = Bench(backbone, datasets, arguments.data_root, engine)
         cache = bench.cache = cache or bench.cache
         cache.budget = engine.cache_bytes
-        named = [[Named(p.name, *config.build(p, bindings)) for p in ps] for ps in (methods, tasks)]
-        for run in product(bench, *named, datasets, arguments.shots, seeds):
+        built = [Named(p.name, *config.build(p, bindings)) for p in methods]
+        protocols = [Named(p.name, *config.build(p, bindings)) for p in tasks]
+        for run in product(bench, built, protocols, datasets, arguments.shots, seeds):
             runs.setdefault(run.key, run)
     for run in runs.values():
         run.model()
@@ -341,7 +351,11 @@ def _show(arguments: argparse.Namespace) -> int:
     for plugin in found:
         print(f"{plugin.name}\n\n{inspect.getdoc(plugin.cls)}\n")
         rows = [
-            (name, repr(plugin.fixed.get(name, default)), "variant" if name in plugin.fixed else source)
+            (
+                name,
+                repr(plugin.fixed.get(name, default)),
+                "variant" if name in plugin.fixed else source,
+            )
             for name, default, source in config.describe(plugin.cls)
         ]
         if rows:

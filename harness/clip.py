@@ -7,9 +7,9 @@ Shapes: B images, R text rows, L tokens, D width, E embedding, H heads.
 """
 
 import hashlib
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -59,7 +59,8 @@ class Attention(nn.Module):
             y = _batch_first(edit, f"{self.site}.{name}", op, x, y)
             y = y.reshape(length, batch * self.heads, width // self.heads).transpose(0, 1)
             heads.append(y.view(batch, self.heads, length, -1))  # [B, H, L, D/H]
-        y = F.scaled_dot_product_attention(*heads, attn_mask=mask)  # [B, H, L, D/H]
+        q, k, v = heads
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [B, H, L, D/H]
         y = y.permute(2, 0, 1, 3).reshape(length * batch, width)  # [L*B, D]
         z = self.o(y).view(length, batch, width)
         z = _batch_first(edit, f"{self.site}.o", self.o, y.view(length, batch, width), z)
@@ -197,11 +198,11 @@ class Clip(nn.Module):
     `size`, `mean` and `std` describe the images it takes; `fingerprint` is a hash of its weights.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Callable, name: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
         super().__init__()
         self.image = ImageTower(model.visual)
         self.text = TextTower(model.text)
-        self.logit_scale = model.logit_scale
+        self.logit_scale: Tensor = model.logit_scale
         self.tokenizer = tokenizer
         self.name = name
         pixels = model.visual.preprocess_cfg
@@ -294,8 +295,8 @@ def _open_clip(model: str, pretrained: str) -> nn.Module:
     if model not in open_clip.list_models():
         allowed = ", ".join(k for k, v in names().items() if v == "embedded")
         raise HarnessError(
-            f"unknown backbone {model!r}. Allowed: {allowed}, local-dir:FOLDER, hf-hub:OWNER/REPO or "
-            f"MODEL:PRETRAINED with a model of `open_clip.list_models()`."
+            f"unknown backbone {model!r}. Allowed: {allowed}, local-dir:FOLDER, "
+            f"hf-hub:OWNER/REPO or MODEL:PRETRAINED with a model of `open_clip.list_models()`."
         )
     tags = open_clip.list_pretrained_tags_by_model(model)
     if not pretrained:
@@ -316,17 +317,16 @@ def _open_clip(model: str, pretrained: str) -> nn.Module:
             f"backbone {model}:{pretrained} names neither a tag of {model} "
             f"({', '.join(tags) or 'it has none'}) nor an existing .safetensors file."
         )
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="QuickGELU mismatch")
-            created = open_clip.create_model(model, pretrained, force_custom_text=True)
-    except UserWarning as error:
-        other = model.removesuffix("-quickgelu")
-        other = other if other != model else f"{model}-quickgelu"
+    tag = open_clip.get_pretrained_cfg(model, pretrained) or {}
+    quick = bool((open_clip.get_model_config(model) or {}).get("quick_gelu", False))
+    if tag and bool(tag.get("quick_gelu", False)) != quick:
+        other = model.removesuffix("-quickgelu") if quick else f"{model}-quickgelu"
         raise HarnessError(
             f"the weights {pretrained!r} were trained with the other GELU than {model!r} computes, "
             f"which costs accuracy silently. Use {other}:{pretrained}."
-        ) from error
+        )
+    try:
+        created = open_clip.create_model(model, pretrained, force_custom_text=True)
     except (RuntimeError, OSError) as error:
         raise HarnessError(
             f"the weights of {model}:{pretrained} cannot be loaded: {error}"
@@ -341,20 +341,21 @@ def _check_folder(folder: Path) -> Path | None:
         raise HarnessError(f"local-dir:{folder} has no open_clip_config.json.")
     if not list(folder.glob("*.safetensors")):
         raise HarnessError(
-            f"local-dir:{folder} has no .safetensors weights. Other formats are not loaded, because "
+            f"local-dir:{folder} has no .safetensors weights. Other formats are not loaded: "
             "reading them can execute code: convert them with safetensors.torch.save_file."
         )
     merges = folder / "bpe_merges.txt.gz"
     return merges if merges.is_file() else None
 
 
-def _tokenizer(model: str, merges: Path | None = None) -> Callable:
+def _tokenizer(model: str, merges: Path | None = None) -> Any:
     # open_clip resolves a relative merges path against the working directory: pass it absolute
     return open_clip.get_tokenizer(model, **({"bpe_path": str(merges)} if merges else {}))
 
 
-def _check_towers(model: nn.Module, name: str) -> None:
-    visual, text = model.visual, getattr(model, "text", None)
+def _check_towers(model: Any, name: str) -> None:
+    visual: Any = model.visual
+    text: Any = getattr(model, "text", None)
     if not isinstance(visual, oc.VisionTransformer):
         raise HarnessError(
             f"the image tower of {name!r} is a {type(visual).__name__}; only open_clip's "

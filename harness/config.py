@@ -157,8 +157,7 @@ def typed(cls: type[T], name: str, binding: Binding) -> Any:
         expected = shown if shown not in (None, "Literal", "Union", "tuple") else ""
         expected = expected or str(hints[binding.field]).replace("typing.", "")
         raise HarnessError(
-            f"{binding.origin}: {name}.{binding.field} must be {expected}, "
-            f"not {binding.value!r}."
+            f"{binding.origin}: {name}.{binding.field} must be {expected}, not {binding.value!r}."
         ) from None
 
 

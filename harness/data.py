@@ -35,7 +35,9 @@ class Augmentation:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
-    def __call__(self, image: Image.Image, size: int, seed: int, epoch: int, position: int) -> Tensor:
+    def __call__(
+        self, image: Image.Image, size: int, seed: int, epoch: int, position: int
+    ) -> Tensor:
         """A view of `image`, uint8 [3, size, size]."""
         draw = random.Random(seed_of("augmentation", seed, epoch, position))
         top, left, height, width = self._box(image.width, image.height, draw)

@@ -133,7 +133,9 @@ def class_names(items: Iterable[Item]) -> list[str]:
     names: dict[int, str] = {}
     for item in items:
         if names.setdefault(item.label, item.name) != item.name:
-            raise HarnessError(f"label {item.label} is both {names[item.label]!r} and {item.name!r}")
+            raise HarnessError(
+                f"label {item.label} is both {names[item.label]!r} and {item.name!r}"
+            )
     missing = sorted(set(range(len(names))) - set(names))
     if missing:
         raise HarnessError(f"labels must run from 0 to {len(names) - 1}; missing: {missing[:5]}")

@@ -35,15 +35,17 @@ def forward_rate(clip: Clip) -> float:
     clip.image(images)
     started = time.perf_counter()
     float(clip.image(images).sum())
-    return 32 * _work(clip.image.length, len(clip.image.blocks), clip.image.width) / (
-        time.perf_counter() - started
+    return (
+        32
+        * _work(clip.image.length, len(clip.image.blocks), clip.image.width)
+        / (time.perf_counter() - started)
     )
 
 
 def forecast(runs: Iterable[Run], rate: float) -> float:
     """Seconds that `runs` may take: forward passes once, backward passes twice a forward, over the
     blocks after each tower's cut. Frozen parts that runs share are counted once."""
-    seconds, shared = 0.0, set()
+    seconds, shared = 0.0, set[tuple]()
     for run in runs:
         model, clip = run.model(), run.bench.clip
         schedule, batch = run.schedule, run.method.value.batch_size

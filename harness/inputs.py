@@ -103,9 +103,11 @@ class Images:
 
     def _key(self) -> tuple[Hashable, ...]:
         clip = self.model.clip
-        precision = torch.get_autocast_dtype(clip.device.type) if torch.is_autocast_enabled(
-            clip.device.type
-        ) else None
+        precision = (
+            torch.get_autocast_dtype(clip.device.type)
+            if torch.is_autocast_enabled(clip.device.type)
+            else None
+        )
         cut = self.model.cut(clip.image)
         return (clip.fingerprint, str(clip.device), precision, self.split.fingerprint, cut)
 

@@ -24,10 +24,10 @@ def summarise(records: Iterable[Record]) -> pd.DataFrame:
     """One row per task, backbone, shots, settings, method and dataset, and one `average` row.
 
     Columns: base, new: means over seeds (fractions); *_std: sample standard deviations (n - 1) over
-    seeds, of the average row over the seeds' averages; hm: of the average row the HM of the averaged
-    base and new (what papers print); mean_hm: the mean of the datasets' HMs; n: seeds; runs,
-    expected: finished runs and those that the seeds and datasets of the table call for. Scores of
-    incomplete rows are absent.
+    seeds, of the average row over the seeds' averages; hm: HM of base and new, of the average row
+    that of the averages (what papers print); mean_hm: the mean of the datasets' HMs; n: seeds;
+    runs, expected: finished runs and those that the seeds and datasets of the table call for.
+    Scores of incomplete rows are absent.
 
     Of records of the same cell the newest counts.
     """
@@ -35,7 +35,7 @@ def summarise(records: Iterable[Record]) -> pd.DataFrame:
     if rows.empty:
         raise HarnessError("there are no records yet. Start with `python -m harness run`.")
     tables = ["task", "backbone", "weights", "shots", "settings"]
-    parts = [_table(part).assign(**dict(zip(tables, key, strict=True)))
+    parts = [_table(part).assign(**dict(zip(tables, map(str, key), strict=True)))
              for key, part in rows.groupby(tables, sort=False)]  # fmt: skip
     return pd.concat(parts, ignore_index=True)
 
@@ -55,7 +55,7 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
             "label": label,
             "parameters": mine["parameters"].max(),
             "train_seconds": mine["train_seconds"].mean(),
-            "checks": int(newest[newest["label"] == label].drop_duplicates("key")["checks"].gt(0).sum()),
+            "checks": int(_runs(newest, label)["checks"].gt(0).sum()),
             "failed": int((mine.groupby(["dataset", "seed"])["accuracy"].count() == 0).sum()),
         }  # fmt: skip
         per_dataset = []
@@ -77,6 +77,10 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
                 average["mean_hm"] = sum(row["hm"] for row in per_dataset) / len(per_dataset)
         result += [average, *per_dataset]
     return pd.DataFrame(result)
+
+
+def _runs(rows: pd.DataFrame, label: str) -> pd.DataFrame:
+    return rows[rows["label"] == label].drop_duplicates("key")
 
 
 def _statistics(by_seed: pd.DataFrame) -> dict[str, float]:
@@ -132,13 +136,15 @@ def _averages(part: pd.DataFrame, title: str, form: str) -> str:
             line |= {"HM": _percent(row.get("hm")), "mean of HMs": _percent(row.get("mean_hm"))}
         line["runs"] = f"{row['runs']}/{row['expected']}"
         if row["runs"] < row["expected"]:
-            line["runs"] += f" incomplete, {row['failed']} failed" if row["failed"] else " incomplete"
+            line["runs"] += (
+                f" incomplete, {row['failed']} failed" if row["failed"] else " incomplete"
+            )
         if row["checks"]:
             line["runs"] += f" ({row['checks']}†)"
         shown.append(line)
     notes = [
-        f"{title}; top-1 in percent, averaged over {datasets} "
-        f"{'dataset' if datasets == 1 else 'datasets'}; mean ± sample standard deviation over seeds."
+        f"{title}; top-1 in percent, averaged over {datasets} dataset{'s'[: datasets != 1]}; "
+        "mean ± sample standard deviation over seeds."
     ]
     if "hm" in part:
         notes.append("HM: harmonic mean of the averaged base and new.")
@@ -159,7 +165,9 @@ def _by_dataset(part: pd.DataFrame, form: str) -> str:
     shown = []
     for label, mine in rows.groupby("label", sort=False):
         values = mine.set_index("dataset").get(column, pd.Series(dtype=float))
-        shown.append({"method": label} | {n.removeprefix(prefix): _percent(values.get(n)) for n in names})
+        shown.append(
+            {"method": label} | {n.removeprefix(prefix): _percent(values.get(n)) for n in names}
+        )
     title = "HM of each dataset's base and new" if column == "hm" else f"{column} of each dataset"
     return _text(shown, form, f"{title} ({prefix}…)." if prefix else f"{title}.")
 

@@ -113,6 +113,8 @@ class CosineHead(nn.Module):
     A class feature is the mean of its T normalised text features, normalised again if T > 1.
     """
 
+    scale: Tensor
+
     def __init__(self, clip: Clip) -> None:
         super().__init__()
         self.register_buffer("scale", clip.logit_scale.exp().clone(), persistent=False)
@@ -137,11 +139,12 @@ CORE = "Dassl defaults, config/defaults.py"
 class Method:
     """A PEFT method: its hyperparameters, and what it inserts.
 
-    Subclasses override what differs. A class docstring says in one sentence what the method is, then
-    the equation with its symbols, `Source:`, and `Differs:` (every deviation, or "nothing known").
+    Subclasses override what differs. A class docstring says in one sentence what the method is,
+    then the equation with its symbols, `Source:`, and `Differs:` (every deviation, or "nothing
+    known").
 
-    The optimiser is SGD; its learning rate is stepped once an epoch: `warmup_epochs` at `warmup_lr`,
-    then for epoch e = 0, 1, ... after them lr / 2 * (1 + cos(pi * e / epochs)).
+    The optimiser is SGD; its learning rate is stepped once an epoch: `warmup_epochs` epochs at
+    `warmup_lr`, then for epoch e = 0, 1, ... after them lr / 2 * (1 + cos(pi * e / epochs)).
     """
 
     name: ClassVar[str] = ""

@@ -1,4 +1,4 @@
-"""Runs: every combination that was asked for, each with a key that is a hash of all it depends on."""
+"""Runs: every combination asked for, each with a key that is a hash of all it depends on."""
 
 import hashlib
 import inspect
@@ -18,7 +18,6 @@ from harness.errors import HarnessError
 from harness.graft import Model
 from harness.inputs import Cache
 from harness.method import Method
-from harness.task import Task
 from harness.trainer import Schedule
 
 
@@ -168,7 +167,9 @@ def product(
 
 def code_hash(cls: type) -> str:
     """A hash of the files that define a method: its own and those of the methods it extends."""
-    files = {inspect.getsourcefile(c) for c in cls.mro() if issubclass(c, Method) and c is not Method}
+    files = {
+        inspect.getsourcefile(c) for c in cls.mro() if issubclass(c, Method) and c is not Method
+    }
     digest = hashlib.sha256()
     for file in sorted(filter(None, files), key=lambda f: Path(f).name):
         digest.update(Path(file).read_bytes())

@@ -36,7 +36,7 @@ class Plugin:
     @property
     def family(self) -> str:
         """The name of the class itself, of which a variant is a special case."""
-        return self.cls.name
+        return str(vars(self.cls)["name"])
 
     @property
     def summary(self) -> str:
@@ -120,7 +120,11 @@ class Registry:
         path = Path(reference)
         stem = path.stem if reference.endswith(".py") else reference.rpartition(".")[2]
         try:
-            module = _import_file(path) if reference.endswith(".py") else importlib.import_module(reference)
+            module = (
+                _import_file(path)
+                if reference.endswith(".py")
+                else importlib.import_module(reference)
+            )
         except Exception as error:
             raise HarnessError(f"--plugin {reference} failed to import: {_why(error)}") from error
         if not self.add_module(module, stem):
@@ -141,7 +145,9 @@ def load(plugins: Iterable[str] = ()) -> Registry:
             if info.name == "datasets":
                 continue
             try:
-                registry.add_module(importlib.import_module(f"{package}.{info.name}"), info.name, [kind])
+                registry.add_module(
+                    importlib.import_module(f"{package}.{info.name}"), info.name, [kind]
+                )
             except HarnessError:
                 raise
             except Exception as error:

@@ -24,8 +24,9 @@ FORMAT = 1
 class Record:
     """What is known of a run after it ended.
 
-    run: everything that identifies it; scores: by evaluation, accuracy as a fraction with the counts
-    behind it; cost: seconds, bytes and counts; checks: sentences about a fit that looks wrong;
+    run: everything that identifies it; scores: by evaluation, accuracy as a fraction with the
+    counts behind it; cost: seconds, bytes and counts; checks: sentences about a fit that looks
+    wrong;
     provenance: code, versions, device, time, command; error: the traceback of a failed run.
     """
 
@@ -99,7 +100,9 @@ class Store:
         """
         if not self.folder.is_dir() or not os.access(self.folder, os.R_OK | os.X_OK):
             raise HarnessError(f"there is no readable results folder at {self.folder}.")
-        return [r for path in sorted(self.folder.rglob("*.json")) if (r := self.read(path)) is not None]
+        return [
+            r for path in sorted(self.folder.rglob("*.json")) if (r := self.read(path)) is not None
+        ]
 
     @staticmethod
     def read(path: Path) -> Record | None:

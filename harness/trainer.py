@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,15 +19,17 @@ from harness.method import Method, Output, Rows
 class Schedule:
     """How long a method trains on `count` images, under the caps of a profile.
 
-    The number of epochs is the method's, but never more than `max_epochs` or than `max_steps` allow;
-    the learning-rate schedule runs over the epochs that are left.
+    The number of epochs is the method's, but never more than `max_epochs` or than `max_steps`
+    allow; the learning-rate schedule runs over the epochs that are left.
     """
 
     epochs: int
     steps: int  # an epoch
 
     @classmethod
-    def of(cls, method: Method, count: int, max_epochs: int | None, max_steps: int | None) -> "Schedule":
+    def of(
+        cls, method: Method, count: int, max_epochs: int | None, max_steps: int | None
+    ) -> "Schedule":
         steps = steps_per_epoch(count, method.batch_size)
         epochs = min(method.epochs, max_epochs or method.epochs)
         if max_steps:
@@ -137,20 +138,19 @@ def gradients(
     with torch.no_grad():
         pairs = [_part(model, x, texts, key, kind, chunk) for kind, chunk in parts]
     leaves = [features.requires_grad_() for features, _ in pairs]
-    auxiliary = torch.as_tensor(
-        sum((rows.auxiliary() for _, rows in pairs), start=0.0), device=labels.device
-    ).float().requires_grad_()
+    parts_auxiliary = sum((rows.auxiliary() for _, rows in pairs), start=0.0)
+    auxiliary = torch.as_tensor(parts_auxiliary, device=labels.device).requires_grad_()
     image, text = torch.cat(leaves[: len(image_chunks)]), torch.cat(leaves[len(image_chunks) :])
     loss = model.method.loss(_output(model, image, text, texts.per_class, auxiliary), labels)
     loss.backward()
+    weight = 0.0 if auxiliary.grad is None else auxiliary.grad
     for (kind, chunk), leaf in zip(parts, leaves, strict=True):
-        features, rows = _part(model, x, texts, key, kind, chunk)
-        share = rows.auxiliary()
-        outputs = [(features, leaf.grad)] if features.requires_grad else []
-        if isinstance(share, Tensor) and share.requires_grad and auxiliary.grad is not None:
-            outputs.append((share, auxiliary.grad.to(share.dtype)))
-        if outputs:
-            torch.autograd.backward(*map(list, zip(*outputs, strict=True)))
+        features, part_rows = _part(model, x, texts, key, kind, chunk)
+        surrogate = torch.as_tensor(part_rows.auxiliary() * weight)
+        if leaf.grad is not None:
+            surrogate = surrogate + (features * leaf.grad).sum()
+        if surrogate.requires_grad:
+            surrogate.backward()
     return loss.detach()
 
 

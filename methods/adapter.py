@@ -6,7 +6,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.method import (
-    At, Classes, Clip, Edit, Method, Site, Tower, blocks_from, published, rescale_gradient,
+    At,
+    Classes,
+    Clip,
+    Edit,
+    Method,
+    Site,
+    Tower,
+    blocks_from,
+    published,
+    rescale_gradient,
 )  # fmt: skip
 
 
@@ -56,9 +65,9 @@ class Adapter(Method):
 
     Source: Wang et al., Dynamic Rank Adaptation for Vision-Language Models, Eq. 8 and the baseline
         of Table 4; its recipe is that of the same paper, section 4.1.2.
-    Differs: the paper does not say how its baseline is initialised, whether it has biases or whether
-        it rescales gradients; all three are taken from MMA's released code, on which the paper
-        builds. `gradient_rescale=False` gives the plain gradient.
+    Differs: the paper does not say how its baseline is initialised, whether it has biases, or
+        whether it rescales gradients; all three are taken from MMA's released code, on which the
+        paper builds. `gradient_rescale=False` gives the plain gradient.
     """
 
     lr: float = published(0.0015, "DRA section 4.1.2")

@@ -31,6 +31,11 @@ def descending(scores: Tensor, noise: Noise, at: At, purpose: str) -> Tensor:
     return scores.argsort(dim=1, descending=True, stable=True)
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Autocast leaves bfloat16, whose sums and ties would decide orders."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def token_scores(projected: Tensor, scale: float) -> Tensor:
     """Eq. 10: the attention that each token receives, averaged over the N that give it.
 
@@ -42,29 +47,31 @@ def token_scores(projected: Tensor, scale: float) -> Tensor:
 
 def channel_scores(projected: Tensor) -> Tensor:
     """Eq. 12: the variance of each channel over the tokens. X' W_c [R, N, r] -> [R, r]."""
-    return projected.float().var(dim=1)
+    return at_least_float32(projected).var(dim=1)
 
 
-def rank_mask(tokens: Tensor, channels: Tensor | None, ratios: tuple[float, ...], rank: int) -> Tensor:
+def rank_mask(
+    tokens: Tensor,
+    channels: Tensor | None,
+    ratios: tuple[float, ...],
+    rank: int,
+    dtype: torch.dtype,
+) -> Tensor:
     """Eq. 14 and 15, in the tokens' own order: M' [R, N, r].
 
     tokens [R, N]: indices by descending importance, cut into K groups (sizes as tensor_split's);
     channels [R, r] likewise, or None to keep the first channels.
     """
-    rows, count = tokens.shape
-    device = tokens.device
-    sizes = [len(part) for part in torch.arange(count).tensor_split(len(ratios))]
-    by_place = torch.tensor(ratios, device=device).repeat_interleave(
-        torch.tensor(sizes, device=device)
-    )  # [N]: e_i of the token at each place
-    e = torch.empty(rows, count, device=device).scatter_(1, tokens, by_place.expand(rows, -1))
-    kept = torch.tensor([math.floor(ratio * rank + 1e-9) for ratio in ratios], device=device)
-    kept = kept.repeat_interleave(torch.tensor(sizes, device=device)).expand(rows, -1)  # [R, N]
-    kept = torch.empty_like(tokens).scatter_(1, tokens, kept)
-    place = torch.arange(rank, device=device).expand(rows, -1)
-    if channels is not None:
-        place = torch.empty_like(channels).scatter_(1, channels, place)
-    return (place[:, None] < kept[:, :, None]) / e[:, :, None]  # [R, N, r]
+    device, count = tokens.device, tokens.shape[1]
+    groups = torch.arange(count).tensor_split(len(ratios))
+    group = torch.cat([torch.full_like(part, i) for i, part in enumerate(groups)]).to(device)  # [N]
+    group = torch.empty_like(tokens).scatter_(1, tokens, group.expand_as(tokens))  # of each token
+    place = torch.arange(rank, device=device)
+    if channels is not None:  # place [R, 1, r] of each channel in the order c
+        place = torch.empty_like(channels).scatter_(1, channels, place.expand_as(channels))[:, None]
+    kept = torch.tensor([math.floor(e * rank + 1e-9) for e in ratios], device=device)
+    e = torch.tensor(ratios, device=device, dtype=dtype)
+    return (place < kept[group][:, :, None]) / e[group][:, :, None]  # [R, N, r]
 
 
 class DynamicRank(Bottleneck):
@@ -84,14 +91,14 @@ class DynamicRank(Bottleneck):
 
     def forward(self, x: Tensor, y: Tensor, at: At) -> Tensor:
         inner = F.relu(self.down(self.enter(x)))  # Eq. 9: X' [R, N, r]
-        plain = self.leave(self.expand(inner)) if not at.training or self.weight else None
         if not at.training:
-            return y + self.scale * plain  # Eq. 18
+            return y + self.scale * self.expand(inner)  # Eq. 18
         adapted = self.leave(self.expand(inner * self.mask(inner, at)))  # Eq. 16
-        if plain is not None:
+        if self.weight:
+            plain = self.leave(self.expand(inner))
             distance = (self.scale * (adapted - plain)).abs()  # Eq. 19: X~ - X-
             reduce = torch.mean if self.method.reg_reduction == "mean" else torch.sum
-            at.loss("reg", self.weight * reduce(distance.float(), dim=(1, 2)))
+            at.loss("reg", self.weight * reduce(at_least_float32(distance), dim=(1, 2)))
         return y + self.scale * adapted  # Eq. 17
 
     def expand(self, inner: Tensor) -> Tensor:
@@ -107,7 +114,7 @@ class DynamicRank(Bottleneck):
         with torch.no_grad():
             t = descending(a_t, method.noise, at, "tokens")
             c = None if a_c is None else descending(a_c, method.channel_noise, at, "channels")
-            mask = rank_mask(t, c, method.ratios, method.rank).to(inner.dtype)
+            mask = rank_mask(t, c, method.ratios, method.rank, inner.dtype)
         if method.gradient == "straight_through":
             soft = (a_t * a_t.shape[1])[:, :, None]  # both scores with mean 1
             if a_c is not None:
@@ -137,17 +144,17 @@ class DRA(Adapter):
 
     Source: Wang et al., Dynamic Rank Adaptation for Vision-Language Models, Eq. 9-20 and section
         4.1.2 (2025); no code is public, MMA's recipe and released code fill the gaps.
-    Differs: (1) the paper's d under the root of Eq. 10 is read as the model width
-        (`attention_scale`). (2) argsort passes no gradient, so as printed W_t and W_c never learn;
-        they are counted, as the paper counts them (`gradient`: none or straight_through, where the
-        mask's gradient is that of both scores scaled to mean 1). (3) Eq. 19 sums over N x d
-        elements; the default takes their mean, over batch, tokens and channels, and sums over
-        modules (`reg_reduction`). (4) Gradients are rescaled as in MMA's code, the regulariser's too
-        (`gradient_rescale`). (5) Initialisation as MMA's. (6) When K does not divide N, the first
-        groups are one token larger. (7) Without channel response there is no W_c and the first
-        floor(e_i r) channels are kept. (8) The class token is one of the N tokens. (9) Eq. 11 adds
-        Gumbel noise to scores of about 1/N, which leaves little of their order: `noise` and
-        `channel_noise` switch it (`log_gumbel`: to log a_t; `random`: the scores play no part).
+    Differs: (1) the d under the root of Eq. 10 is read as the model width (`attention_scale`).
+        (2) argsort passes no gradient, so as printed W_t and W_c never learn; they are counted, as
+        the paper counts them. `gradient="straight_through"` gives the mask the gradient of both
+        scores, scaled to mean 1. (3) Eq. 19 sums over N x d elements; the default takes the mean
+        over batch, tokens and channels, and sums over modules (`reg_reduction`). (4) Gradients are
+        rescaled as in MMA's code, the regulariser's too (`gradient_rescale`). (5) Initialisation as
+        MMA's. (6) When K does not divide N, the first groups are one token larger. (7) Without
+        channel response there is no W_c and the first floor(e_i r) channels are kept. (8) The class
+        token is one of the N tokens. (9) Eq. 11 adds Gumbel noise to scores of about 1/N, which
+        leaves little of their order: `noise` and `channel_noise` switch it (`log_gumbel`: added to
+        log a_t; `random`: the scores play no part).
     """
 
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -178,7 +185,9 @@ class DRA(Adapter):
             "image": (self.image, self.lambda_image),
             "text": (self.text, self.lambda_text),
         }[tower.name]
-        return super().module(tower) if kind == "adapter" else DynamicRank(tower.width, self, weight)
+        return (
+            super().module(tower) if kind == "adapter" else DynamicRank(tower.width, self, weight)
+        )
 
     def untrained(self) -> tuple[str, ...]:
         if self.gradient != "none":

@@ -22,7 +22,7 @@ class Shared(Bottleneck):
         return self.up(F.relu(self.shared(F.relu(self.down(x)))))
 
     def forward(self, x: Tensor, y: Tensor, at: At) -> Tensor:
-        return super().forward(at.op.ln1(x), y, at)
+        return super().forward(at.op.get_submodule("ln1")(x), y, at)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,54 @@
+"""Fixtures: the embedded backbone, a toy dataset, and a bench over both."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness import clip, registry
+from harness.config import Engine
+from harness.plan import Bench, Named, Run
+
+TOY = Path(__file__).parent / "toy.py"
+PLUGINS = registry.load([str(TOY)])
+METHODS = sorted(PLUGINS.plugins["methods"])
+
+
+@pytest.fixture(scope="session")
+def plugins() -> registry.Registry:
+    return PLUGINS
+
+
+@pytest.fixture(scope="session")
+def mini() -> clip.Clip:
+    """The embedded backbone in float32."""
+    return clip.load("emoji-mini")
+
+
+@pytest.fixture(scope="session")
+def exact() -> clip.Clip:
+    """The embedded backbone in float64."""
+    return clip.load("emoji-mini").double()
+
+
+@pytest.fixture
+def make_run(mini: clip.Clip):
+    """make_run("dra", steps=4, rank=8): a run of a method on the toy dataset."""
+
+    def make(name: str, *, seed: int = 1, backbone: clip.Clip | None = None, **fields) -> Run:
+        plugin = PLUGINS.plugins["methods"][name]
+        steps = fields.pop("max_steps", 4)
+        engine = Engine(max_steps=steps, precision="fp32")
+        toy = PLUGINS.plugins["datasets"]["toy"].cls()
+        bench = Bench(backbone or mini, {"toy": toy}, None, engine)
+        method = Named(name, plugin.cls(**{**plugin.fixed, **fields}), fields)
+        task = Named("base2new", PLUGINS.plugins["tasks"]["base2new"].cls(), {})
+        return Run(method, task, "toy", 4, seed, bench)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _unused_global_generator():
+    """No test may depend on the order in which tests run."""
+    torch.manual_seed(0)

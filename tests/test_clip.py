@@ -1,0 +1,129 @@
+"""The towers equal open_clip's own, and unsupported models are refused with a sentence."""
+
+import open_clip
+import pytest
+import torch
+
+from harness import clip
+from harness.errors import HarnessError
+from harness.randomness import seed_of
+
+NAMES = ["emoji-mini", "ViT-B-32", "ViT-B-16-quickgelu"]
+
+
+def reference(name: str) -> torch.nn.Module:
+    """The same weights in open_clip's own model, frozen, on its training path."""
+    if name == "emoji-mini":
+        folder = f"local-dir:{clip.EMBEDDED / name}"
+        model = open_clip.create_model(folder, force_custom_text=True)
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_of("random backbone", name))
+            model = open_clip.create_model(name, force_custom_text=True, pretrained_text=False)
+    return model.train().requires_grad_(False)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def pair(request) -> tuple[torch.nn.Module, clip.Clip]:
+    ours = clip.load(request.param if request.param == "emoji-mini" else f"{request.param}:random")
+    return reference(request.param), ours
+
+
+TEXTS = ["a photo of a cat.", "a photo of a red apple.", "sun"]
+
+
+def test_image_tower_equals_open_clip_bit_for_bit(pair):
+    theirs, ours = pair
+    images = torch.randn(3, 3, ours.size, ours.size)
+    assert torch.equal(ours.image(images), theirs.encode_image(images))
+
+
+def test_text_tower_equals_open_clip_bit_for_bit(pair):
+    theirs, ours = pair
+    ids = ours.tokenize(TEXTS)
+    assert torch.equal(ours.text(ids), theirs.encode_text(ids))
+
+
+def test_cropped_text_gives_the_features_of_the_full_length(pair):
+    _, ours = pair
+    ids = ours.tokenize(TEXTS)
+    cropped = clip.crop(ids)
+    assert cropped.shape[1] < ids.shape[1]
+    torch.testing.assert_close(ours.text(cropped), ours.text(ids), atol=1e-5, rtol=1e-5)
+
+
+def test_cropped_text_is_exact_in_float64(exact):
+    ids = exact.tokenize(TEXTS)
+    torch.testing.assert_close(exact.text(clip.crop(ids)), exact.text(ids), atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("point", clip.POINTS)
+def test_every_point_shows_what_entered_and_left_its_module(exact, point):
+    """An edit that computes the module again from what entered it changes nothing."""
+    images = torch.randn(2, 3, exact.size, exact.size, dtype=torch.float64)
+    seen = []
+
+    def edit(site, op, x, y):
+        if not site.endswith(f"blocks.3.{point}"):
+            return y
+        seen.append(site)
+        if point == "attn":
+            return op(x, None, clip.unedited)
+        if point == "mlp":
+            return op(x)
+        return op(x)
+
+    torch.testing.assert_close(
+        exact.image(images, edit), exact.image(images), atol=1e-10, rtol=1e-10
+    )
+    assert seen == [f"image.blocks.3.{point}"]
+
+
+def test_every_listed_site_runs_once(mini):
+    seen = []
+
+    def edit(site, op, x, y):
+        seen.append(site)
+        return y
+
+    mini.image(torch.zeros(1, 3, mini.size, mini.size), edit)
+    mini.text(mini.tokenize(["sun"]), edit)
+    assert sorted(seen) == sorted(mini.sites())
+
+
+def test_a_changed_weight_changes_the_fingerprint(mini):
+    model = reference("emoji-mini")
+    before = clip._fingerprint(model)
+    assert before == mini.fingerprint
+    with torch.no_grad():
+        model.visual.proj[0, 0] += 1e-3
+    assert clip._fingerprint(model) != before
+
+
+def test_text_that_does_not_fit_is_an_error_that_quotes_it(mini):
+    with pytest.raises(HarnessError, match="xyzzy"):
+        mini.tokenize(["xyzzy " * 40])
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("RN50:random", "Choose a ViT backbone"),
+        ("ViT-B-16-SigLIP:random", "Choose"),
+        ("ViT-B-16:openai", "ViT-B-16-quickgelu:openai"),
+        ("ViT-B-16", "openai"),
+        ("ViT-B-16:nothing", "neither a tag"),
+        ("ViT-Z", "emoji-mini"),
+        ("local-dir:/nonexistent", "open_clip_config.json"),
+    ],
+)
+def test_an_unusable_backbone_is_refused_with_what_to_do(name, says):
+    with pytest.raises(HarnessError, match=says):
+        clip.load(name)
+
+
+def test_a_folder_without_safetensors_is_refused(tmp_path):
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    (tmp_path / "open_clip_pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(HarnessError, match=r"\.safetensors"):
+        clip.load(f"local-dir:{tmp_path}")

@@ -1,0 +1,68 @@
+"""Few-shot lists and base/new classes are CoOp's."""
+
+import random
+
+import pytest
+
+from harness.dataset import Classes, Item, class_names, few_shot, select
+from harness.errors import HarnessError
+
+
+def items(labels: str, prefix: str = "") -> list[Item]:
+    return [Item(f"{prefix}{i}", int(label), f"class{label}") for i, label in enumerate(labels)]
+
+
+def dassl(train, val, shots, seed):
+    """Dassl's sampling, transcribed with the global generator: train first, then val."""
+    random.seed(seed)
+    chosen = []
+    for source, count in ((train, shots), (val, min(shots, 4))):
+        tracker = {}
+        for item in source:
+            tracker.setdefault(item.label, []).append(item)
+        dataset = []
+        for group in tracker.values():
+            dataset.extend(random.sample(group, count) if len(group) >= count else group)
+        chosen.append(dataset)
+    return tuple(chosen)
+
+
+@pytest.mark.parametrize("shots", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_few_shot_lists_are_those_of_dassl(shots, seed):
+    train, val = items("2201" * 9 + "1" * 5, "t"), items("0122" * 3, "v")
+    assert few_shot(train, val, shots, seed) == dassl(train, val, shots, seed)
+
+
+def test_a_class_with_fewer_images_than_shots_gives_all_of_them():
+    train, _ = few_shot(items("000011"), [], 3, 1)
+    assert [item.label for item in train] == [0, 0, 0, 1, 1]
+
+
+def test_base_is_the_larger_first_half_and_new_the_rest_relabelled():
+    base = select(items("2110043"), "base", "toy", "{}")
+    new = select(items("2110043"), "new", "toy", "{}")
+    assert base.classes == Classes("toy", ("class0", "class1", "class2"), "{}")
+    assert [(i.label, i.name) for i in new.items] == [(1, "class4"), (0, "class3")]
+    assert base.positions == (0, 1, 2, 3, 4)
+    assert new.positions == (5, 6)
+
+
+def test_fingerprint_depends_on_paths_order_and_names():
+    lists = [items("0011"), items("0101"), items("0011", "x")]
+    prints = {select(each, "all", "toy", "{}").fingerprint for each in lists}
+    assert len(prints) == 3
+
+
+def test_underscores_in_class_names_read_as_spaces():
+    assert Classes("toy", ("red_fox",), "").texts("a {}.", "{}") == [["a red fox.", "red fox"]]
+
+
+def test_a_label_with_two_names_is_an_error():
+    with pytest.raises(HarnessError, match="both"):
+        class_names([Item("a", 0, "x"), Item("b", 0, "y")])
+
+
+def test_a_gap_in_the_labels_is_an_error():
+    with pytest.raises(HarnessError, match="missing"):
+        class_names([Item("a", 0, "x"), Item("b", 2, "y")])

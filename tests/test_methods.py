@@ -1,0 +1,225 @@
+"""The contract of every registered method, by registration alone."""
+
+import dataclasses
+import inspect
+
+import pytest
+import torch
+
+from harness.dataset import Classes
+from harness.evaluate import text_features
+from harness.graft import Model
+from harness.inputs import Texts, texts
+from harness.method import Method, Rows
+from harness.trainer import gradients
+from tests.conftest import METHODS, PLUGINS
+
+FIT = Classes("toy", ("red", "green", "blue"), "{} disc.")
+OTHER = Classes("toy", ("a yellow square", "sun"), "{} disc.")
+
+
+def build(name: str, **fields) -> Method:
+    plugin = PLUGINS.plugins["methods"][name]
+    return plugin.cls(**{**plugin.fixed, **fields})
+
+
+def images(count: int = 8, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, 3, 48, 48, dtype=dtype, generator=generator)
+
+
+def grafted(name: str, clip, **fields) -> Model:
+    model = Model(clip, build(name, **fields), FIT, seed=1)
+    model.trained.to(clip.logit_scale.dtype)
+    return model
+
+
+def logits(model: Model, classes: Classes, x: torch.Tensor) -> torch.Tensor:
+    """Evaluation logits [B, C]."""
+    features = text_features(model, texts(model, classes, training=False))
+    rows = Rows(torch.arange(len(x)), len(x), False, ())
+    image = model.finish(model.clip.image, model.start(model.clip.image, x), x, rows)
+    return model.trained["head"](image, features)
+
+
+def shake(model: Model) -> None:
+    """Moves every trained parameter, so that zero initialisation hides nothing."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter += 0.05 * noise
+
+
+def train_step(model: Model, step: int = 0) -> torch.Tensor:
+    x = model.start(model.clip.image, images())
+    labels = torch.arange(8) % len(FIT.names)
+    return gradients(model, x, texts(model, FIT, training=True), labels, (1, step))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_a_value_with_a_documented_source(name):
+    plugin = PLUGINS.plugins["methods"][name]
+    assert build(name) == build(name)
+    assert hash(build(name)) == hash(build(name))
+    document = inspect.getdoc(plugin.cls)
+    assert "Source:" in document
+    assert "Differs:" in document
+    for field in dataclasses.fields(plugin.cls):
+        assert field.metadata.get("source"), f"{name}.{field.name} does not say where it comes from"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_logits_are_finite_and_of_the_right_shape(name, exact):
+    for classes in (FIT, OTHER):
+        result = logits(grafted(name, exact), classes, images())
+        assert result.shape == (8, len(classes.names))
+        assert result.isfinite().all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_gradient_reaches_every_parameter_but_the_declared_ones_and_no_other(name, exact):
+    model = grafted(name, exact)
+    if not model.parameters():
+        return
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
+    reached = set()
+    for step in range(2):
+        optimiser.zero_grad()
+        train_step(model, step)
+        reached |= {n for n, p in model.trained.named_parameters() if p.grad is not None}
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+        optimiser.step()
+    declared = model.method.untrained()
+    expected = {
+        n for n, _ in model.trained.named_parameters() if not n.endswith(declared or ("?",))
+    }
+    assert reached == expected
+    assert all(p.grad is None and not p.requires_grad for p in exact.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_frozen_prefix_changes_nothing(name, exact, monkeypatch):
+    model = grafted(name, exact)
+    shake(model)
+    prefixed = logits(model, FIT, images())
+    monkeypatch.setattr(Model, "cut", lambda self, tower: -1)
+    torch.testing.assert_close(logits(model, FIT, images()), prefixed, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_cropped_texts_give_the_logits_of_full_ones(name, exact, monkeypatch):
+    model = grafted(name, exact)
+    shake(model)
+    cropped = logits(model, FIT, images())
+    monkeypatch.setattr("harness.inputs.crop", lambda ids: ids)
+    torch.testing.assert_close(logits(model, FIT, images()), cropped, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_training_on_cropped_texts_is_exact_unless_tokens_are_mixed(name, exact, monkeypatch):
+    model = grafted(name, exact)
+    if not model.parameters():
+        return
+    shake(model)
+    lengths, losses = [], []
+    for patched in (False, True):
+        if patched:
+            monkeypatch.setattr("harness.inputs.crop", lambda ids: ids)
+        lengths.append(texts(model, FIT, training=True).ids.shape[1])
+        losses.append(train_step(model))
+    assert (lengths[0] == lengths[1]) == model.mixes_text()
+    torch.testing.assert_close(losses[0], losses[1], atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_saved_weights_restore_the_logits_on_other_classes(name, exact, tmp_path):
+    model, fresh = grafted(name, exact), grafted(name, exact)
+    if not model.parameters():
+        return
+    shake(model)
+    model.save(tmp_path / "weights.safetensors")
+    fresh.load(tmp_path / "weights.safetensors")
+    for classes in (FIT, OTHER):
+        assert torch.equal(logits(fresh, classes, images()), logits(model, classes, images()))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loss_falls_on_eight_images(name, mini):
+    model = grafted(name, mini)
+    if not model.parameters():
+        return
+    x = model.start(mini.image, images(dtype=torch.float32))
+    prompts, labels = texts(model, FIT, training=True), torch.arange(8) % 3
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for step in range(40):
+        optimiser.zero_grad()
+        losses.append(gradients(model, x, prompts, labels, (1, step)))
+        optimiser.step()
+    assert torch.stack(losses[-5:]).mean() < torch.stack(losses[:5]).mean()
+
+
+PARAMETERS = {
+    "zero_shot": 0,
+    "coop": 2_048,
+    "adapter": 666_112,
+    "mma": 674_560,
+    "dra": 716_800,
+    "dra-t": 691_456,
+    "dra-v": 691_456,
+    "dra-none": 699_904,
+    "dra-cr": 716_800,
+    "dra-reg": 699_904,
+    "dra-nonoise": 716_800,
+    "dra-loggumbel": 716_800,
+    "dra-random": 716_800,
+}
+
+
+@pytest.fixture(scope="module")
+def vit_b16():
+    from harness import clip
+
+    return clip.load("ViT-B-16-quickgelu:random")
+
+
+def test_every_method_has_a_published_number_of_parameters():
+    assert set(METHODS) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_trainable_parameters_on_vit_b16_are_the_published_number(name, vit_b16):
+    model = Model(vit_b16, build(name), FIT, seed=1)
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
+
+
+def test_asking_for_a_block_that_is_not_there_names_method_backbone_and_remedy(mini):
+    from harness.errors import HarnessError
+    from harness.method import Edit
+
+    class Deep(Method):
+        def edits(self, clip, classes):
+            return {"image.blocks.40.attn": Edit()}
+
+    with pytest.raises(HarnessError, match=r"image\.blocks\.40\.attn.*emoji-mini.*12 blocks"):
+        Model(mini, Deep(), FIT, seed=1)
+
+
+def test_texts_of_a_class_are_averaged_after_normalisation(exact):
+    from harness.method import CosineHead
+
+    image, text = torch.randn(2, 5).double(), torch.randn(3, 4, 5).double()
+    mean = (text / text.norm(dim=-1, keepdim=True)).mean(1)
+    expected = torch.stack(
+        [torch.stack([torch.cosine_similarity(i, m, dim=0) for m in mean]) for i in image]
+    )
+    got = CosineHead(exact)(image, text)
+    torch.testing.assert_close(got, exact.logit_scale.exp() * expected, atol=1e-10, rtol=1e-10)
+
+
+def test_texts_keeps_the_number_of_prompts_of_a_class(mini):
+    model = grafted("zero_shot", mini)
+    prompts = texts(model, FIT, training=False)
+    assert isinstance(prompts, Texts)
+    assert prompts.per_class == 1

@@ -1,0 +1,94 @@
+"""The schedule, micro-batches, and that equal runs are equal."""
+
+import pytest
+import torch
+
+from harness.engine import execute
+from harness.errors import HarnessError
+from harness.inputs import Images, texts
+from harness.method import Method
+from harness.trainer import Chunks, Schedule, fit, gradients, learning_rate
+
+
+@pytest.mark.parametrize(
+    ("lr", "warmup", "expected"),
+    [
+        (3.5e-3, 1, [1e-5, 3.5e-3, 3.166e-3, 2.291e-3, 1.209e-3]),  # MaPLe, 5 epochs
+        (1.5e-3, 0, [1.5e-3, 1.357e-3, 9.82e-4, 5.18e-4, 1.43e-4]),  # MMA, 5 epochs
+    ],
+)
+def test_learning_rates_are_those_of_dassl(lr, warmup, expected):
+    method = Method(lr=lr, warmup_epochs=warmup)
+    rates = [learning_rate(method, 5, epoch) for epoch in range(5)]
+    assert rates == pytest.approx(expected, abs=1e-6)
+
+
+def test_caps_shorten_a_schedule_to_whole_epochs():
+    method = Method(epochs=200, batch_size=32)
+    assert Schedule.of(method, 400, 30, 300) == Schedule(25, 12)
+    assert Schedule.of(method, 400, None, None) == Schedule(200, 12)
+    assert Schedule.of(method, 20_000, 30, 300) == Schedule(1, 625)
+    assert Schedule.of(Method(epochs=5), 400, 30, 300) == Schedule(5, 12)
+
+
+def prepared(run, label="train"):
+    model = run.model()
+    bench = run.bench
+    images = Images(model, bench.source("toy"), run.train, bench.cache, bench.augmentation)
+    return model, images, texts(model, run.train.classes, training=True)
+
+
+@pytest.mark.parametrize("name", ["dra", "mma", "coop", "adapter"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_micro_batches_and_recomputation_give_the_whole_batchs_gradient(
+    make_run, exact, name, checkpointing
+):
+    run = make_run(name, backbone=exact)
+    grads, losses = [], []
+    for chunks, recompute in ((Chunks(), False), (Chunks(3, 2), checkpointing)):
+        model, _, prompts = prepared(run)
+        model.trained.double()
+        model.checkpointing = recompute
+        pixels = torch.randn(
+            8, 3, 48, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+        )
+        x = model.start(exact.image, pixels)
+        labels = torch.arange(8) % len(run.train.classes.names)
+        losses.append(gradients(model, x, prompts, labels, (1, 0), chunks))
+        grads.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-10, rtol=1e-10)
+    for whole, parts in zip(*grads, strict=True):
+        torch.testing.assert_close(parts, whole, atol=1e-10, rtol=1e-10)
+
+
+def test_equal_runs_give_equal_predictions_and_weights(make_run):
+    results = [execute(make_run("dra", scale=0.1)) for _ in range(2)]
+    (_, first, model), (_, second, again) = results
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for a, b in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_another_seed_gives_other_weights(make_run):
+    (_, _, model), (_, _, other) = (execute(make_run("adapter", seed=s)) for s in (1, 2))
+    assert not torch.equal(model.parameters()[0], other.parameters()[0])
+
+
+def test_cached_activations_give_what_live_ones_give(make_run):
+    run = make_run("adapter", scale=0.1)
+    trained = []
+    for budget in (2**30, 0):
+        model, images, prompts = prepared(run)
+        images.cache.kept.clear()
+        images.cache.budget = budget
+        fit(model, images, prompts, run.schedule, 1)
+        trained.append(model.parameters())
+    for a, b in zip(*trained, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_is_an_error_with_the_epoch(make_run):
+    run = make_run("coop", lr=float("inf"), warmup_epochs=0)
+    model, images, prompts = prepared(run)
+    with pytest.raises(HarnessError, match="not finite in epoch"):
+        fit(model, images, prompts, Schedule(3, 1), 1)
