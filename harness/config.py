@@ -84,9 +84,8 @@ def read_gin(path: Path, user: bool = True) -> list[Binding]:
 
 def profile(backbone: str) -> list[Binding]:
     """The bindings that come with an embedded backbone, and with no other."""
-    path = PROFILES / f"{backbone}.gin"
-    known = {p.name for p in PROFILES.glob("*.gin")}
-    return read_gin(path, user=False) if path.name in known else []
+    known = {path.stem: path for path in PROFILES.glob("*.gin")}
+    return read_gin(known[backbone], user=False) if backbone in known else []
 
 
 def read_set(text: str) -> Binding:

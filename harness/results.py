@@ -8,14 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import safetensors.torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 1
 
@@ -71,7 +72,7 @@ class Store:
         name = f"{run['method']}-{run['shots']}shots-seed{run['seed']}-{record.key}{suffix}"
         return self.folder / _safe(run["task"]) / _safe(run["dataset"]) / _safe(name)
 
-    def write(self, record: Record, predictions: Mapping[str, Tensor], model: Any = None) -> Path:
+    def write(self, record: Record, predictions: Mapping[str, "Tensor"], model: Any = None) -> Path:
         """Writes the side files and then the record, each to a temporary name and renamed.
 
         Raises:
@@ -81,6 +82,8 @@ class Store:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if predictions:
+                import safetensors.torch  # here: the leaderboard reads records without torch
+
                 contents = {name: value.contiguous() for name, value in predictions.items()}
                 side = self.path(record, ".predictions.safetensors")
                 _atomically(side, lambda p: safetensors.torch.save_file(contents, str(p)))

@@ -1,0 +1,272 @@
+"""The command line as a user meets it, on the toy dataset and the embedded backbone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
+from harness.results import Store
+
+TOY = str(Path(__file__).parent / "toy.py")
+QUICK = ["--datasets", "toy", "--plugin", TOY, "--shots", "4", "--set", "engine.max_steps=2"]
+
+
+def run(results, *arguments, methods="adapter"):
+    base = ["run", "--methods", methods, "--tasks", "base2new", "--results", str(results), *QUICK]
+    return main([*base, *arguments])
+
+
+def runs(results):
+    return Store(results).records()
+
+
+def test_a_run_leaves_a_record_predictions_weights_and_a_table(tmp_path, capsys):
+    assert run(tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "to run: 1 of 1" in printed
+    assert "| adapter" in printed
+    (record,) = runs(tmp_path)
+    assert set(record.scores) == {"base", "new"}
+    assert record.scores["base"]["total"] == 4 * 8
+    assert record.cost["trainable_parameters"] > 0
+    assert record.provenance["versions"]["torch"]
+    assert sorted(p.suffixes[-2] for p in tmp_path.rglob("*.safetensors")) == [
+        ".predictions",
+        ".weights",
+    ]
+
+
+def test_a_second_call_runs_nothing_and_prints_the_same_table(tmp_path, capsys):
+    run(tmp_path)
+    first = capsys.readouterr().out
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json")}
+    run(tmp_path)
+    second = capsys.readouterr().out
+    assert "to run: 0 of 1" in second
+    assert (
+        first[first.index("base2new, emoji-mini") :]
+        == second[second.index("base2new, emoji-mini") :]
+    )
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json")} == before
+
+
+def test_a_deleted_record_is_run_again_to_the_same_scores(tmp_path):
+    run(tmp_path)
+    (record,) = runs(tmp_path)
+    next(tmp_path.rglob("*.json")).unlink()
+    run(tmp_path)
+    (again,) = runs(tmp_path)
+    assert (again.key, again.scores) == (record.key, record.scores)
+
+
+def test_force_runs_again(tmp_path):
+    run(tmp_path)
+    (first,) = tmp_path.rglob("*.json")
+    stamp = first.stat().st_mtime_ns
+    run(tmp_path, "--force")
+    assert next(tmp_path.rglob("*.json")).stat().st_mtime_ns > stamp
+
+
+def test_dry_run_writes_nothing(tmp_path, capsys):
+    folder = tmp_path / "new"
+    assert run(folder, "--dry-run", "--seeds", "1-3", methods="adapter,zero_shot") == 0
+    printed = capsys.readouterr().out
+    assert "to run: 6 of 6" in printed
+    assert "estimated time" in printed
+    assert not folder.exists()
+
+
+def test_a_sweep_is_a_row_for_each_value(tmp_path, capsys):
+    assert run(tmp_path, "--sweep", "adapter.rank=2,4") == 0
+    printed = capsys.readouterr().out
+    assert "adapter[rank=2]" in printed
+    assert "adapter[rank=4]" in printed
+    assert len(runs(tmp_path)) == 2
+
+
+def test_another_setting_seed_or_split_is_another_run(tmp_path):
+    keys = set()
+    for extra in ([], ["--set", "adapter.lr=0.1"], ["--seeds", "2"], ["--set", "engine.split=val"]):
+        run(tmp_path, *extra)
+        keys |= {record.key for record in runs(tmp_path)}
+    assert len(keys) == 4
+
+
+def test_the_same_setting_in_other_words_is_the_same_run(tmp_path):
+    run(tmp_path, "--set", "adapter.rank=32")
+    run(tmp_path)
+    assert len(runs(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--methods", "adaptr"], "Did you mean 'adapter'"),
+        (["--tasks", "base2old"], "Did you mean 'base2new'"),
+        (["--datasets", "toys"], "Did you mean 'toy'"),
+        (["--backbone", "RN50:random"], "Choose a ViT backbone"),
+        (["--seeds", "one"], "1,2,3"),
+        (["--shots", "0"], "at least 1"),
+        (["--device", "cuda:99"], "cuda:99"),
+        (["--set", "adapter.rnak=3"], "Did you mean 'rank'"),
+        (["--set", "dra.rank=3"], "does not run"),
+        (["--set", "nothing.rank=3"], "unknown name"),
+        (["--config", "nowhere.gin"], "does not exist"),
+        (["--plugin", "nowhere.py"], "failed to import"),
+        (["--set", "adapter.first_block=13"], "adapter"),
+    ],
+)
+def test_a_bad_request_is_one_sentence_exit_code_2_and_nothing_written(
+    tmp_path, capsys, arguments, says
+):
+    assert run(tmp_path / "r", *arguments) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_results_path_that_is_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "r").write_text("")
+    assert run(tmp_path / "r") == 2
+    assert "--results" in capsys.readouterr().err
+
+
+def test_a_failing_run_is_recorded_and_the_others_go_on(tmp_path, capsys, monkeypatch):
+    import harness.engine as engine
+
+    original = engine.fit
+
+    def failing(model, *arguments, **options):
+        if model.method.name == "coop":
+            raise RuntimeError("out of luck")
+        return original(model, *arguments, **options)
+
+    monkeypatch.setattr(engine, "fit", failing)
+    assert run(tmp_path, methods="coop,adapter") == 1
+    captured = capsys.readouterr()
+    assert "failed: coop" in captured.err
+    assert "out of luck" in captured.err
+    assert "0/1 incomplete, 1 failed" in captured.out
+    statuses = {record.run["method"]: record.status for record in runs(tmp_path)}
+    assert statuses == {"coop": "failed", "adapter": "done"}
+    monkeypatch.undo()
+    assert run(tmp_path, methods="coop,adapter") == 0
+    assert all(record.status == "done" for record in runs(tmp_path))
+
+
+def command(results, *arguments):
+    return [
+        sys.executable, "-m", "harness", "run", "--tasks", "base2new", "--results", str(results),
+        *QUICK, *arguments,
+    ]  # fmt: skip
+
+
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
+    arguments = command(tmp_path, "--methods", "zero_shot,dra", "--set", "engine.max_steps=4000")
+    process = subprocess.Popen(
+        [*arguments, "--set", "dra.epochs=4000"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "1 of 2 runs are finished" in error
+    assert "same command" in error
+    assert [record.run["method"] for record in runs(tmp_path)] == ["zero_shot"]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_two_processes_share_the_work_and_run_nothing_twice(tmp_path):
+    arguments = command(tmp_path, "--methods", "adapter,mma,coop", "--seeds", "1-2")
+    processes = [
+        subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert len(runs(tmp_path)) == 6
+    executed = sum(error.count(" s)") + out.count(" s)") for out, error in outputs)
+    assert executed == 6
+    tables = [out[out.index("base2new, emoji-mini") :] for out, _ in outputs]
+    assert tables[0] == tables[1]
+
+
+def test_leaderboard_reads_records_alone(tmp_path, capsys):
+    run(tmp_path)
+    capsys.readouterr()
+    for form in ("markdown", "csv", "latex"):
+        assert main(["leaderboard", "--results", str(tmp_path), "--format", form]) == 0
+        assert "adapter" in capsys.readouterr().out
+    assert main(["leaderboard", "--results", str(tmp_path), "--task", "few_shot"]) == 2
+    assert main(["leaderboard", "--results", str(tmp_path / "none")]) == 2
+
+
+@pytest.mark.parametrize("kind", ["methods", "tasks", "datasets", "backbones"])
+def test_list_fits_a_terminal_and_names_everything(kind, capsys, plugins):
+    assert main(["list", kind]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 120
+    for name in plugins.plugins.get(kind, {}):
+        assert name in printed or name == "toy"
+
+
+def test_show_prints_equations_and_the_source_of_every_default(capsys):
+    assert main(["show", "dra-t"]) == 0
+    printed = capsys.readouterr().out
+    assert "(Eq. 9)" in printed
+    assert "'adapter'" in printed
+    assert "DRA section 4.1.2" in printed
+    assert main(["show", "drat"]) == 2
+
+
+def test_help_texts_describe_every_option(capsys):
+    for verb in ("run", "list", "show", "leaderboard"):
+        with pytest.raises(SystemExit) as stopped:
+            main([verb, "--help"])
+        assert stopped.value.code == 0
+        assert capsys.readouterr().out
+
+
+def test_provenance_lets_a_stranger_run_it_again(tmp_path):
+    run(tmp_path)
+    (record,) = runs(tmp_path)
+    assert {"time", "command", "commit", "dirty", "device", "threads", "versions"} <= set(
+        record.provenance
+    )
+    assert os.uname().nodename not in json.dumps(dict(record.provenance))
+    fingerprints = record.run["fingerprints"]
+    assert set(fingerprints) == {"weights", "train", "evaluated"}
+    assert record.run["hyperparameters"]["rank"] == 32
+
+
+def test_a_changed_weight_file_is_a_different_run(tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from harness.clip import EMBEDDED
+
+    folder = tmp_path / "copy"
+    shutil.copytree(EMBEDDED / "emoji-mini", folder)
+    results = tmp_path / "r"
+    run(results, "--backbone", f"local-dir:{folder}")
+    weights = folder / "open_clip_model.safetensors"
+    tensors = load_file(weights)
+    tensors["visual.proj"] = tensors["visual.proj"] + 0.01
+    save_file(tensors, weights)
+    run(results, "--backbone", f"local-dir:{folder}")
+    keys = {record.key for record in runs(results)}
+    assert len(keys) == 2

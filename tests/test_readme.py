@@ -1,0 +1,42 @@
+"""The README's examples run, and its tables are those of the committed records."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
+from tests.test_cli import QUICK
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def example(name: str, folder: Path) -> str:
+    """Writes the README's block that starts with `# name` into `folder`; returns the file."""
+    (block,) = re.findall(rf"```python\n(# {name}\n.*?)```", README, re.S)
+    path = folder / name
+    path.write_text(block, encoding="utf-8")
+    return str(path)
+
+
+def test_the_method_of_the_readme_runs_from_outside_the_repository(tmp_path, capsys):
+    plugin = example("shift.py", tmp_path)
+    arguments = ["--plugin", plugin, "--methods", "shift,zero_shot", "--tasks", "base2new"]
+    results = ["--results", str(tmp_path / "r")]
+    assert main(["run", *arguments, *results, *QUICK]) == 0
+    assert re.search(r"\| shift +\| +128 \|", capsys.readouterr().out)
+
+
+def test_the_task_of_the_readme_runs_from_outside_the_repository(tmp_path, capsys):
+    plugin = example("memorise.py", tmp_path)
+    arguments = ["--plugin", plugin, "--methods", "adapter", "--tasks", "memorise"]
+    results = ["--results", str(tmp_path / "r")]
+    assert main(["run", *arguments, *results, *QUICK]) == 0
+    printed = capsys.readouterr().out
+    assert "accuracy" in printed
+    assert "HM" not in printed
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_links_of_the_readme_lead_somewhere(path):
+    assert (Path(__file__).parent.parent / path).exists()

@@ -1,0 +1,128 @@
+"""Records are written whole or not at all, read without executing anything, claimed once."""
+
+import json
+import multiprocessing
+import os
+
+import pytest
+import torch
+
+from harness.errors import HarnessError
+from harness.results import Record, Store, label
+
+
+def record(key: str = "k1", **run) -> Record:
+    identity = {
+        "method": "dra",
+        "overrides": {},
+        "task": "base2new",
+        "dataset": "toy",
+        "backbone": "emoji-mini",
+        "shots": 16,
+        "seed": 1,
+        "settings": {},
+        "fingerprints": {"weights": "w"},
+        **run,
+    }
+    scores = {"base": {"accuracy": 0.5, "correct": 1, "total": 2}}
+    return Record(key=key, status="done", run=identity, scores=scores)
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "runs").open()
+
+
+def test_a_record_comes_back_as_it_was_written(store):
+    written = record()
+    path = store.write(written, {"base.predictions": torch.tensor([0, 1], dtype=torch.int16)})
+    assert store.records() == [written]
+    assert store.done() == {"k1": written}
+    assert path.name == "dra-16shots-seed1-k1.json"
+    assert (path.parent / "dra-16shots-seed1-k1.predictions.safetensors").is_file()
+
+
+def test_nothing_is_left_when_writing_fails(store, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    with pytest.raises(HarnessError, match="No space left"):
+        store.write(record(), {})
+    assert [p for p in store.folder.rglob("*") if p.is_file()] == []
+
+
+def test_a_failed_run_is_a_record_but_not_done(store):
+    failed = Record(key="k2", status="failed", run=record().run, error="Traceback ...")
+    store.write(failed, {})
+    assert store.records() == [failed]
+    assert store.done() == {}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', '{"format": 99}', "\x80\x04."])
+def test_a_file_that_is_no_record_is_named_in_a_warning(store, content):
+    store.write(record(), {})
+    (store.folder / "stray.json").write_text(content)
+    with pytest.warns(UserWarning, match=r"stray\.json"):
+        assert len(store.records()) == 1
+
+
+def test_names_from_data_cannot_leave_the_folder(store):
+    path = store.write(record(dataset="../../etc", method="a/b", task=".."), {})
+    assert path.resolve().is_relative_to(store.folder.resolve())
+
+
+def test_not_a_number_is_not_written(store):
+    bad = Record(key="k", status="done", run=record().run, cost={"loss": float("nan")})
+    with pytest.raises(ValueError, match="JSON"):
+        store.write(bad, {})
+    assert store.records() == []
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_an_error(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(HarnessError, match="--results"):
+        Store(tmp_path / "runs").open()
+
+
+def test_a_folder_that_is_a_file_is_an_error(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(HarnessError, match="--results"):
+        Store(tmp_path / "runs").open()
+    with pytest.raises(HarnessError, match="no readable"):
+        Store(tmp_path / "runs").records()
+
+
+def _hold(folder, started, end):
+    with Store(folder).claim("k1") as mine:
+        started.put(mine)
+        end.wait(20)
+
+
+def test_a_run_is_claimed_by_one_process_and_freed_when_it_dies(store):
+    context = multiprocessing.get_context("spawn")
+    started, end = context.Queue(), context.Event()
+    other = context.Process(target=_hold, args=(store.folder, started, end))
+    other.start()
+    assert started.get(timeout=60)
+    with store.claim("k1") as mine:
+        assert not mine
+    with store.claim("k2") as mine:
+        assert mine
+    other.kill()
+    other.join()
+    with store.claim("k1") as mine:
+        assert mine
+
+
+def test_a_label_shows_what_the_user_changed():
+    assert label(record().run) == "dra"
+    changed = record(overrides={"ratios": [1.0, 0.5], "noise": "none"}).run
+    assert label(changed) == "dra[ratios=[1.0,0.5],noise=none]"
+
+
+def test_a_record_is_plain_json(store):
+    path = store.write(record(), {})
+    loaded = json.loads(path.read_text())
+    assert loaded["scores"]["base"] == {"accuracy": 0.5, "correct": 1, "total": 2}
