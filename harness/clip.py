@@ -8,22 +8,18 @@ Shapes: B images, R text rows, L tokens, D width, E embedding, H heads.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip import transformer as oc
 from torch import Tensor, nn
 
 from harness.errors import HarnessError
-from harness.randomness import seed_of
 
 Site = str  # "image.blocks.11.attn", "text.tokens", "image.features": tower, optional block, point
 EditCall = Callable[[Site, nn.Module, Tensor, Tensor], Tensor]
 
-EMBEDDED = Path(__file__).parent / "backbones"
 POINTS = ("ln1", "attn", "q", "k", "v", "o", "ln2", "mlp", "fc1", "act", "fc2")
 
 
@@ -209,7 +205,7 @@ class Clip(nn.Module):
         self.size = int(model.visual.image_size[0])
         self.mean, self.std = tuple(pixels["mean"]), tuple(pixels["std"])
         self.embedding = int(model.visual.output_dim)
-        self.fingerprint = _fingerprint(model)
+        self.fingerprint = fingerprint(model)
         self.requires_grad_(False)
         self.train()  # no dropout anywhere: eval would take PyTorch's fused path, 2e-6 away
 
@@ -245,136 +241,6 @@ def crop(ids: Tensor) -> Tensor:
     return ids[:, : int(ids.argmax(-1).max()) + 1]
 
 
-def load(name: str, device: str | torch.device = "cpu") -> Clip:
-    """The model that a backbone name stands for.
-
-    `emoji-mini` and other folders of `harness/backbones`, `local-dir:FOLDER`, `hf-hub:OWNER/REPO`,
-    or an open_clip pair `MODEL:PRETRAINED`, where PRETRAINED is a tag, a .safetensors file or
-    `random` (seeded random weights, for tests and timing).
-
-    Raises:
-        HarnessError: an unknown name, weights that would have to be unpickled, weights in the wrong
-            configuration, or towers that are not ViT and TextTransformer.
-    """
-    embedded = EMBEDDED / name
-    model_name = f"local-dir:{embedded}" if _is_embedded(name) else name
-    schema, _, rest = model_name.partition(":")
-    if schema not in ("local-dir", "hf-hub"):
-        return Clip(_open_clip(schema, rest), _tokenizer(schema), name).to(device)
-    merges = None
-    if schema == "local-dir":
-        merges = _check_folder(Path(rest).resolve())
-        model_name = f"local-dir:{Path(rest).resolve()}"
-    try:
-        model = open_clip.create_model(
-            model_name, force_custom_text=True, require_pretrained=True, pretrained_text=False
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        raise HarnessError(f"backbone {name!r} cannot be loaded: {error}") from error
-    _check_towers(model, name)
-    return Clip(model, _tokenizer(model_name, merges), name).to(device)
-
-
-def names() -> dict[str, str]:
-    """Backbones that need no download, and how to name the others."""
-    embedded = {p.parent.name: "embedded" for p in EMBEDDED.glob("*/open_clip_config.json")}
-    return embedded | {
-        "MODEL:PRETRAINED": "any open_clip pair, such as ViT-B-16-quickgelu:openai",
-        "MODEL:FILE.safetensors": "an open_clip model with weights of your own",
-        "MODEL:random": "an open_clip model with seeded random weights, for tests and timing",
-        "hf-hub:OWNER/REPO": "an open_clip repository on the hub",
-        "local-dir:FOLDER": "a folder with open_clip_config.json and safetensors weights",
-    }
-
-
-def _is_embedded(name: str) -> bool:
-    return ":" not in name and (EMBEDDED / name / "open_clip_config.json").is_file()
-
-
-def _open_clip(model: str, pretrained: str) -> nn.Module:
-    if model not in open_clip.list_models():
-        allowed = ", ".join(k for k, v in names().items() if v == "embedded")
-        raise HarnessError(
-            f"unknown backbone {model!r}. Allowed: {allowed}, local-dir:FOLDER, "
-            f"hf-hub:OWNER/REPO or MODEL:PRETRAINED with a model of `open_clip.list_models()`."
-        )
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if not pretrained:
-        raise HarnessError(
-            f"backbone {model!r} needs its weights: {model}:PRETRAINED with one of "
-            f"{', '.join(tags) or 'no tag'}, a .safetensors file or random."
-        )
-    if pretrained == "random":
-        with torch.random.fork_rng():
-            torch.manual_seed(seed_of("random backbone", model))
-            created = open_clip.create_model(model, force_custom_text=True, pretrained_text=False)
-        _check_towers(created, model)
-        return created
-    if pretrained not in tags and not (
-        pretrained.endswith(".safetensors") and Path(pretrained).is_file()
-    ):
-        raise HarnessError(
-            f"backbone {model}:{pretrained} names neither a tag of {model} "
-            f"({', '.join(tags) or 'it has none'}) nor an existing .safetensors file."
-        )
-    tag = open_clip.get_pretrained_cfg(model, pretrained) or {}
-    quick = bool((open_clip.get_model_config(model) or {}).get("quick_gelu", False))
-    if tag and bool(tag.get("quick_gelu", False)) != quick:
-        other = model.removesuffix("-quickgelu") if quick else f"{model}-quickgelu"
-        raise HarnessError(
-            f"the weights {pretrained!r} were trained with the other GELU than {model!r} computes, "
-            f"which costs accuracy silently. Use {other}:{pretrained}."
-        )
-    try:
-        created = open_clip.create_model(model, pretrained, force_custom_text=True)
-    except (RuntimeError, OSError) as error:
-        raise HarnessError(
-            f"the weights of {model}:{pretrained} cannot be loaded: {error}"
-        ) from error
-    _check_towers(created, model)
-    return created
-
-
-def _check_folder(folder: Path) -> Path | None:
-    """Refuses what would be unpickled; returns the folder's own BPE merges file, if it has one."""
-    if not (folder / "open_clip_config.json").is_file():
-        raise HarnessError(f"local-dir:{folder} has no open_clip_config.json.")
-    if not list(folder.glob("*.safetensors")):
-        raise HarnessError(
-            f"local-dir:{folder} has no .safetensors weights. Other formats are not loaded: "
-            "reading them can execute code: convert them with safetensors.torch.save_file."
-        )
-    merges = folder / "bpe_merges.txt.gz"
-    return merges if merges.is_file() else None
-
-
-def _tokenizer(model: str, merges: Path | None = None) -> Any:
-    # open_clip resolves a relative merges path against the working directory: pass it absolute
-    return open_clip.get_tokenizer(model, **({"bpe_path": str(merges)} if merges else {}))
-
-
-def _check_towers(model: Any, name: str) -> None:
-    visual: Any = model.visual
-    text: Any = getattr(model, "text", None)
-    if not isinstance(visual, oc.VisionTransformer):
-        raise HarnessError(
-            f"the image tower of {name!r} is a {type(visual).__name__}; only open_clip's "
-            "VisionTransformer (ViT-*) is supported. Choose a ViT backbone."
-        )
-    causal = isinstance(text, oc.TextTransformer) and text.attn_mask is not None
-    if not causal or text.cls_emb is not None or text.pool_type != "argmax":
-        raise HarnessError(
-            f"the text tower of {name!r} is not a causal TextTransformer pooled at the end-of-text "
-            "token, the only kind supported. Choose a CLIP backbone such as ViT-B-16."
-        )
-    for block in (*visual.transformer.resblocks, *text.transformer.resblocks):
-        if type(block) is not oc.ResidualAttentionBlock:
-            raise HarnessError(
-                f"{name!r} has blocks of type {type(block).__name__}; only open_clip's "
-                "ResidualAttentionBlock is supported."
-            )
-
-
 def _blocks(blocks: nn.ModuleList, tower: str) -> nn.ModuleList:
     return nn.ModuleList(Block(b, f"{tower}.blocks.{i}") for i, b in enumerate(blocks))
 
@@ -392,7 +258,8 @@ def _batch_first(edit: EditCall, site: Site, op: nn.Module, x: Tensor, y: Tensor
     return edited.transpose(0, 1)
 
 
-def _fingerprint(model: nn.Module) -> str:
+def fingerprint(model: nn.Module) -> str:
+    """Sixteen hex digits of a hash over the names and values of a model's state."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())

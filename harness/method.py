@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from harness.clip import Clip, Site, Tower
 from harness.dataset import Classes
+from harness.errors import HarnessError
 from harness.randomness import uniform
 
 __all__ = [
@@ -180,8 +181,19 @@ class Method:
 
 
 def blocks_from(tower: Tower, first: int, last: int | None = None) -> list[int]:
-    """Block indices (from 0) of a paper's 1-based, inclusive range of layers."""
-    return list(range(first - 1, len(tower.blocks) if last is None else last))
+    """Block indices (from 0) of a paper's 1-based, inclusive range of layers.
+
+    Raises:
+        HarnessError: the tower has no such blocks.
+    """
+    count = len(tower.blocks)
+    last = count if last is None else last
+    if not 1 <= first <= last <= count:
+        raise HarnessError(
+            f"blocks {first} to {last} (counted from 1) were asked for, but the {tower.name} tower "
+            f"has {count}. Set the method's block fields to what the backbone has."
+        )
+    return list(range(first - 1, last))
 
 
 class _RescaleGradient(torch.autograd.Function):

@@ -41,6 +41,11 @@ class Record:
     error: str | None = None
     format: int = FORMAT
 
+    @property
+    def reason(self) -> str:
+        """The last line of a failed run's traceback."""
+        return (self.error or "").strip().rpartition("\n")[2]
+
 
 @dataclass(frozen=True)
 class Store:
@@ -66,10 +71,9 @@ class Store:
             ) from error
         return self
 
-    def path(self, record: Record, suffix: str = ".json") -> Path:
-        """Where a record (or a side file of it) lies: below its task and dataset."""
-        run = record.run
-        name = f"{run['method']}-{run['shots']}shots-seed{run['seed']}-{record.key}{suffix}"
+    def path(self, run: Mapping[str, Any], key: str, suffix: str = ".json") -> Path:
+        """Where a run's record (or a side file of it) lies: below its task and dataset."""
+        name = f"{run['method']}-{run['shots']}shots-seed{run['seed']}-{key}{suffix}"
         return self.folder / _safe(run["task"]) / _safe(run["dataset"]) / _safe(name)
 
     def write(self, record: Record, predictions: Mapping[str, "Tensor"], model: Any = None) -> Path:
@@ -78,17 +82,17 @@ class Store:
         Raises:
             HarnessError: it cannot be written (a full disk, say); nothing half-written is left.
         """
-        path = self.path(record)
+        path = self.path(record.run, record.key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if predictions:
                 import safetensors.torch  # here: the leaderboard reads records without torch
 
                 contents = {name: value.contiguous() for name, value in predictions.items()}
-                side = self.path(record, ".predictions.safetensors")
+                side = self.path(record.run, record.key, ".predictions.safetensors")
                 _atomically(side, lambda p: safetensors.torch.save_file(contents, str(p)))
             if model is not None and model.parameters():
-                _atomically(self.path(record, ".weights.safetensors"), model.save)
+                _atomically(self.path(record.run, record.key, ".weights.safetensors"), model.save)
             text = json.dumps(asdict(record), indent=1, allow_nan=False) + "\n"
             _atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
         except OSError as error:
@@ -102,7 +106,10 @@ class Store:
             HarnessError: the folder does not exist or cannot be read.
         """
         if not self.folder.is_dir() or not os.access(self.folder, os.R_OK | os.X_OK):
-            raise HarnessError(f"there is no readable results folder at {self.folder}.")
+            raise HarnessError(
+                f"there is no readable results folder at {self.folder}. "
+                "Give one with --results DIR."
+            )
         return [
             r for path in sorted(self.folder.rglob("*.json")) if (r := self.read(path)) is not None
         ]
@@ -122,6 +129,12 @@ class Store:
     def done(self) -> dict[str, Record]:
         """The finished records by key."""
         return {record.key: record for record in self.records() if record.status == "done"}
+
+    def finished(self, run: Mapping[str, Any], key: str) -> Record | None:
+        """The finished record of a run, if this or another process has written it."""
+        path = self.path(run, key)
+        record = self.read(path) if path.exists() else None
+        return record if record and record.status == "done" else None
 
     @contextmanager
     def claim(self, key: str) -> Iterator[bool]:

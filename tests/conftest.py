@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness import backbone as backbones
 from harness import clip, registry
 from harness.config import Engine
 from harness.plan import Bench, Named, Run
@@ -22,13 +23,13 @@ def plugins() -> registry.Registry:
 @pytest.fixture(scope="session")
 def mini() -> clip.Clip:
     """The embedded backbone in float32."""
-    return clip.load("emoji-mini")
+    return backbones.load("emoji-mini")
 
 
 @pytest.fixture(scope="session")
 def exact() -> clip.Clip:
     """The embedded backbone in float64."""
-    return clip.load("emoji-mini").double()
+    return backbones.load("emoji-mini").double()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import open_clip
 import pytest
 import torch
 
-from harness import clip
+from harness import backbone, clip
 from harness.errors import HarnessError
 from harness.randomness import seed_of
 
@@ -14,7 +14,7 @@ NAMES = ["emoji-mini", "ViT-B-32", "ViT-B-16-quickgelu"]
 def reference(name: str) -> torch.nn.Module:
     """The same weights in open_clip's own model, frozen, on its training path."""
     if name == "emoji-mini":
-        folder = f"local-dir:{clip.EMBEDDED / name}"
+        folder = f"local-dir:{backbone.EMBEDDED / name}"
         model = open_clip.create_model(folder, force_custom_text=True)
     else:
         with torch.random.fork_rng():
@@ -25,7 +25,9 @@ def reference(name: str) -> torch.nn.Module:
 
 @pytest.fixture(scope="module", params=NAMES)
 def pair(request) -> tuple[torch.nn.Module, clip.Clip]:
-    ours = clip.load(request.param if request.param == "emoji-mini" else f"{request.param}:random")
+    ours = backbone.load(
+        request.param if request.param == "emoji-mini" else f"{request.param}:random"
+    )
     return reference(request.param), ours
 
 
@@ -93,11 +95,11 @@ def test_every_listed_site_runs_once(mini):
 
 def test_a_changed_weight_changes_the_fingerprint(mini):
     model = reference("emoji-mini")
-    before = clip._fingerprint(model)
+    before = clip.fingerprint(model)
     assert before == mini.fingerprint
     with torch.no_grad():
         model.visual.proj[0, 0] += 1e-3
-    assert clip._fingerprint(model) != before
+    assert clip.fingerprint(model) != before
 
 
 def test_text_that_does_not_fit_is_an_error_that_quotes_it(mini):
@@ -119,11 +121,11 @@ def test_text_that_does_not_fit_is_an_error_that_quotes_it(mini):
 )
 def test_an_unusable_backbone_is_refused_with_what_to_do(name, says):
     with pytest.raises(HarnessError, match=says):
-        clip.load(name)
+        backbone.load(name)
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path):
     (tmp_path / "open_clip_config.json").write_text("{}")
     (tmp_path / "open_clip_pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(HarnessError, match=r"\.safetensors"):
-        clip.load(f"local-dir:{tmp_path}")
+        backbone.load(f"local-dir:{tmp_path}")

@@ -10,7 +10,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import to_pil_image
 
 from harness import data
-from harness.clip import EMBEDDED
+from harness.backbone import EMBEDDED
 from harness.data import Augmentation, Source, centre, epoch_order, normalise, train_batches
 from harness.dataset import select
 

@@ -13,6 +13,7 @@ ORDER = [
     {"registry", "results"},
     {"leaderboard", "config", "dataset", "task"},
     {"data", "clip"},
+    {"backbone"},
     {"method"},
     {"graft"},
     {"inputs"},
@@ -20,11 +21,12 @@ ORDER = [
     {"plan"},
     {"efficiency"},
     {"engine"},
+    {"runner"},
     {"cli"},
 ]
 ONLY = {
     "gin": {"config"},
-    "open_clip": {"clip"},
+    "open_clip": {"clip", "backbone"},
     "pandas": {"results", "leaderboard"},
 }
 

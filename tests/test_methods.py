@@ -179,9 +179,9 @@ PARAMETERS = {
 
 @pytest.fixture(scope="module")
 def vit_b16():
-    from harness import clip
+    from harness import backbone
 
-    return clip.load("ViT-B-16-quickgelu:random")
+    return backbone.load("ViT-B-16-quickgelu:random")
 
 
 def test_every_method_has_a_published_number_of_parameters():

@@ -1,0 +1,184 @@
+"""From a request to its runs, and from runs to records: shared by processes, safe to interrupt."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+from tqdm import tqdm
+
+from harness import backbone as backbones
+from harness import config
+from harness.config import Binding
+from harness.efficiency import forecast, forward_rate, trainable
+from harness.engine import execute
+from harness.errors import HarnessError
+from harness.inputs import Cache
+from harness.plan import Bench, Named, Run, product
+from harness.registry import Plugin, Registry
+from harness.results import Record, Store, label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for; names are comma lists with wildcards."""
+
+    methods: str
+    tasks: str
+    datasets: str
+    backbone: str
+    shots: int
+    seeds: Sequence[int]
+    root: Path | None = None
+    bindings: Sequence[Binding] = ()  # --config, then --set: later ones win
+    sweeps: Sequence[Sequence[Binding]] = field(default_factory=lambda: [[]])
+    device: str | None = None
+
+
+def plan(request: Request, registry: Registry) -> list[Run]:
+    """Every run of the request, each checked as far as that is possible without computing.
+
+    Raises:
+        HarnessError: unknown names, settings nobody reads, missing data, impossible combinations.
+    """
+    methods = registry.find("methods", request.methods)
+    tasks = registry.find("tasks", request.tasks)
+    datasets = registry.find("datasets", request.datasets)
+    swept = [binding for combination in request.sweeps for binding in combination]
+    profile = config.profile(request.backbone)
+    known = [name for kind in registry.plugins.values() for name in kind]
+    config.check_targets([*profile, *request.bindings, *swept], known)
+    _check_used([*request.bindings, *swept], [*methods, *tasks, *datasets])
+    device = _device(request.device)
+    clip, cache = backbones.load(request.backbone, device), Cache()
+    runs: dict[str, Run] = {}
+    for combination in request.sweeps:
+        bindings = [*profile, *request.bindings, *combination]
+        engine = config.build_engine(bindings)
+        if engine.precision == "auto":
+            cuda = clip.device.type == "cuda"
+            engine = replace(engine, precision="bf16" if cuda else "fp32")
+        cache.budget = engine.cache_bytes
+        read = {plugin.name: config.build(plugin, bindings)[0] for plugin in datasets}
+        bench = Bench(clip, read, request.root, engine, cache)
+        built = [Named(p.name, *config.build(p, bindings)) for p in methods]
+        protocols = [Named(p.name, *config.build(p, bindings)) for p in tasks]
+        for run in product(bench, built, protocols, read, request.shots, request.seeds):
+            runs.setdefault(run.key, run)
+    for run in runs.values():
+        run.model()
+    return list(runs.values())
+
+
+def describe(runs: Sequence[Run], done: Iterable[str]) -> str:
+    """The plan as text: what will run, what is done, trainable parameters, a forecast."""
+    done, groups = set(done), dict[tuple[str, str], list[Run]]()
+    for run in runs:
+        groups.setdefault((label(run.identity), run.task.name), []).append(run)
+    rows = []
+    for (method, task), members in groups.items():
+        trained = trainable(members[0].model())
+        epochs = {run.schedule.epochs for run in members}
+        steps = {run.schedule.epochs * run.schedule.steps for run in members}
+        rows.append(
+            {
+                "method": method,
+                "task": task,
+                "runs": len(members),
+                "done": sum(run.key in done for run in members),
+                "params": f"{trained:,}",
+                "epochs": _range(epochs) if trained else "–",
+                "steps": _range(steps) if trained else "–",
+                "batch": members[0].method.value.batch_size if trained else "–",
+            }
+        )
+    bench = runs[0].bench
+    pending = [run for run in runs if run.key not in done]
+    seconds = forecast(pending, forward_rate(bench.clip)) if pending else 0
+    datasets = ", ".join(dict.fromkeys(run.dataset for run in runs))
+    seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
+    return (
+        f"{len(runs)} runs on {bench.clip.name} ({bench.clip.device}, {bench.engine.precision}), "
+        f"{runs[0].shots} shots, seeds {seeds}\ndatasets: {datasets}\n\n"
+        f"{tabulate(rows, headers='keys', tablefmt='simple')}\n\n"
+        f"to run: {len(pending)} of {len(runs)}; estimated time: {_duration(seconds)}\n"
+    )
+
+
+def execute_all(store: Store, pending: Sequence[Run], force: bool = False) -> dict[str, Record]:
+    """Runs what no other process is running; waits for the rest, and takes over what crashed.
+
+    Raises:
+        KeyboardInterrupt: with a sentence on what is kept and how to go on.
+    """
+    ended: dict[str, Record] = {}
+    queue, kept = list(pending), 0
+    with tqdm(total=len(queue), desc="runs", unit="run", disable=None) as bar:
+        try:
+            while queue:
+                waiting = []
+                for run in queue:
+                    with store.claim(run.key) as mine:
+                        if not mine:
+                            waiting.append(run)
+                            continue
+                        record = None if force else store.finished(run.identity, run.key)
+                        if record is None:
+                            bar.set_postfix_str(str(run))
+                            record, predictions, model = execute(run)
+                            store.write(record, predictions, model)
+                            kept += 1
+                            tqdm.write(_outcome(run, record))
+                        ended[run.key] = record
+                        bar.update()
+                if len(waiting) == len(queue):
+                    bar.set_postfix_str("waiting for another process")
+                    time.sleep(1)
+                queue = waiting
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"{kept} of {len(pending)} runs are finished and kept in {store.folder}. "
+                "The same command goes on with the rest."
+            ) from None
+    return ended
+
+
+def _outcome(run: Run, record: Record) -> str:
+    if record.status == "failed":
+        return f"{run}: failed, {record.reason}"
+    scores = ", ".join(f"{name} {100 * s['accuracy']:.2f}" for name, s in record.scores.items())
+    seconds = record.cost.get("train_seconds", 0) + record.cost["evaluate_seconds"]
+    return "; ".join([f"{run}: {scores} ({seconds:.1f} s)", *record.checks])
+
+
+def _check_used(given: Iterable[Binding], chosen: Iterable[Plugin]) -> None:
+    """A setting of --set or --sweep that this request does not read is a mistake."""
+    names = {n.replace("-", "_") for p in chosen for n in (p.name, p.family)} | {"engine"}
+    for binding in given:
+        if binding.origin.startswith("--") and binding.target.replace("-", "_") not in names:
+            raise HarnessError(
+                f"{binding.origin} sets {binding.target!r}, which this command does not run."
+            )
+
+
+def _device(given: str | None) -> str:
+    if given is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=given)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise HarnessError(f"--device {given!r} cannot be used here: {reason}") from error
+    return given
+
+
+def _range(values: set[int]) -> str:
+    return str(min(values)) if len(values) == 1 else f"{min(values)}-{max(values)}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
