@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,9 @@ def _add_list(verbs: Any) -> None:
 
 
 def _add_show(verbs: Any) -> None:
-    show = verbs.add_parser("show", help="docstring and hyperparameters of a method or other name")
+    show = verbs.add_parser(
+        "show", help="docstring and settings of a method, task, dataset or `engine`"
+    )
     show.add_argument("name")
     show.add_argument("--plugin", action="append", default=[], metavar="MODULE", help=PLUGIN)
     show.set_defaults(command=_show)
@@ -198,26 +200,29 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    if arguments.name == "engine":
+        _describe("engine", config.Engine, {}, "what it does")
+        return 0
     plugins = _registry(arguments.plugin)
     found = [p[arguments.name] for p in plugins.plugins.values() if arguments.name in p]
     if not found:
         known = [name for kind in plugins.plugins.values() for name in kind]
-        raise unknown("name", arguments.name, known)
+        raise unknown("name", arguments.name, [*known, "engine"])
     for plugin in found:
-        print(f"{plugin.name}\n\n{inspect.getdoc(plugin.cls)}\n")
-        rows = [
-            (
-                name,
-                repr(plugin.fixed.get(name, default)),
-                "variant" if name in plugin.fixed else source,
-            )
-            for name, default, source in config.describe(plugin.cls)
-        ]
-        if rows:
-            headers = ["hyperparameter", "default", "where it comes from"]
-            print(tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True))
+        _describe(plugin.name, plugin.cls, plugin.fixed, "where it comes from")
         print(f"\ndefined in {plugin.origin}")
     return 0
+
+
+def _describe(name: str, cls: type, fixed: Mapping[str, Any], column: str) -> None:
+    print(f"{name}\n\n{inspect.getdoc(cls)}\n")
+    rows = [
+        (field, repr(fixed.get(field, default)), "this variant" if field in fixed else source)
+        for field, default, source in config.describe(cls)
+    ]
+    if rows:
+        headers = ["setting", "default", column]
+        print(tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True))
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import itertools
 import types
 import typing
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
@@ -22,19 +22,27 @@ PROFILES = Path(__file__).parent / "configs"
 T = TypeVar("T")
 
 
+def setting(default: Any, meaning: str) -> Any:
+    """An engine setting's default and what it does (`show engine` prints both)."""
+    return field(default=default, metadata={"source": meaning})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """What every run shares: caps, augmentation, precision, what is evaluated, memory."""
+    """What every run shares: caps, augmentation, precision, what is scored, memory.
 
-    max_epochs: int | None = None  # cap on a method's epochs
-    max_steps: int | None = None  # cap on a method's optimiser steps, in whole epochs
-    crop_scale: tuple[float, float] = (0.08, 1.0)  # area of the random resized crop
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
-    split: Literal["test", "val"] = "test"  # what is evaluated; choose settings on val only
-    image_chunk: int = 0  # micro-batch of images; 0: the whole batch
-    text_chunk: int = 0  # micro-batch of texts; 0: all
-    checkpointing: bool = False  # recompute each block's activations in the backward pass
-    cache_bytes: int = 2 * 2**30  # for frozen activations and features
+    Set with `--set engine.FIELD=VALUE`, or `engine.FIELD = VALUE` in a --config file.
+    """
+
+    max_epochs: int | None = setting(None, "cap on a method's epochs")
+    max_steps: int | None = setting(None, "cap on its optimiser steps, in whole epochs")
+    crop_scale: tuple[float, float] = setting((0.08, 1.0), "area of the random resized crop")
+    precision: Literal["auto", "fp32", "bf16"] = setting("auto", "bf16 on CUDA, else fp32")
+    split: Literal["test", "val"] = setting("test", "what is scored; choose settings on val only")
+    image_chunk: int = setting(0, "micro-batch of images; 0: the whole batch")
+    text_chunk: int = setting(0, "micro-batch of texts; 0: all")
+    checkpointing: bool = setting(False, "recompute activations in the backward pass")
+    cache_bytes: int = setting(2 * 2**30, "for frozen activations and features")
 
     def identity(self) -> dict[str, Any]:
         """The fields that a result depends on; the others change memory and time only."""
@@ -47,7 +55,7 @@ class Binding:
     """One setting and where it was given."""
 
     target: str
-    field: str
+    name: str
     value: Any
     origin: str
     user: bool = True  # given by the user, not by the backbone's profile
@@ -116,17 +124,17 @@ def build(plugin: Plugin, bindings: Iterable[Binding]) -> tuple[Any, dict[str, A
     values, overrides = dict(plugin.fixed), {}
     for binding in bindings:
         own = _same(binding.target, plugin.name)
-        if not own and (not _same(binding.target, plugin.family) or binding.field in plugin.fixed):
+        if not own and (not _same(binding.target, plugin.family) or binding.name in plugin.fixed):
             continue
-        values[binding.field] = typed(plugin.cls, plugin.name, binding)
+        values[binding.name] = typed(plugin.cls, plugin.name, binding)
         if binding.user:
-            overrides[binding.field] = values[binding.field]
+            overrides[binding.name] = values[binding.name]
     return plugin.cls(**values), overrides
 
 
 def build_engine(bindings: Iterable[Binding]) -> Engine:
     """The engine's settings; the last binding of a field counts."""
-    return Engine(**{b.field: typed(Engine, "engine", b) for b in bindings if b.target == "engine"})
+    return Engine(**{b.name: typed(Engine, "engine", b) for b in bindings if b.target == "engine"})
 
 
 def check_targets(bindings: Iterable[Binding], known: Iterable[str]) -> None:
@@ -145,18 +153,18 @@ def typed(cls: type[T], name: str, binding: Binding) -> Any:
     """
     hints = typing.get_type_hints(cls)
     allowed = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    if binding.field not in allowed:
+    if binding.name not in allowed:
         raise HarnessError(
-            f"{binding.origin}: {unknown(f'setting of {name}', binding.field, allowed)}"
+            f"{binding.origin}: {unknown(f'setting of {name}', binding.name, allowed)}"
         )
     try:
-        return _as(hints[binding.field], binding.value)
+        return _as(hints[binding.name], binding.value)
     except TypeError:
-        shown = getattr(hints[binding.field], "__name__", None)
+        shown = getattr(hints[binding.name], "__name__", None)
         expected = shown if shown not in (None, "Literal", "Union", "tuple") else ""
-        expected = expected or str(hints[binding.field]).replace("typing.", "")
+        expected = expected or str(hints[binding.name]).replace("typing.", "")
         raise HarnessError(
-            f"{binding.origin}: {name}.{binding.field} must be {expected}, not {binding.value!r}."
+            f"{binding.origin}: {name}.{binding.name} must be {expected}, not {binding.value!r}."
         ) from None
 
 

@@ -161,8 +161,11 @@ def device_name(device: torch.device) -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of this repository, or None where there is none."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    """What git says of this repository, or None where the harness is not run from one."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -47,7 +47,9 @@ class Plugin:
 
     @property
     def source(self) -> str:
-        """What follows `Source:` in the docstring, as one line."""
+        """What follows `Source:` in the docstring, as one line; of a variant, whose it shares."""
+        if self.name != self.family:
+            return f"as {self.family}"
         found = re.search(r"Source:\s*(.+?)(?=\n\s*\n|\n\s*\w+:|\Z)", self.cls.__doc__ or "", re.S)
         return " ".join(found[1].split()) if found else ""
 
