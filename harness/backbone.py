@@ -10,6 +10,7 @@ from typing import Any
 import open_clip
 import torch
 from open_clip import transformer as oc
+from open_clip.factory import _find_checkpoint_in_dir
 from torch import nn
 
 from harness.clip import Clip
@@ -49,15 +50,21 @@ def load(name: str, device: str | torch.device = "cpu") -> Clip:
     return Clip(model, _tokenizer(model_name, merges), name).to(device)
 
 
-def names() -> dict[str, str]:
-    """Backbones that need no download, and how to name the others."""
-    embedded = {p.parent.name: "embedded" for p in EMBEDDED.glob("*/open_clip_config.json")}
+def names() -> dict[str, tuple[str, str]]:
+    """Backbones that need no download, and how to name the others: what each is, and its source."""
+    embedded = {
+        path.parent.name: (
+            "embedded: a small CLIP, for tests and the default",
+            f"harness/backbones/{path.parent.name}",
+        )
+        for path in sorted(EMBEDDED.glob("*/open_clip_config.json"))
+    }
     return embedded | {
-        "MODEL:PRETRAINED": "any open_clip pair, such as ViT-B-16-quickgelu:openai",
-        "MODEL:FILE.safetensors": "an open_clip model with weights of your own",
-        "MODEL:random": "an open_clip model with seeded random weights, for tests and timing",
-        "hf-hub:OWNER/REPO": "an open_clip repository on the hub",
-        "local-dir:FOLDER": "a folder with open_clip_config.json and safetensors weights",
+        "MODEL:PRETRAINED": ("such as ViT-B-16-quickgelu:openai", "open_clip's list"),
+        "MODEL:FILE.safetensors": ("an open_clip model, your own weights", "your file"),
+        "MODEL:random": ("seeded random weights, for tests and timing", "nothing is loaded"),
+        "hf-hub:OWNER/REPO": ("an open_clip repository", "the hub"),
+        "local-dir:FOLDER": ("open_clip_config.json and safetensors weights", "your folder"),
     }
 
 
@@ -67,7 +74,7 @@ def _is_embedded(name: str) -> bool:
 
 def _open_clip(model: str, pretrained: str) -> nn.Module:
     if model not in open_clip.list_models():
-        allowed = ", ".join(k for k, v in names().items() if v == "embedded")
+        allowed = ", ".join(k for k, (what, _) in names().items() if what.startswith("embedded"))
         raise HarnessError(
             f"unknown backbone {model!r}. Allowed: {allowed}, local-dir:FOLDER, "
             f"hf-hub:OWNER/REPO or MODEL:PRETRAINED with a model of `open_clip.list_models()`."
@@ -113,10 +120,11 @@ def _check_folder(folder: Path) -> Path | None:
     """Refuses what would be unpickled; returns the folder's own BPE merges file, if it has one."""
     if not (folder / "open_clip_config.json").is_file():
         raise HarnessError(f"local-dir:{folder} has no open_clip_config.json.")
-    if not list(folder.glob("*.safetensors")):
+    if not str(_find_checkpoint_in_dir(folder)).endswith(".safetensors"):
         raise HarnessError(
-            f"local-dir:{folder} has no .safetensors weights. Other formats are not loaded: "
-            "reading them can execute code: convert them with safetensors.torch.save_file."
+            f"the weights that open_clip would take from local-dir:{folder} are no .safetensors "
+            "file. Other formats are not loaded, because reading them can execute code: convert "
+            "them with safetensors.torch.save_file."
         )
     merges = folder / "bpe_merges.txt.gz"
     return merges if merges.is_file() else None
@@ -140,6 +148,13 @@ def _check_towers(model: Any, name: str) -> None:
         raise HarnessError(
             f"the text tower of {name!r} is not a causal TextTransformer pooled at the end-of-text "
             "token, the only kind supported. Choose a CLIP backbone such as ViT-B-16."
+        )
+    pixels = visual.preprocess_cfg
+    if pixels["resize_mode"] != "shortest" or pixels["interpolation"] != "bicubic":
+        raise HarnessError(
+            f"{name!r} wants images resized by {pixels['resize_mode']!r} with "
+            f"{pixels['interpolation']!r}; only 'shortest' with 'bicubic', as in the protocol, is "
+            "supported. Choose another tag."
         )
     for block in (*visual.transformer.resblocks, *text.transformer.resblocks):
         if type(block) is not oc.ResidualAttentionBlock:

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
-        print(f"\ninterrupted. {stopped}", file=sys.stderr)
+        print(f"\ninterrupted. {stopped}".rstrip(), file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -112,7 +112,7 @@ def _add_run(verbs: Any) -> None:
 def _add_list(verbs: Any) -> None:
     kinds = ("methods", "tasks", "datasets", "backbones")
     listing = verbs.add_parser("list", help="name, one line and source of what there is")
-    listing.add_argument("kind", choices=kinds)
+    listing.add_argument("kind", choices=kinds, help="what to list")
     listing.add_argument("--plugin", action="append", default=[], metavar="MODULE", help=PLUGIN)
     listing.set_defaults(command=_list)
 
@@ -121,7 +121,7 @@ def _add_show(verbs: Any) -> None:
     show = verbs.add_parser(
         "show", help="docstring and settings of a method, task, dataset or `engine`"
     )
-    show.add_argument("name")
+    show.add_argument("name", help="a name that `list` prints, or `engine`")
     show.add_argument("--plugin", action="append", default=[], metavar="MODULE", help=PLUGIN)
     show.set_defaults(command=_show)
 
@@ -129,7 +129,10 @@ def _add_show(verbs: Any) -> None:
 def _add_leaderboard(verbs: Any) -> None:
     board = verbs.add_parser("leaderboard", help="make the tables again from the records")
     board.add_argument("--task", metavar="NAME", help="only this task")
-    board.add_argument("--format", choices=leaderboard.FORMATS, default="markdown")
+    board.add_argument(
+        "--format", choices=leaderboard.FORMATS, default="markdown", help="default: %(default)s"
+    )
+    board.add_argument("--by-dataset", action="store_true", help="one table a dataset as well")
     board.add_argument("--checks", action="store_true", help="list the runs that look wrong")
     board.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help=RESULTS_HELP)
     board.set_defaults(command=_leaderboard)
@@ -190,7 +193,8 @@ def _list(arguments: argparse.Namespace) -> int:
     if arguments.kind == "backbones":
         from harness import backbone
 
-        print(tabulate(backbone.names().items(), headers=["backbone", "what"], tablefmt="simple"))
+        rows = [(name, *about) for name, about in backbone.names().items()]
+        print(tabulate(rows, headers=["backbone", "what it is", "source"], tablefmt="simple"))
         return 0
     plugins = _registry(arguments.plugin)
     rows = [(p.name, p.summary, p.source) for p in plugins.plugins[arguments.kind].values()]
@@ -233,7 +237,7 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
             for check in record.checks:
                 print(f"{run['method']} {run['dataset']} seed {run['seed']}: {check}")
         return 0
-    print(leaderboard.render(records, arguments.format, arguments.task))
+    print(leaderboard.render(records, arguments.format, arguments.task, arguments.by_dataset))
     return 0
 
 
@@ -250,7 +254,10 @@ def _seeds(text: str) -> list[int]:
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match:
             raise HarnessError(f"--seeds {text!r} is not a list such as 1,2,3 or 1-3.")
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise HarnessError(f"--seeds {text!r} counts backwards: write {last}-{first}.")
+        seeds += range(first, last + 1)
     return list(dict.fromkeys(seeds))
 
 

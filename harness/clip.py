@@ -28,6 +28,29 @@ def unedited(site: Site, op: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return y
 
 
+class Projection(nn.Module):
+    """q, k or v of an attention, as a linear layer over its part of the packed weights."""
+
+    def __init__(self, attention: "Attention", part: int) -> None:
+        super().__init__()
+        self._packed = (attention,)  # in a tuple: not a submodule, and no second copy of weights
+        self.part = part
+
+    @property
+    def weight(self) -> Tensor:
+        """[D, D]."""
+        return self._packed[0].weight.chunk(3)[self.part]
+
+    @property
+    def bias(self) -> Tensor:
+        """[D]."""
+        return self._packed[0].bias.chunk(3)[self.part]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        return F.linear(x, self.weight, self.bias)
+
+
 class Attention(nn.Module):
     """open_clip's nn.MultiheadAttention with q, k, v and o as sites.
 
@@ -40,9 +63,7 @@ class Attention(nn.Module):
         self.site = site
         self.heads = attention.num_heads
         self.weight, self.bias = attention.in_proj_weight, attention.in_proj_bias
-        self.q, self.k, self.v = (
-            _linear(w, b) for w, b in zip(self.weight.chunk(3), self.bias.chunk(3), strict=True)
-        )
+        self.q, self.k, self.v = (Projection(self, i) for i in range(3))
         self.o = attention.out_proj
 
     def forward(self, x: Tensor, mask: Tensor | None, edit: EditCall) -> Tensor:
@@ -143,6 +164,7 @@ class ImageTower(Tower):
     def stem(self, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
         visual = self.visual
         x = visual.conv1(inputs).flatten(2).permute(0, 2, 1)  # [B, grid^2, D]
+        x = x.to(visual.class_embedding.dtype)  # autocast leaves bfloat16: the residuals stay whole
         first = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
         x = torch.cat([first, x], dim=1)  # [B, grid^2 + 1, D]
         y = x + visual.positional_embedding.to(x.dtype)
@@ -205,7 +227,7 @@ class Clip(nn.Module):
         self.size = int(model.visual.image_size[0])
         self.mean, self.std = tuple(pixels["mean"]), tuple(pixels["std"])
         self.embedding = int(model.visual.output_dim)
-        self.fingerprint = fingerprint(model)
+        self.fingerprint = fingerprint(model, tokenizer)
         self.requires_grad_(False)
         self.train()  # no dropout anywhere: eval would take PyTorch's fused path, 2e-6 away
 
@@ -245,22 +267,22 @@ def _blocks(blocks: nn.ModuleList, tower: str) -> nn.ModuleList:
     return nn.ModuleList(Block(b, f"{tower}.blocks.{i}") for i, b in enumerate(blocks))
 
 
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """A linear layer over existing weights; what it computes is read from the packed product."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
-    return linear
-
-
 def _batch_first(edit: EditCall, site: Site, op: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Shows an edit [B, L, D] where the attention computes in [L, B, D]."""
     edited = edit(site, op, x.transpose(0, 1), y.transpose(0, 1))
     return edited.transpose(0, 1)
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Sixteen hex digits of a hash over the names and values of a model's state."""
+def fingerprint(model: Any, tokenizer: Any) -> str:
+    """Sixteen hex digits of a hash over all that the features depend on: weights, activation,
+    heads, pixel statistics and vocabulary."""
     digest = hashlib.sha256()
+    blocks = (model.visual.transformer.resblocks[0], model.text.transformer.resblocks[0])
+    shape = [(type(b.mlp.gelu).__name__, b.attn.num_heads) for b in blocks]
+    pixels = model.visual.preprocess_cfg
+    vocabulary = sorted(getattr(tokenizer, "encoder", {}))
+    merges = list(getattr(tokenizer, "bpe_ranks", {}))
+    digest.update(repr((shape, sorted(pixels.items()), vocabulary, merges)).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())

@@ -6,6 +6,7 @@ have no hyphens: write `dra_t` for `dra-t`. Scopes, macros, references and impor
 
 import ast
 import itertools
+import tokenize
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -85,7 +86,7 @@ def read_gin(path: Path, user: bool = True) -> list[Binding]:
             origin = f"{path.name}:{statement.location.line_num}"
             target = statement.selector.rpartition(".")[2]
             bindings.append(Binding(target, statement.arg_name, statement.value, origin, user))
-    except (HarnessError, SyntaxError, ValueError) as error:
+    except (HarnessError, SyntaxError, ValueError, OSError, tokenize.TokenError) as error:
         raise HarnessError(f"{path}: {error}") from error
     return bindings
 
@@ -113,28 +114,48 @@ def read_sweeps(texts: Sequence[str]) -> list[list[Binding]]:
     return [list(combination) for combination in itertools.product(*axes)]
 
 
-def build(plugin: Plugin, bindings: Iterable[Binding]) -> tuple[Any, dict[str, Any]]:
-    """The plugin's object, and the fields in which the user's settings changed it.
+def build(plugin: Plugin, bindings: Sequence[Binding]) -> tuple[Any, dict[str, Any]]:
+    """The plugin's object, and the fields whose values are the user's doing.
 
     A setting of a family's name holds for its variants too, except for what a variant fixes.
 
     Raises:
         HarnessError: an unknown field or a value of the wrong type.
     """
-    values, overrides = dict(plugin.fixed), {}
-    for binding in bindings:
-        own = _same(binding.target, plugin.name)
-        if not own and (not _same(binding.target, plugin.family) or binding.name in plugin.fixed):
-            continue
-        values[binding.name] = typed(plugin.cls, plugin.name, binding)
-        if binding.user:
-            overrides[binding.name] = values[binding.name]
-    return plugin.cls(**values), overrides
+    given = _values(plugin, [b for b in bindings if not b.user])
+    values = _values(plugin, bindings)
+    before, after = plugin.cls(**given), plugin.cls(**values)
+    changed = {name: value for name, value in values.items() if getattr(before, name) != value}
+    return after, changed
+
+
+def applies(binding: Binding, plugin: Plugin) -> bool:
+    """Whether a setting reaches a plugin."""
+    if _same(binding.target, plugin.name):
+        return True
+    return _same(binding.target, plugin.family) and binding.name not in plugin.fixed
+
+
+def _values(plugin: Plugin, bindings: Iterable[Binding]) -> dict[str, Any]:
+    mine = [binding for binding in bindings if applies(binding, plugin)]
+    return dict(plugin.fixed) | {b.name: typed(plugin.cls, plugin.name, b) for b in mine}
 
 
 def build_engine(bindings: Iterable[Binding]) -> Engine:
-    """The engine's settings; the last binding of a field counts."""
-    return Engine(**{b.name: typed(Engine, "engine", b) for b in bindings if b.target == "engine"})
+    """The engine's settings; the last binding of a field counts.
+
+    Raises:
+        HarnessError: an unknown field, or a value of the wrong type or out of range.
+    """
+    mine = [b for b in bindings if b.target == "engine"]
+    engine = Engine(**{b.name: typed(Engine, "engine", b) for b in mine})
+    for name in ("max_epochs", "max_steps"):
+        if getattr(engine, name) is not None and getattr(engine, name) < 1:
+            raise HarnessError(f"engine.{name} must be at least 1, or None for no cap.")
+    low, high = engine.crop_scale
+    if not 0 < low <= high <= 1:
+        raise HarnessError(f"engine.crop_scale must be 0 < low <= high <= 1, not {low}, {high}.")
+    return engine
 
 
 def check_targets(bindings: Iterable[Binding], known: Iterable[str]) -> None:

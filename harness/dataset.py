@@ -5,19 +5,18 @@ for every dataset, is here.
 """
 
 import hashlib
+import inspect
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from PIL import Image
 
 from harness.errors import HarnessError
-
-SPLITS = ("train", "val", "test")
-SUBSETS = ("all", "base", "new")
 
 
 class Item(NamedTuple):
@@ -49,18 +48,24 @@ class Classes:
 class Split:
     """Images with their classes, and where each image stood before classes were selected.
 
-    `positions` are indices into the list before `subset` was taken: what augmentation depends on.
+    `positions` are indices into the list before the classes were selected: what augmentation
+    depends on. `content` is the dataset's hash of what the list does not show.
     """
 
     items: tuple[Item, ...]
     classes: Classes
     positions: tuple[int, ...]
+    content: str
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """A hash of the exact list: paths, labels, class names and their order."""
-        lines = "\n".join(f"{i.path}\t{i.label}\t{i.name}" for i in self.items)
-        return hashlib.sha256(f"{lines}\n{self.classes}".encode()).hexdigest()[:16]
+        """A hash of the exact list: paths, labels, names, order and positions; and of `content`."""
+        lines = [
+            f"{item.path}\t{item.label}\t{item.name}\t{position}"
+            for item, position in zip(self.items, self.positions, strict=True)
+        ]
+        text = "\n".join([*lines, repr(self.classes), self.content])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +93,14 @@ class Dataset(ABC):
     @abstractmethod
     def open(self, item: Item, root: Path | None) -> Image.Image:
         """The decoded RGB image."""
+
+    def content(self, root: Path | None) -> str:
+        """A hash of what decides the pixels beside the lists: here the fields and the code.
+
+        A dataset whose image files may change under the same names adds to it.
+        """
+        code = Path(inspect.getfile(type(self))).read_bytes()
+        return hashlib.sha256(repr(self).encode() + code).hexdigest()[:16]
 
 
 def require_root(root: Path | None, dataset: str) -> Path:
@@ -142,14 +155,19 @@ def class_names(items: Iterable[Item]) -> list[str]:
     return [names[label] for label in range(len(names))]
 
 
-def select(items: Sequence[Item], subset: str, dataset: str, template: str) -> Split:
+def select(
+    items: Sequence[Item], subset: str, classes: Classes, content: str = "", split: str = "test"
+) -> Split:
     """The items of a subset of the classes, relabelled from 0 in label order.
 
-    base is the first ceil(n/2) of the n sorted labels and new the rest.
+    base is the first ceil(n/2) of the n classes and new the rest, whichever of them `items` hold.
 
     Source: CoOp datasets/oxford_pets.py, subsample_classes.
+
+    Raises:
+        HarnessError: no image of the subset is among the items.
     """
-    names = class_names(items)
+    names = classes.names
     half = (len(names) + 1) // 2
     first, last = {"all": (0, len(names)), "base": (0, half), "new": (half, len(names))}[subset]
     kept = [
@@ -157,8 +175,11 @@ def select(items: Sequence[Item], subset: str, dataset: str, template: str) -> S
         for position, item in enumerate(items)
         if first <= item.label < last
     ]
+    if not kept:
+        raise HarnessError(f"{classes.dataset} has no {split} images of its {subset} classes.")
     return Split(
         items=tuple(item for _, item in kept),
-        classes=Classes(dataset, tuple(names[first:last]), template),
+        classes=replace(classes, names=names[first:last]),
         positions=tuple(position for position, _ in kept),
+        content=content,
     )

@@ -4,8 +4,10 @@ import contextlib
 import datetime
 import importlib.metadata
 import platform
+import shlex
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.efficiency import peak_memory, trainable
+from harness.efficiency import peak_memory, reset_peak_memory
 from harness.evaluate import Scores, evaluate, zero_shot
 from harness.graft import Model
-from harness.inputs import Images, texts
+from harness.inputs import Cache, Images, texts
 from harness.plan import Run
 from harness.results import Record
 from harness.trainer import Chunks, Report, fit
 
+SOURCES = ("harness", "methods", "tasks", "pyproject.toml")
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
 
 
@@ -31,11 +34,12 @@ def execute(run: Run) -> tuple[Record, dict[str, Tensor], Model | None]:
     """
     with _precision(run):
         try:
-            model = run.model()
+            reset_peak_memory(run.bench.clip.device)
+            model, clock = run.model(), Clock(run.bench.cache)
             report = _fit(run, model)
-            started = _now()
+            clock.lap("train")
             scores = {name: evaluate(model, _images(run, model, name)) for name in run.evaluated}
-            seconds = (_now() - started).total_seconds()
+            clock.lap("evaluate")
             checks = _checks(run, model, report, scores) if report else []
         except Exception:
             return _record(run, "failed", error=traceback.format_exc()), {}, None
@@ -46,7 +50,7 @@ def execute(run: Run) -> tuple[Record, dict[str, Tensor], Model | None]:
             name: {"accuracy": s.accuracy, "correct": s.correct, "total": len(s.labels)}
             for name, s in scores.items()
         },
-        cost=_cost(run, model, report, seconds, sum(len(s.labels) for s in scores.values())),
+        cost=_cost(run, model, report, scores) | clock.seconds,
         checks=checks,
     )
     return record, _predictions(scores), model
@@ -55,8 +59,6 @@ def execute(run: Run) -> tuple[Record, dict[str, Tensor], Model | None]:
 def _fit(run: Run, model: Model) -> Report | None:
     if not model.parameters():
         return None
-    if run.bench.clip.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     engine, bench = run.bench.engine, run.bench
     dataset = run.task.value.fit(run.dataset).dataset
     images = Images(model, bench.source(dataset), run.train, bench.cache, bench.augmentation)
@@ -90,25 +92,38 @@ def _checks(run: Run, model: Model, report: Report, scores: dict[str, Scores]) -
 
 
 def _cost(
-    run: Run, model: Model, report: Report | None, seconds: float, evaluated: int
+    run: Run, model: Model, report: Report | None, scores: dict[str, Scores]
 ) -> dict[str, Any]:
     state = {t.data_ptr(): t.nbytes for t in model.trained.state_dict().values() if t.numel()}
     cost: dict[str, Any] = {
-        "trainable_parameters": trainable(model),
+        "trainable_parameters": run.shape.parameters,
         "stored_bytes": sum(state.values()) if model.parameters() else 0,
-        "evaluate_seconds": seconds,
-        "evaluated_images": evaluated,
+        "evaluated_images": sum(len(s.labels) for s in scores.values()),
         "peak_memory_bytes": peak_memory(run.bench.clip.device),
     }
     if report:
         cost |= {
-            "train_seconds": report.seconds,
             "train_images": report.images,
             "epochs": run.schedule.epochs,
             "steps": report.steps,
             "epoch_losses": report.losses,
         }
     return cost
+
+
+class Clock:
+    """Seconds of a run's parts, apart from the frozen activations that other runs share."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache, self.seconds = cache, dict[str, float]()
+        self.started, self.frozen = time.perf_counter(), cache.seconds
+
+    def lap(self, part: str) -> None:
+        """Books the time since the last lap as `<part>_seconds` and `<part>_frozen_seconds`."""
+        now, frozen = time.perf_counter(), self.cache.seconds
+        self.seconds[f"{part}_frozen_seconds"] = frozen - self.frozen
+        self.seconds[f"{part}_seconds"] = now - self.started - (frozen - self.frozen)
+        self.started, self.frozen = now, frozen
 
 
 def _predictions(scores: dict[str, Scores]) -> dict[str, Tensor]:
@@ -130,7 +145,9 @@ def _precision(run: Run) -> Any:
     device = run.bench.clip.device.type
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    with torch.autocast(device, torch.bfloat16, enabled=run.bench.engine.precision == "bf16"):
+    bf16 = run.bench.engine.precision == "bf16"
+    # no cache of cast weights: it would outlive the optimiser's steps and freeze the first ones
+    with torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):
         yield
 
 
@@ -138,9 +155,9 @@ def provenance_of(device: torch.device) -> dict[str, Any]:
     """Where, when, with what and by which command; no host name."""
     return {
         "time": _now().isoformat(timespec="seconds"),
-        "command": " ".join(["python -m harness", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "harness", *sys.argv[1:]]),
         "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "dirty": bool(_git("status", "--porcelain", "--", *SOURCES)),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -36,7 +36,7 @@ def evaluate(model: Model, images: Images) -> Scores:
     for x in images.test():
         rows = Rows(torch.arange(len(x), device=x.device), len(x), False, ())
         image = model.finish(model.clip.image, x, x, rows)
-        predictions.append(model.trained["head"](image, features).argmax(-1).cpu())
+        predictions.append(model.logits(image, features).argmax(-1).cpu())
     labels = torch.tensor([item.label for item in images.split.items])
     return Scores(torch.cat(predictions), labels)
 

@@ -92,6 +92,13 @@ class Model:
                 x = tower.block(index, x, edit)
         return tower.head(x, inputs, edit)
 
+    def logits(self, image: Tensor, text: Tensor) -> Tensor:
+        """The head on features [B, E] and [C, T, E] -> [B, C], in float32 at least: bfloat16 has
+        steps of 0.125 at CLIP's logits."""
+        image, text = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (image, text))
+        with torch.autocast(image.device.type, enabled=False):
+            return self.trained["head"](image, text)
+
     def save(self, path: Path) -> None:
         """The trained modules' state as safetensors; shared tensors are stored once."""
         safetensors.torch.save_model(self.trained, str(path))

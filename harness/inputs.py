@@ -5,6 +5,7 @@ and (in training) the view, which is a function of (seed, epoch, position). Meth
 that need the same values share them, under a size budget.
 """
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,15 +24,21 @@ CHUNK = 100  # images a forward pass while nothing is trained: Dassl's test batc
 
 @dataclass
 class Cache:
-    """Tensors by key, the least recently used dropped first when `budget` bytes are exceeded."""
+    """Tensors by key, the least recently used dropped first when `budget` bytes are exceeded.
+
+    `seconds` is the time spent on computing them.
+    """
 
     budget: int = 2 * 2**30
+    seconds: float = 0.0
     kept: OrderedDict[Hashable, Tensor] = field(default_factory=OrderedDict)
 
     def get(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
         """The tensor under `key`, computed if it is not there."""
         if key not in self.kept:
+            started = time.perf_counter()
             self.kept[key] = compute()
+            self.seconds += time.perf_counter() - started
         self.kept.move_to_end(key)
         while sum(t.nbytes for t in self.kept.values()) > self.budget and len(self.kept) > 1:
             self.kept.popitem(last=False)

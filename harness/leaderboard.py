@@ -3,7 +3,8 @@
 Percent and rounding happen here and nowhere else. It never imports torch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
@@ -20,76 +21,88 @@ def harmonic_mean(a: float, b: float) -> float:
     return 2 * a * b / (a + b) if a + b else 0.0
 
 
+TABLES = ["task", "backbone", "weights", "shots", "settings"]
+
+
 def summarise(records: Iterable[Record]) -> pd.DataFrame:
     """One row per task, backbone, shots, settings, method and dataset, and one `average` row.
 
     Columns: base, new: means over seeds (fractions); *_std: sample standard deviations (n - 1) over
     seeds, of the average row over the seeds' averages; hm: HM of base and new, of the average row
     that of the averages (what papers print); mean_hm: the mean of the datasets' HMs; n: seeds;
-    runs, expected: finished runs and those that the seeds and datasets of the table call for.
-    Scores of incomplete rows are absent.
-
-    Of records of the same cell the newest counts.
+    runs, expected: finished runs and those that the seeds and datasets of the table call for;
+    failed: runs whose newest record is a failure; stale: records left out, because a newer one of
+    the row has other code, hyperparameters or images. Scores of incomplete rows are absent.
     """
     rows = frame(records)
     if rows.empty:
         raise HarnessError("there are no records yet. Start with `python -m harness run`.")
-    tables = ["task", "backbone", "weights", "shots", "settings"]
-    parts = [_table(part).assign(**dict(zip(tables, map(str, key), strict=True)))
-             for key, part in rows.groupby(tables, sort=False)]  # fmt: skip
+    parts = [
+        _table(part).assign(**dict(zip(TABLES, map(str, key), strict=True)))
+        for key, part in rows.groupby(TABLES, sort=False)
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
 def _table(rows: pd.DataFrame) -> pd.DataFrame:
     datasets, seeds = sorted(rows["dataset"].unique()), sorted(rows["seed"].unique())
-    cell = ["label", "dataset", "seed", "evaluation"]
-    newest = rows.sort_values("time").drop_duplicates(["label", "dataset", "seed", "evaluation"],
-                                                      keep="last")  # fmt: skip
-    done = newest[newest["accuracy"].notna()]
-    wide = done.pivot(index=cell[:3], columns="evaluation", values="accuracy")
+    current = _newest(rows)
+    evaluations = [name for name in rows["evaluation"].drop_duplicates() if name]
+    wide = current.pivot(
+        index=["label", "dataset", "seed"], columns="evaluation", values="accuracy"
+    )
+    wide = wide.reindex(columns=evaluations).dropna(how="all")
+    empty: dict[str, Any] = dict.fromkeys(_statistics(wide, evaluations), None)
     result = []
     for label in rows["label"].drop_duplicates():
-        mine = rows[rows["label"] == label]
-        scores = wide.loc[[label]].droplevel("label") if label in wide.index else None
-        cost = {
+        mine = current[current["label"] == label]
+        scores = wide.loc[[label]].droplevel("label") if label in wide.index else wide.iloc[:0]
+        shared = {
             "label": label,
             "parameters": mine["parameters"].max(),
             "train_seconds": mine["train_seconds"].mean(),
-            "checks": int(_runs(newest, label)["checks"].gt(0).sum()),
-            "failed": int((mine.groupby(["dataset", "seed"])["accuracy"].count() == 0).sum()),
-        }  # fmt: skip
+            "checks": int(mine.drop_duplicates("key")["checks"].gt(0).sum()),
+            "failed": int((mine["status"] == "failed").sum()),
+            "stale": rows[rows["label"] == label]["key"].nunique() - mine["key"].nunique(),
+        }
         per_dataset = []
         for dataset in datasets:
-            have = 0 if scores is None else int((scores.index.get_level_values(0) == dataset).sum())
-            row = {"dataset": dataset, "runs": have, "expected": len(seeds), **cost}
-            if scores is not None and have == len(seeds):
-                row |= _statistics(scores.loc[dataset])
-            per_dataset.append(row)
-        average = {
-            "dataset": "average",
-            "runs": sum(row["runs"] for row in per_dataset),
-            "expected": sum(row["expected"] for row in per_dataset),
-            **cost,
-        }
-        if scores is not None and average["runs"] == average["expected"]:
-            average |= _statistics(scores.groupby(level="seed").mean())
+            of_dataset = scores[scores.index.get_level_values("dataset") == dataset]
+            row = {**shared, "dataset": dataset, "runs": len(of_dataset), "expected": len(seeds)}
+            whole = len(of_dataset) == len(seeds)
+            per_dataset.append(row | (_statistics(of_dataset, evaluations) if whole else empty))
+        average = {**shared, "dataset": "average", **empty}
+        for column in ("runs", "expected"):
+            average[column] = sum(row[column] for row in per_dataset)
+        if average["runs"] == average["expected"]:
+            average |= _statistics(scores.groupby(level="seed").mean(), evaluations)
             if "hm" in average:
                 average["mean_hm"] = sum(row["hm"] for row in per_dataset) / len(per_dataset)
         result += [average, *per_dataset]
     return pd.DataFrame(result)
 
 
-def _runs(rows: pd.DataFrame, label: str) -> pd.DataFrame:
-    return rows[rows["label"] == label].drop_duplicates("key")
+def _newest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each row of the table only records that belong together: those like the newest one."""
+    rows = rows.sort_values("time", kind="stable")
+    for group, columns in (
+        (["dataset", "seed"], ["images"]),
+        (["label"], ["version"]),
+        (["label", "dataset"], ["content"]),
+        (["label", "dataset", "seed"], ["key", "time"]),
+    ):
+        for column in columns:
+            rows = rows[rows[column] == rows.groupby(group)[column].transform("last")]
+    return rows
 
 
-def _statistics(by_seed: pd.DataFrame) -> dict[str, float]:
+def _statistics(by_seed: pd.DataFrame, evaluations: Sequence[str]) -> dict[str, float]:
     """Means and sample standard deviations over seeds (rows), by evaluation (columns)."""
     values: dict[str, float] = {"n": len(by_seed)}
-    for name in by_seed.columns:
-        values[str(name)] = by_seed[name].mean()
+    for name in evaluations:
+        values[name] = by_seed[name].mean()
         values[f"{name}_std"] = by_seed[name].std(ddof=1)
-    if {"base", "new"} <= set(by_seed.columns):
+    if {"base", "new"} <= set(evaluations):
         values["hm"] = harmonic_mean(values["base"], values["new"])
     return values
 
@@ -98,9 +111,9 @@ def render(
     records: Iterable[Record],
     form: str = "markdown",
     task: str | None = None,
-    methods: Iterable[str] | None = None,
+    by_dataset: bool = False,
 ) -> str:
-    """The leaderboards of `records` as text.
+    """The leaderboards of `records` as text; with `by_dataset` one more table for each dataset.
 
     Raises:
         HarnessError: there is nothing to show.
@@ -113,69 +126,68 @@ def render(
     if form == "csv":
         return table.to_csv(index=False)
     parts = []
-    keys = ["task", "backbone", "weights", "shots", "settings"]
-    for (task_name, backbone, _, shots, settings), part in table.groupby(keys, sort=False):
+    for key, part in table.groupby(TABLES, sort=False):
+        task_name, backbone, weights, shots, settings = map(str, key)
+        like = table[(table["task"] == task_name) & (table["backbone"] == backbone)]
         title = f"{task_name}, {backbone}, {shots} shots"
-        if table.groupby(["task", "backbone", "shots"])["settings"].nunique().max() > 1:
-            title += f", settings {settings}"
-        parts.append(_averages(part, title, form))
-        if part["dataset"].nunique() > 2:
-            parts.append(_by_dataset(part, form))
+        title += f", weights {weights}" if like["weights"].nunique() > 1 else ""
+        title += f", settings {settings}" if like["settings"].nunique() > 1 else ""
+        datasets = [name for name in part["dataset"].drop_duplicates() if name != "average"]
+        parts.append(_scores(part, "average", f"{title}, {_number(datasets)}", form))
+        if len(datasets) > 1:
+            parts.append(_overview(part, datasets, form))
+        if by_dataset:
+            parts += [_scores(part, name, f"{title}, {name}", form) for name in datasets]
     return "\n\n".join(parts)
 
 
-def _averages(part: pd.DataFrame, title: str, form: str) -> str:
-    rows = part[part["dataset"] == "average"]
-    scores = _evaluations(part)
-    datasets = part["dataset"].nunique() - 1
+def _scores(part: pd.DataFrame, dataset: str, title: str, form: str) -> str:
+    """One table: every method's scores on a dataset, or on their average."""
+    rows = part[part["dataset"] == dataset].dropna(axis="columns", how="all")
+    both = "hm" in part and dataset == "average"
     shown = []
     for _, row in rows.iterrows():
-        line = {"method": row["label"], "params": _count(row["parameters"])}
-        line |= {name: _percent(row.get(name), row.get(f"{name}_std")) for name in scores}
-        if "hm" in part:
-            line |= {"HM": _percent(row.get("hm")), "mean of HMs": _percent(row.get("mean_hm"))}
-        line["runs"] = f"{row['runs']}/{row['expected']}"
-        if row["runs"] < row["expected"]:
-            line["runs"] += (
-                f" incomplete, {row['failed']} failed" if row["failed"] else " incomplete"
-            )
-        if row["checks"]:
-            line["runs"] += f" ({row['checks']}†)"
+        line = {"method": row["label"], "params": _count(row.get("parameters"))}
+        line |= {n: _percent(row.get(n), row.get(f"{n}_std")) for n in _evaluations(part)}
+        line |= {"HM": _percent(row.get("hm"))} if "hm" in part else {}
+        line |= {"mean of HMs": _percent(row.get("mean_hm"))} if both else {}
+        line |= {"n": _count(row.get("n")), "runs": _runs(row)}
         shown.append(line)
-    notes = [
-        f"{title}; top-1 in percent, averaged over {datasets} dataset{'s'[: datasets != 1]}; "
-        "mean ± sample standard deviation over seeds."
-    ]
-    if "hm" in part:
-        notes.append("HM: harmonic mean of the averaged base and new.")
-        notes.append("mean of HMs: mean of the datasets' harmonic means.")
+    notes = [f"{title}.", "Top-1 in percent: mean ± sample standard deviation over n seeds."]
+    if both:
+        notes.append("HM: of the averaged base and new. Mean of HMs: over the datasets' HMs.")
     if rows["checks"].gt(0).any():
-        notes.append(f"†: runs that did not train well; `{CHECKS}` lists them.")
-    return _text(shown, form, " ".join(notes))
+        notes.append(f"†: runs that look wrong; `{CHECKS}` lists them.")
+    return _text(shown, form, "\n".join(notes))
 
 
 CHECKS = "python -m harness leaderboard --checks"
 
 
-def _by_dataset(part: pd.DataFrame, form: str) -> str:
-    rows = part[part["dataset"] != "average"]
+def _runs(row: pd.Series) -> str:
+    text = f"{row['runs']}/{row['expected']}"
+    text += " incomplete" if row["runs"] < row["expected"] else ""
+    text += f", {row['failed']} failed" if row["failed"] else ""
+    text += f", {row['stale']} stale" if row["stale"] else ""
+    return text + (f" ({row['checks']}†)" if row["checks"] else "")
+
+
+def _overview(part: pd.DataFrame, names: list[str], form: str) -> str:
+    """Methods by datasets: the HM, or the only score."""
     column = "hm" if "hm" in part else _evaluations(part)[0]
-    names = list(rows["dataset"].drop_duplicates())
     prefix = _common_prefix(names)
     shown = []
-    for label, mine in rows.groupby("label", sort=False):
-        values = mine.set_index("dataset").get(column, pd.Series(dtype=float))
+    for label, mine in part.groupby("label", sort=False):
+        values = mine.set_index("dataset")[column]
         shown.append(
-            {"method": label} | {n.removeprefix(prefix): _percent(values.get(n)) for n in names}
+            {"method": str(label)} | {n.removeprefix(prefix): _percent(values[n]) for n in names}
         )
     title = "HM of each dataset's base and new" if column == "hm" else f"{column} of each dataset"
     return _text(shown, form, f"{title} ({prefix}…)." if prefix else f"{title}.")
 
 
 def _evaluations(part: pd.DataFrame) -> list[str]:
-    other = {"hm", "mean_hm"}
-    names = [c.removesuffix("_std") for c in part.columns if c.endswith("_std")]
-    return [name for name in names if name not in other]
+    return [column.removesuffix("_std") for column in part.columns if column.endswith("_std")]
 
 
 def _text(rows: list[dict[str, str]], form: str, caption: str) -> str:
@@ -183,9 +195,10 @@ def _text(rows: list[dict[str, str]], form: str, caption: str) -> str:
     align = ["left"] + ["right"] * (len(rows[0]) - 1)
     if form == "markdown":
         rows = [{k: str(v).replace("|", "\\|") for k, v in row.items()} for row in rows]
+    else:
+        caption = "".join(f"% {line}\n" for line in caption.splitlines())
     table = tabulate(rows, headers="keys", tablefmt=style, colalign=align, disable_numparse=True)
-    comment = "% " if form == "latex" else ""
-    return f"{comment}{caption}\n\n{table}"
+    return f"{caption}\n\n{table}" if form == "markdown" else f"{caption}{table}"
 
 
 def _percent(mean: float | None, deviation: float | None = None) -> str:
@@ -199,6 +212,10 @@ def _percent(mean: float | None, deviation: float | None = None) -> str:
 
 def _count(value: float | None) -> str:
     return MISSING if value is None or pd.isna(value) else f"{int(value):,}"
+
+
+def _number(datasets: list[str]) -> str:
+    return datasets[0] if len(datasets) == 1 else f"average of {len(datasets)} datasets"
 
 
 def _common_prefix(names: list[str]) -> str:

@@ -7,8 +7,9 @@ those modules), counted, saved, frozen, cropped and computed only once.
 Shapes: B images, C classes, T texts a class, L tokens, D width, E embedding, R rows (B or C * T).
 """
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -21,8 +22,8 @@ from harness.errors import HarnessError
 from harness.randomness import uniform
 
 __all__ = [
-    "At", "Classes", "Clip", "CosineHead", "Edit", "Method", "Output", "Site", "Tower",
-    "blocks_from", "published", "rescale_gradient",
+    "At", "Classes", "Clip", "CosineHead", "Edit", "HarnessError", "Method", "Output", "Site",
+    "Tower", "blocks_from", "published", "rescale_gradient",
 ]  # fmt: skip
 
 
@@ -170,6 +171,15 @@ class Method:
     def head(self, clip: Clip, classes: Classes) -> nn.Module:
         """A module (image [B, E], text [C, T, E]) -> logits [B, C]."""
         return CosineHead(clip)
+
+    def check(self) -> None:
+        """Raises HarnessError for hyperparameters out of range, before anything is computed."""
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, (int, float)) and not 0 <= value < math.inf:
+                raise HarnessError(f"{self.name}.{each.name} must not be negative: {value}.")
+        if self.batch_size < 1:
+            raise HarnessError(f"{self.name}.batch_size must be at least 1, not {self.batch_size}.")
 
     def untrained(self) -> tuple[str, ...]:
         """Name endings of declared parameters that its equations never give a gradient."""

@@ -13,11 +13,12 @@ from typing import Any
 from harness.clip import Clip
 from harness.config import Engine
 from harness.data import Augmentation, Source
-from harness.dataset import Dataset, Item, Split, few_shot, select
+from harness.dataset import Classes, Dataset, Item, Split, class_names, few_shot, select
 from harness.errors import HarnessError
 from harness.graft import Model
 from harness.inputs import Cache
 from harness.method import Method
+from harness.results import digest
 from harness.trainer import Schedule
 
 
@@ -30,6 +31,14 @@ class Named:
     overrides: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What a plan needs to know of a model: trained numbers, and the cut of each tower."""
+
+    parameters: int
+    cuts: dict[str, int | None]
+
+
 @dataclass
 class Bench:
     """What the runs share: the backbone, the datasets under their root, settings and caches."""
@@ -40,6 +49,8 @@ class Bench:
     engine: Engine
     cache: Cache = field(default_factory=Cache)
     _read: dict[str, dict[str, list[Item]]] = field(default_factory=dict)
+    _classes: dict[str, Classes] = field(default_factory=dict)
+    _shapes: dict[object, Shape] = field(default_factory=dict)
 
     def lists(self, dataset: str) -> dict[str, list[Item]]:
         """The full lists of a dataset, read once.
@@ -51,21 +62,32 @@ class Bench:
             self._read[dataset] = self.datasets[dataset].read(self.root)
         return self._read[dataset]
 
+    def classes(self, dataset: str) -> Classes:
+        """All classes of a dataset: those of its training list, or of its test list."""
+        if dataset not in self._classes:
+            lists = self.lists(dataset)
+            names = class_names(lists["train"] or lists["test"])
+            template = self.datasets[dataset].template
+            self._classes[dataset] = Classes(dataset, tuple(names), template)
+        return self._classes[dataset]
+
     def train(self, dataset: str, subset: str, shots: int, seed: int) -> Split:
-        """The few-shot images of a subset of the classes."""
+        """The few-shot images of a subset of the classes.
+
+        Raises:
+            HarnessError: there are none.
+        """
         lists = self.lists(dataset)
-        if not lists["train"]:
-            raise HarnessError(f"{dataset} has no training images: it can only be evaluated on.")
         drawn, _ = few_shot(lists["train"], lists["val"], shots, seed)
-        return self._select(drawn, dataset, subset)
+        return self._select(drawn, dataset, subset, "training")
 
     def evaluated(self, dataset: str, subset: str, shots: int, seed: int) -> Split:
         """The images that are scored: the test split, or the few-shot val (engine.split)."""
         lists = self.lists(dataset)
         if self.engine.split == "val":
             _, drawn = few_shot(lists["train"], lists["val"], shots, seed)
-            return self._select(drawn, dataset, subset)
-        return self._select(lists["test"], dataset, subset)
+            return self._select(drawn, dataset, subset, "validation")
+        return self._select(lists["test"], dataset, subset, "test")
 
     def source(self, dataset: str) -> Source:
         return Source(self.datasets[dataset], self.root)
@@ -74,8 +96,9 @@ class Bench:
     def augmentation(self) -> Augmentation:
         return Augmentation(scale=self.engine.crop_scale)
 
-    def _select(self, items: Sequence[Item], dataset: str, subset: str) -> Split:
-        return select(items, subset, dataset, self.datasets[dataset].template)
+    def _select(self, items: Sequence[Item], dataset: str, subset: str, split: str) -> Split:
+        content = self.datasets[dataset].content(self.root)
+        return select(items, subset, self.classes(dataset), content, split)
 
 
 @dataclass(frozen=True)
@@ -130,7 +153,7 @@ class Run:
     def key(self) -> str:
         """Sixteen hex digits of the identity's hash; the user's notation of it plays no part."""
         content = {k: v for k, v in self.identity.items() if k != "overrides"}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return digest(content)
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -141,6 +164,21 @@ class Run:
     def model(self) -> Model:
         """The untrained model of this run."""
         return Model(self.bench.clip, self.method.value, self.train.classes, self.seed)
+
+    @property
+    def shape(self) -> Shape:
+        """The model's size and cuts, found once for a method and a dataset.
+
+        Raises:
+            HarnessError: the backbone cannot carry the method.
+        """
+        key = (self.method.value, self.train.classes)
+        if key not in self.bench._shapes:
+            model, clip = self.model(), self.bench.clip
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            cuts = {tower.name: model.cut(tower) for tower in (clip.image, clip.text)}
+            self.bench._shapes[key] = Shape(parameters, cuts)
+        return self.bench._shapes[key]
 
     def __str__(self) -> str:
         return f"{self.method.name} {self.task.name} {self.dataset} seed {self.seed}"
@@ -157,7 +195,7 @@ def product(
     """All combinations, in an order that lets neighbours share frozen activations.
 
     Raises:
-        HarnessError: a class without images, or fewer than one shot.
+        HarnessError: fewer than one shot, or no seed.
     """
     if shots < 1:
         raise HarnessError(f"--shots must be at least 1, not {shots}.")

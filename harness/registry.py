@@ -11,8 +11,9 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,10 @@ from harness.errors import HarnessError, unknown
 
 KINDS = {"methods": "Method", "tasks": "Task", "datasets": "Dataset"}
 FOLDERS = {"methods": "methods", "tasks": "tasks", "datasets": "tasks.datasets"}
+
+
+class Collision(HarnessError):
+    """Two plugins of one name: an error that stops the command, unlike a plugin that is broken."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +93,18 @@ class Registry:
         Raises:
             HarnessError: a name that is taken, with both origins.
         """
+        if not is_dataclass(cls) or inspect.isabstract(cls) or cls.__hash__ is None:
+            missing = ", ".join(getattr(cls, "__abstractmethods__", ())) or "nothing"
+            raise HarnessError(
+                f"{cls.__name__} must be a frozen, keyword-only dataclass that defines every "
+                f"abstract method; not defined: {missing}."
+            )
         cls.name = name  # type: ignore[attr-defined]
         names = {name: {}, **getattr(cls, "variants", {})}
         for each, fixed in names.items():
             there = self.plugins[kind].get(each)
             if there is not None and there.origin != origin:
-                raise HarnessError(
+                raise Collision(
                     f"two {kind} are named {each!r}: {there.origin} and {origin}. Rename one."
                 )
             self.plugins[kind][each] = Plugin(each, cls, fixed, origin)
@@ -120,6 +131,10 @@ class Registry:
             HarnessError: it cannot be imported, or defines no plugin.
         """
         path = Path(reference)
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.insert(
+                0, str(Path.cwd())
+            )  # as with `python -m`: the console script has it not
         stem = path.stem if reference.endswith(".py") else reference.rpartition(".")[2]
         try:
             module = (
@@ -144,29 +159,31 @@ def load(plugins: Iterable[str] = ()) -> Registry:
     for kind, package in FOLDERS.items():
         folder = importlib.import_module(package)
         for info in pkgutil.iter_modules(folder.__path__):
-            if info.name == "datasets":
-                continue
-            try:
-                registry.add_module(
-                    importlib.import_module(f"{package}.{info.name}"), info.name, [kind]
-                )
-            except HarnessError:
-                raise
-            except Exception as error:
-                registry.broken[f"{package}.{info.name}"] = _why(error)
+            name = f"{package}.{info.name}"
+            if name not in FOLDERS.values():
+                with _reported(registry, name):
+                    if not registry.add_module(importlib.import_module(name), info.name, [kind]):
+                        raise HarnessError(f"it defines no {KINDS[kind]}.")
         for entry in entry_points(group=f"harness.{kind}"):
-            try:
+            with _reported(registry, f"{entry.value}.{entry.name}"):
                 loaded = entry.load()
-            except Exception as error:
-                registry.broken[f"{entry.value}.{entry.name}"] = _why(error)
-                continue
-            if isinstance(loaded, ModuleType):
-                registry.add_module(loaded, entry.name, [kind])
-            else:
-                registry.add(kind, loaded, entry.name, entry.value)
+                if isinstance(loaded, ModuleType):
+                    registry.add_module(loaded, entry.name, [kind])
+                else:
+                    registry.add(kind, loaded, entry.name, entry.value)
     for reference in plugins:
         registry.add_plugin(reference)
     return registry
+
+
+@contextmanager
+def _reported(registry: Registry, name: str) -> Iterator[None]:
+    try:
+        yield
+    except Collision:
+        raise
+    except Exception as error:
+        registry.broken[name] = _why(error)
 
 
 def _defined_here(value: object, module: ModuleType, base: str) -> bool:
@@ -190,4 +207,4 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _why(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"

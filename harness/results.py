@@ -1,5 +1,6 @@
 """Records: one JSON a run, written whole or not at all; side files beside it. Never unpickled."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from harness.errors import HarnessError
 
@@ -79,10 +81,18 @@ class Store:
     def write(self, record: Record, predictions: Mapping[str, "Tensor"], model: Any = None) -> Path:
         """Writes the side files and then the record, each to a temporary name and renamed.
 
+        A failure never replaces a finished record.
+
         Raises:
             HarnessError: it cannot be written (a full disk, say); nothing half-written is left.
         """
         path = self.path(record.run, record.key)
+        if (
+            record.status == "failed"
+            and path.exists()
+            and self.ended(record.run, record.key, 0, False)
+        ):
+            return path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if predictions:
@@ -95,8 +105,9 @@ class Store:
                 _atomically(self.path(record.run, record.key, ".weights.safetensors"), model.save)
             text = json.dumps(asdict(record), indent=1, allow_nan=False) + "\n"
             _atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
-        except OSError as error:
-            raise HarnessError(f"{path} cannot be written: {error.strerror or error}.") from error
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise HarnessError(f"{path} cannot be written: {reason}.") from error
         return path
 
     def records(self) -> list[Record]:
@@ -130,11 +141,14 @@ class Store:
         """The finished records by key."""
         return {record.key: record for record in self.records() if record.status == "done"}
 
-    def finished(self, run: Mapping[str, Any], key: str) -> Record | None:
-        """The finished record of a run, if this or another process has written it."""
+    def ended(self, run: Mapping[str, Any], key: str, since: float, force: bool) -> Record | None:
+        """A run's record if it need not be run: it is finished (unless `force`), or another process
+        wrote it after the time `since`, whatever came of it."""
         path = self.path(run, key)
         record = self.read(path) if path.exists() else None
-        return record if record and record.status == "done" else None
+        if record and (path.stat().st_mtime > since or (record.status == "done" and not force)):
+            return record
+        return None
 
     @contextmanager
     def claim(self, key: str) -> Iterator[bool]:
@@ -152,10 +166,14 @@ class Store:
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per run and evaluation; a failed run has one row without an accuracy."""
+    """One row per run and evaluation; a failed run has one row without an accuracy.
+
+    `version`, `content` and `images` are digests of what must not be mixed in a table: code and
+    task of a row, hyperparameters of a row's dataset, lists of a dataset and seed.
+    """
     rows = []
     for record in records:
-        run = record.run
+        run, prints = record.run, record.run["fingerprints"]
         shared = {
             "key": record.key,
             "status": record.status,
@@ -166,7 +184,10 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
             "checks": len(record.checks),
             **{k: run[k] for k in ("method", "task", "dataset", "backbone", "shots", "seed")},
             "settings": json.dumps(run["settings"], sort_keys=True),
-            "weights": run["fingerprints"]["weights"],
+            "weights": prints["weights"],
+            "version": digest([run.get("code"), run.get("task_fields")]),
+            "content": digest(run.get("hyperparameters")),
+            "images": digest([prints.get("train"), prints.get("evaluated")]),
         }
         scores = record.scores or {"": {"accuracy": None}}
         rows += [
@@ -174,6 +195,11 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
             for name, score in scores.items()
         ]
     return pd.DataFrame(rows)
+
+
+def digest(value: Any) -> str:
+    """Sixteen hex digits of a JSON value's hash."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def label(run: Mapping[str, Any]) -> str:

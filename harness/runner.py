@@ -12,7 +12,7 @@ from tqdm import tqdm
 from harness import backbone as backbones
 from harness import config
 from harness.config import Binding
-from harness.efficiency import forecast, forward_rate, trainable
+from harness.efficiency import forecast, forward_rate
 from harness.engine import execute
 from harness.errors import HarnessError
 from harness.inputs import Cache
@@ -51,6 +51,7 @@ def plan(request: Request, registry: Registry) -> list[Run]:
     known = [name for kind in registry.plugins.values() for name in kind]
     config.check_targets([*profile, *request.bindings, *swept], known)
     _check_used([*request.bindings, *swept], [*methods, *tasks, *datasets])
+    everything = registry.plugins["datasets"].values()  # a task may evaluate on others too
     device = _device(request.device)
     clip, cache = backbones.load(request.backbone, device), Cache()
     runs: dict[str, Run] = {}
@@ -61,14 +62,16 @@ def plan(request: Request, registry: Registry) -> list[Run]:
             cuda = clip.device.type == "cuda"
             engine = replace(engine, precision="bf16" if cuda else "fp32")
         cache.budget = engine.cache_bytes
-        read = {plugin.name: config.build(plugin, bindings)[0] for plugin in datasets}
+        read = {plugin.name: config.build(plugin, bindings)[0] for plugin in everything}
         bench = Bench(clip, read, request.root, engine, cache)
         built = [Named(p.name, *config.build(p, bindings)) for p in methods]
         protocols = [Named(p.name, *config.build(p, bindings)) for p in tasks]
-        for run in product(bench, built, protocols, read, request.shots, request.seeds):
+        chosen = [plugin.name for plugin in datasets]
+        for run in product(bench, built, protocols, chosen, request.shots, request.seeds):
+            run.method.value.check()
             runs.setdefault(run.key, run)
     for run in runs.values():
-        run.model()
+        _ = run.shape  # refuses what the backbone cannot carry
     return list(runs.values())
 
 
@@ -79,7 +82,7 @@ def describe(runs: Sequence[Run], done: Iterable[str]) -> str:
         groups.setdefault((label(run.identity), run.task.name), []).append(run)
     rows = []
     for (method, task), members in groups.items():
-        trained = trainable(members[0].model())
+        trained = members[0].shape.parameters
         epochs = {run.schedule.epochs for run in members}
         steps = {run.schedule.epochs * run.schedule.steps for run in members}
         rows.append(
@@ -114,7 +117,7 @@ def execute_all(store: Store, pending: Sequence[Run], force: bool = False) -> di
         KeyboardInterrupt: with a sentence on what is kept and how to go on.
     """
     ended: dict[str, Record] = {}
-    queue, kept = list(pending), 0
+    queue, kept, since = list(pending), 0, time.time()
     with tqdm(total=len(queue), desc="runs", unit="run", disable=None) as bar:
         try:
             while queue:
@@ -124,7 +127,7 @@ def execute_all(store: Store, pending: Sequence[Run], force: bool = False) -> di
                         if not mine:
                             waiting.append(run)
                             continue
-                        record = None if force else store.finished(run.identity, run.key)
+                        record = store.ended(run.identity, run.key, since, force)
                         if record is None:
                             bar.set_postfix_str(str(run))
                             record, predictions, model = execute(run)
@@ -146,20 +149,22 @@ def execute_all(store: Store, pending: Sequence[Run], force: bool = False) -> di
 
 
 def _outcome(run: Run, record: Record) -> str:
+    name = f"{label(record.run)} {run.task.name} {run.dataset} seed {run.seed}"
     if record.status == "failed":
-        return f"{run}: failed, {record.reason}"
+        return f"{name}: failed, {record.reason}"
     scores = ", ".join(f"{name} {100 * s['accuracy']:.2f}" for name, s in record.scores.items())
-    seconds = record.cost.get("train_seconds", 0) + record.cost["evaluate_seconds"]
-    return "; ".join([f"{run}: {scores} ({seconds:.1f} s)", *record.checks])
+    seconds = sum(value for name, value in record.cost.items() if name.endswith("_seconds"))
+    return "; ".join([f"{name}: {scores} ({seconds:.1f} s)", *record.checks])
 
 
-def _check_used(given: Iterable[Binding], chosen: Iterable[Plugin]) -> None:
+def _check_used(given: Iterable[Binding], chosen: Sequence[Plugin]) -> None:
     """A setting of --set or --sweep that this request does not read is a mistake."""
-    names = {n.replace("-", "_") for p in chosen for n in (p.name, p.family)} | {"engine"}
     for binding in given:
-        if binding.origin.startswith("--") and binding.target.replace("-", "_") not in names:
+        read = binding.target == "engine" or any(config.applies(binding, p) for p in chosen)
+        if binding.origin.startswith("--") and not read:
             raise HarnessError(
-                f"{binding.origin} sets {binding.target!r}, which this command does not run."
+                f"{binding.origin} sets {binding.target}.{binding.name}, which nothing that this "
+                "command runs leaves open."
             )
 
 

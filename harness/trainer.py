@@ -1,7 +1,6 @@
 """The one training loop: schedule, precision, micro-batches, and what it reports of itself."""
 
 import math
-import time
 from dataclasses import dataclass
 
 import torch
@@ -49,12 +48,11 @@ def learning_rate(method: Method, epochs: int, epoch: int) -> float:
 
 @dataclass(frozen=True)
 class Report:
-    """What a fit says of itself: mean loss of each epoch, optimiser steps, images seen, seconds."""
+    """What a fit says of itself: mean loss of each epoch, optimiser steps, images seen."""
 
     losses: list[float]
     steps: int
     images: int
-    seconds: float
     moved: bool
 
 
@@ -88,7 +86,7 @@ def fit(
         parameters, lr=method.lr, momentum=method.momentum, weight_decay=method.weight_decay
     )
     labels = torch.tensor([item.label for item in images.split.items], device=device)
-    losses, seen, started = [], 0, time.perf_counter()
+    losses, seen = [], 0
     total = schedule.epochs * schedule.steps
     with tqdm(total=total, desc=label, unit="step", leave=False, disable=None) as bar:
         for epoch in range(schedule.epochs):
@@ -108,7 +106,7 @@ def fit(
             if not math.isfinite(losses[-1]):
                 raise HarnessError(f"the loss of {method.name} is not finite in epoch {epoch + 1}")
     moved = any(not torch.equal(a, b) for a, b in zip(before, parameters, strict=True))
-    return Report(losses, total, seen, time.perf_counter() - started, moved)
+    return Report(losses, total, seen, moved)
 
 
 def gradients(
@@ -179,7 +177,7 @@ def _output(
     model: Model, image: Tensor, text: Tensor, per_class: int, auxiliary: Tensor | float
 ) -> Output:
     text = text.unflatten(0, (-1, per_class))  # [C, T, E]
-    return Output(model.trained["head"](image, text), image, text, auxiliary)
+    return Output(model.logits(image, text), image, text, auxiliary)
 
 
 def _chunks(count: int, size: int) -> list[Tensor]:

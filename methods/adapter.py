@@ -10,6 +10,7 @@ from harness.method import (
     Classes,
     Clip,
     Edit,
+    HarnessError,
     Method,
     Site,
     Tower,
@@ -85,6 +86,11 @@ class Adapter(Method):
             for tower in (clip.image, clip.text)
             for block in blocks_from(tower, self.first_block)
         }
+
+    def check(self) -> None:
+        super().check()
+        if self.rank < 1 or self.scale <= 0:
+            raise HarnessError(f"{self.name} needs rank >= 1 and scale > 0, not {self}.")
 
     def module(self, tower: Tower) -> Edit:
         """The edit of one block of `tower`."""

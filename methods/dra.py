@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.method import At, Edit, Tower, published
+from harness.method import At, Edit, HarnessError, Tower, published
 from methods.adapter import Adapter, Bottleneck, initialised
 
 Noise = Literal["gumbel", "log_gumbel", "none", "random"]
@@ -31,11 +31,6 @@ def descending(scores: Tensor, noise: Noise, at: At, purpose: str) -> Tensor:
     return scores.argsort(dim=1, descending=True, stable=True)
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """Autocast leaves bfloat16, whose sums and ties would decide orders."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def token_scores(projected: Tensor, scale: float) -> Tensor:
     """Eq. 10: the attention that each token receives, averaged over the N that give it.
 
@@ -47,7 +42,7 @@ def token_scores(projected: Tensor, scale: float) -> Tensor:
 
 def channel_scores(projected: Tensor) -> Tensor:
     """Eq. 12: the variance of each channel over the tokens. X' W_c [R, N, r] -> [R, r]."""
-    return at_least_float32(projected).var(dim=1)
+    return projected.var(dim=1)
 
 
 def rank_mask(
@@ -97,8 +92,9 @@ class DynamicRank(Bottleneck):
         if self.weight:
             plain = self.leave(self.expand(inner))
             distance = (self.scale * (adapted - plain)).abs()  # Eq. 19: X~ - X-
+            promoted = torch.promote_types(distance.dtype, torch.float32)
             reduce = torch.mean if self.method.reg_reduction == "mean" else torch.sum
-            at.loss("reg", self.weight * reduce(at_least_float32(distance), dim=(1, 2)))
+            at.loss("reg", self.weight * reduce(distance, dim=(1, 2), dtype=promoted))
         return y + self.scale * adapted  # Eq. 17
 
     def expand(self, inner: Tensor) -> Tensor:
@@ -107,8 +103,10 @@ class DynamicRank(Bottleneck):
 
     def mask(self, inner: Tensor, at: At) -> Tensor:
         """M' [R, N, r], with no gradient or the straight-through one."""
-        method = self.method
-        with torch.set_grad_enabled(torch.is_grad_enabled() and method.gradient != "none"):
+        method, dtype = self.method, inner.dtype
+        inner = inner.to(torch.promote_types(dtype, torch.float32))  # bfloat16 ties decide orders
+        taught = torch.is_grad_enabled() and method.gradient != "none"
+        with torch.set_grad_enabled(taught), torch.autocast(inner.device.type, enabled=False):
             a_t = token_scores(self.tokens(inner), self.divisor)
             a_c = None if self.channels is None else channel_scores(self.channels(inner))
         with torch.no_grad():
@@ -119,8 +117,8 @@ class DynamicRank(Bottleneck):
             soft = (a_t * a_t.shape[1])[:, :, None]  # both scores with mean 1
             if a_c is not None:
                 soft = soft + (a_c / a_c.mean(1, keepdim=True).detach())[:, None]
-            mask = mask + (soft - soft.detach()).to(mask.dtype)
-        return mask
+            mask = mask + (soft - soft.detach())
+        return mask.to(dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,3 +191,8 @@ class DRA(Adapter):
         if self.gradient != "none":
             return ()
         return ("tokens.weight", "tokens.bias", "channels.weight", "channels.bias")
+
+    def check(self) -> None:
+        super().check()
+        if not self.ratios or not all(0 < ratio <= 1 for ratio in self.ratios):
+            raise HarnessError(f"{self.name}.ratios must be numbers in (0, 1], not {self.ratios}.")

@@ -36,7 +36,8 @@ class MMA(Adapter):
 
     Source: Yang et al., MMA: Multi-Modal Adapter for Vision-Language Models (CVPR 2024), Eq. 4-7;
         code ZjjConan/VLM-MultiModalAdapter, clip/model.py and clip/gsl.py (gradient rescaling).
-    Differs: bfloat16 autocast on CUDA instead of half precision with loss scaling.
+    Differs: bfloat16 autocast on CUDA instead of half precision with loss scaling. With towers of
+        different depth only the blocks that both have are edited.
     """
 
     lr: float = published(0.0015, "MMA configs/trainers/MultiModalAdapter/vit_b16_ep5.yaml")
@@ -48,7 +49,8 @@ class MMA(Adapter):
 
     def edits(self, clip: Clip, classes: Classes) -> dict[Site, Edit]:
         edits: dict[Site, Edit] = {}
-        for block in blocks_from(clip.image, self.first_block):
+        shallower = min((clip.image, clip.text), key=lambda tower: len(tower.blocks))
+        for block in blocks_from(shallower, self.first_block):
             shared = initialised(self.rank, self.rank)
             for tower in (clip.image, clip.text):
                 edits[f"{tower.name}.blocks.{block}"] = Shared(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import main
+from harness.cli import _parser, main
 from harness.results import Store
 
 TOY = str(Path(__file__).parent / "toy.py")
@@ -115,7 +115,16 @@ def test_the_same_setting_in_other_words_is_the_same_run(tmp_path):
         (["--shots", "0"], "at least 1"),
         (["--device", "cuda:99"], "cuda:99"),
         (["--set", "adapter.rnak=3"], "Did you mean 'rank'"),
-        (["--set", "dra.rank=3"], "does not run"),
+        (["--set", "dra.rank=3"], "leaves open"),
+        (["--seeds", "3-1"], "backwards"),
+        (["--set", "adapter.batch_size=0"], "at least 1"),
+        (["--set", "adapter.rank=0"], "rank >= 1"),
+        (["--set", "adapter.scale=0.0"], "scale > 0"),
+        (["--set", "adapter.lr=-1.0"], "negative"),
+        (["--set", "engine.max_steps=0"], "at least 1"),
+        (["--methods", "dra", "--set", "dra.ratios=(1.5,)"], "ratios"),
+        (["--methods", "dra", "--set", "dra.ratios=()"], "ratios"),
+        (["--methods", "dra-loggumbel", "--set", "dra.noise=none"], "leaves open"),
         (["--set", "nothing.rank=3"], "unknown name"),
         (["--config", "nowhere.gin"], "does not exist"),
         (["--plugin", "nowhere.py"], "failed to import"),
@@ -130,6 +139,46 @@ def test_a_bad_request_is_one_sentence_exit_code_2_and_nothing_written(
     assert says in error
     assert "Traceback" not in error
     assert not (tmp_path / "r").exists()
+
+
+def test_the_same_cell_asked_for_in_two_ways_is_one_row(tmp_path, capsys):
+    run(tmp_path, "--sweep", "adapter.rank=8,32")
+    run(tmp_path, "--seeds", "1-2")
+    capsys.readouterr()
+    main(["leaderboard", "--results", str(tmp_path)])
+    table = capsys.readouterr().out
+    assert "adapter[rank=8]" in table
+    assert "adapter[rank=32]" not in table
+    assert "2/2" in table
+
+
+def test_a_datasets_field_is_part_of_the_run(tmp_path, capsys):
+    code = Path(TOY).read_text().replace("class Toy(Dataset):", "class Toy2(Dataset):")
+    code = code.replace("    def read(", "    quality: int = 1\n\n    def read(")
+    (tmp_path / "toy2.py").write_text(code)
+    assert run(
+        tmp_path / "r", "--plugin", str(tmp_path / "toy2.py"), "--datasets", "toy2",
+        "--sweep", "toy2.quality=1,2",
+    ) == 0  # fmt: skip
+    assert "to run: 2 of 2" in capsys.readouterr().out
+    assert len(runs(tmp_path / "r")) == 2
+
+
+def test_a_task_may_evaluate_on_datasets_that_were_not_named(tmp_path, capsys):
+    (tmp_path / "transfer.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from harness.task import Evaluation, Fit, Task\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Transfer(Task):\n"
+        '    """To another dataset."""\n'
+        "    def fit(self, dataset):\n"
+        '        return Fit(dataset, "base")\n'
+        "    def evaluations(self, dataset):\n"
+        '        return [Evaluation("target", "emoji_activities", "new")]\n'
+    )
+    plugin = ["--plugin", str(tmp_path / "transfer.py"), "--tasks", "transfer"]
+    assert run(tmp_path / "r", *plugin) == 0
+    assert "target" in capsys.readouterr().out
 
 
 def test_a_results_path_that_is_a_file_is_refused(tmp_path, capsys):
@@ -232,12 +281,13 @@ def test_show_prints_equations_and_the_source_of_every_default(capsys):
     assert main(["show", "drat"]) == 2
 
 
-def test_help_texts_describe_every_option(capsys):
-    for verb in ("run", "list", "show", "leaderboard"):
-        with pytest.raises(SystemExit) as stopped:
-            main([verb, "--help"])
-        assert stopped.value.code == 0
-        assert capsys.readouterr().out
+def test_help_texts_describe_every_option():
+    parsers = next(a for a in _parser()._actions if a.choices).choices
+    assert set(parsers) == {"run", "list", "show", "leaderboard"}
+    for parser in parsers.values():
+        for action in parser._actions:
+            assert action.help, action.dest
+            assert max(map(len, parser.format_help().splitlines())) <= 100
 
 
 def test_provenance_lets_a_stranger_run_it_again(tmp_path):

@@ -1,5 +1,7 @@
 """The towers equal open_clip's own, and unsupported models are refused with a sentence."""
 
+import copy
+
 import open_clip
 import pytest
 import torch
@@ -93,13 +95,28 @@ def test_every_listed_site_runs_once(mini):
     assert sorted(seen) == sorted(mini.sites())
 
 
-def test_a_changed_weight_changes_the_fingerprint(mini):
-    model = reference("emoji-mini")
-    before = clip.fingerprint(model)
-    assert before == mini.fingerprint
-    with torch.no_grad():
+def test_the_fingerprint_covers_weights_activation_pixels_and_vocabulary(mini):
+    def prints(change):
+        model, tokenizer = reference("emoji-mini"), copy.deepcopy(mini.tokenizer)
+        change(model, tokenizer)
+        return clip.fingerprint(model, tokenizer)
+
+    def weight(model, tokenizer):
         model.visual.proj[0, 0] += 1e-3
-    assert clip.fingerprint(model) != before
+
+    def activation(model, tokenizer):
+        for block in model.visual.transformer.resblocks:
+            block.mlp.gelu = open_clip.transformer.QuickGELU()
+
+    def pixels(model, tokenizer):
+        model.visual.preprocess_cfg = {**model.visual.preprocess_cfg, "mean": (0.5, 0.5, 0.5)}
+
+    def vocabulary(model, tokenizer):
+        tokenizer.bpe_ranks.popitem()
+
+    assert prints(lambda model, tokenizer: None) == mini.fingerprint
+    changed = {prints(change) for change in (weight, activation, pixels, vocabulary)}
+    assert len(changed | {mini.fingerprint}) == 5
 
 
 def test_text_that_does_not_fit_is_an_error_that_quotes_it(mini):
@@ -129,3 +146,34 @@ def test_a_folder_without_safetensors_is_refused(tmp_path):
     (tmp_path / "open_clip_pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(HarnessError, match=r"\.safetensors"):
         backbone.load(f"local-dir:{tmp_path}")
+
+
+def test_a_pickle_that_open_clip_would_prefer_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    (tmp_path / "open_clip_pytorch_model.bin").write_bytes(b"pickled")
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(HarnessError, match=r"\.safetensors"):
+        backbone.load(f"local-dir:{tmp_path}")
+
+
+def test_weights_that_want_another_resizing_are_refused():
+    model = reference("emoji-mini")
+    model.visual.preprocess_cfg = {**model.visual.preprocess_cfg, "resize_mode": "squash"}
+    with pytest.raises(HarnessError, match="squash"):
+        backbone._check_towers(model, "some-model")
+
+
+def test_under_bfloat16_autocast_the_residual_stream_stays_float32(mini):
+    seen = set()
+
+    def edit(site, op, x, y):
+        if site.count(".") == 2:
+            seen.add(y.dtype)
+        return y
+
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        mini.image(torch.zeros(1, 3, mini.size, mini.size), edit)
+        mini.text(mini.tokenize(["sun"]), edit)
+    assert seen == {torch.float32}

@@ -35,6 +35,7 @@ def test_a_gin_file_binds_literals(tmp_path):
         "include 'other.gin'",
         "dra.rank = __import__('os')",
         "dra.rank =",
+        "dra.ratios = (1.0,",
     ],
 )
 def test_anything_but_literals_is_refused_with_the_file(tmp_path, text):
@@ -81,6 +82,13 @@ def test_a_wrong_value_or_field_says_what_is_allowed(setting, says):
         build(DRA, [read_set(setting)])
 
 
+def test_only_what_differs_from_the_plain_method_is_an_override():
+    assert build(DRA, [read_set("dra.rank=32")])[1] == {}
+    profile = [Binding("dra", "rank", 16, "profile", user=False)]
+    assert build(DRA, [*profile, read_set("dra.rank=32")])[1] == {"rank": 32}
+    assert build(DRA, [*profile, read_set("dra.rank=16")])[1] == {}
+
+
 def test_an_integer_may_stand_for_a_float():
     assert build(DRA, [read_set("dra.lr=1")])[0].lr == 1.0
     assert type(build(DRA, [read_set("dra.lr=1")])[0].lr) is float
@@ -107,6 +115,9 @@ def test_sweeps_combine_and_keep_tuples_whole():
 def test_engine_settings_are_typed_too():
     assert build_engine([read_set("engine.max_steps=300")]) == Engine(max_steps=300)
     assert build_engine([read_set("engine.max_steps=None")]) == Engine()
+    for bad in ("max_steps=0", "max_epochs=-1", "crop_scale=(0.5, 2.0)", "crop_scale=(0.5,)"):
+        with pytest.raises(HarnessError, match="engine"):
+            build_engine([read_set(f"engine.{bad}")])
     with pytest.raises(HarnessError, match=r"engine\.split"):
         build_engine([read_set("engine.split=train")])
 

@@ -12,7 +12,7 @@ from torchvision.transforms.functional import to_pil_image
 from harness import data
 from harness.backbone import EMBEDDED
 from harness.data import Augmentation, Source, centre, epoch_order, normalise, train_batches
-from harness.dataset import select
+from harness.dataset import Classes, class_names, select
 
 
 def picture(width: int = 90, height: int = 60) -> Image.Image:
@@ -56,7 +56,8 @@ def test_crops_are_distributed_like_torchvisions():
 def test_base_images_get_the_views_that_they_have_among_all_classes(plugins, mini):
     toy = plugins.plugins["datasets"]["toy"].cls()
     items = toy.read(None)["train"]
-    everything, new = select(items, "all", "toy", ""), select(items, "new", "toy", "")
+    classes = Classes("toy", tuple(class_names(items)), "")
+    everything, new = (select(items, subset, classes) for subset in ("all", "new"))
 
     def views(split):
         order = [torch.arange(len(split.items))]

@@ -1,6 +1,7 @@
 """Few-shot lists and base/new classes are CoOp's."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -40,18 +41,35 @@ def test_a_class_with_fewer_images_than_shots_gives_all_of_them():
 
 
 def test_base_is_the_larger_first_half_and_new_the_rest_relabelled():
-    base = select(items("2110043"), "base", "toy", "{}")
-    new = select(items("2110043"), "new", "toy", "{}")
+    classes = Classes("toy", tuple(class_names(items("2110043"))), "{}")
+    base, new = (select(items("2110043"), subset, classes) for subset in ("base", "new"))
     assert base.classes == Classes("toy", ("class0", "class1", "class2"), "{}")
     assert [(i.label, i.name) for i in new.items] == [(1, "class4"), (0, "class3")]
     assert base.positions == (0, 1, 2, 3, 4)
     assert new.positions == (5, 6)
 
 
-def test_fingerprint_depends_on_paths_order_and_names():
+def test_base_and_new_are_those_of_the_whole_class_list_whatever_a_split_holds():
+    classes = Classes("toy", tuple(f"class{i}" for i in range(6)), "{}")
+    few = items("0145")  # no image of classes 2 and 3
+    assert select(few, "base", classes).classes.names == ("class0", "class1", "class2")
+    assert [i.label for i in select(few, "new", classes).items] == [1, 2]
+
+
+def test_a_subset_without_images_is_an_error():
+    classes = Classes("toy", ("class0", "class1"), "{}")
+    with pytest.raises(HarnessError, match="toy has no test images of its new classes"):
+        select(items("00"), "new", classes)
+
+
+def test_fingerprint_depends_on_paths_order_names_positions_and_content():
+    classes = Classes("toy", ("class0", "class1"), "{}")
     lists = [items("0011"), items("0101"), items("0011", "x")]
-    prints = {select(each, "all", "toy", "{}").fingerprint for each in lists}
-    assert len(prints) == 3
+    splits = [select(each, "all", classes) for each in lists]
+    splits.append(select(items("0011"), "all", classes, content="other pixels"))
+    splits.append(replace(splits[0], positions=(3, 2, 1, 0)))
+    splits.append(select(items("0011"), "all", replace(classes, names=("class0", "b"))))
+    assert len({split.fingerprint for split in splits}) == 6
 
 
 def test_underscores_in_class_names_read_as_spaces():

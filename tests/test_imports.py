@@ -68,6 +68,14 @@ def test_a_method_file_imports_the_method_interface_and_torch(path):
             assert top in ("torch", "methods") or top in sys.stdlib_module_names
 
 
+def test_a_dataset_file_imports_the_dataset_interface():
+    for name in imported(ROOT / "tasks" / "datasets" / "emoji" / "__init__.py"):
+        top = name.partition(".")[0]
+        assert name.startswith(("harness.dataset", "tasks.datasets.emoji", "PIL")) or (
+            top in sys.stdlib_module_names
+        )
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "tasks").glob("*.py")), ids=lambda p: p.stem)
 def test_a_task_file_imports_the_task_interface(path):
     for name in imported(path):

@@ -24,7 +24,9 @@ def record(method="dra", dataset="toy_a", seed=1, base=0.8, new=0.6, time="2026-
         "shots": 16,
         "seed": seed,
         "settings": {},
-        "fingerprints": {"weights": "w"},
+        "fingerprints": {"weights": more.pop("weights", "w"), "evaluated": more.pop("images", "i")},
+        "code": more.pop("code", "c"),
+        "hyperparameters": more.pop("hyperparameters", {"rank": 32}),
     }
     scores = {} if base is None else {"base": {"accuracy": base}, "new": {"accuracy": new}}
     return Record(
@@ -118,6 +120,49 @@ def test_of_records_of_the_same_cell_the_newest_counts():
         assert rows(records)["dra", "toy_a"]["base"] == 0.7
 
 
+@pytest.mark.parametrize("changed", [{"code": "d"}, {"hyperparameters": {"rank": 8}}])
+def test_seeds_of_other_code_or_hyperparameters_are_never_averaged_with_newer_ones(changed):
+    newer = record(seed=1, base=0.1, time="2026-02-01", **changed)
+    table = rows([*grid(), newer])
+    average = table["dra", "average"]
+    assert average[["base", "hm"]].isna().all()
+    assert average["stale"] > 0
+    assert "stale" in render([*grid(), newer])
+
+
+def test_records_of_other_images_of_a_dataset_are_left_out():
+    newer = [record("mma", seed=s, time="2026-02-01", images="other") for s in (1, 2)]
+    older = [record(seed=s) for s in (1, 2)]
+    table = rows([*older, *newer])
+    assert table["mma", "toy_a"]["runs"] == 2
+    assert table["dra", "toy_a"]["runs"] == 0
+    assert table["dra", "toy_a"]["stale"] == 2
+
+
+def test_a_newer_failure_is_not_hidden_by_an_older_success():
+    failed = record(seed=1, base=None, time="2026-02-01")
+    average = rows([record(seed=1), record(seed=2), failed])["dra", "average"]
+    assert (average["runs"], average["failed"]) == (1, 1)
+
+
+def test_two_versions_of_the_weights_are_two_tables_that_say_so():
+    text = render([record(), record(weights="v")])
+    assert "weights w" in text
+    assert "weights v" in text
+
+
+def test_columns_stay_when_no_row_is_complete():
+    text = render([record(seed=1), record("mma", seed=2)])
+    assert "| base |" in text.replace("   ", " ").replace("  ", " ")
+    assert "–" in text
+
+
+def test_each_dataset_has_a_table_of_its_own_on_request():
+    text = render(grid(), by_dataset=True)
+    assert "16 shots, toy_a" in text
+    assert "85.00 ± 7.07" in text
+
+
 def test_changed_settings_are_a_row_of_their_own():
     records = [*grid(), *grid(overrides={"rank": 8})]
     assert {"dra", "dra[rank=8]"} == {label for label, _ in rows(records)}
@@ -147,7 +192,7 @@ def test_markdown_escapes_what_would_break_the_table():
 def test_percent_has_two_decimals_and_tables_fit_a_terminal():
     text = render(grid())
     assert "70.00 ± 7.07" in text
-    assert max(map(len, text.splitlines())) <= 220
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_no_records_say_how_to_start():

@@ -120,6 +120,29 @@ def test_a_plugin_without_a_class_is_an_error(tmp_path):
         registry.load([write(tmp_path / "empty.py", "x = 1\n")])
 
 
+def test_files_that_define_no_method_or_two_are_left_out_with_the_reason(tmp_path, monkeypatch):
+    import methods
+
+    write(tmp_path / "no_method.py", "x = 1\n")
+    write(tmp_path / "two_methods.py", METHOD.format(name="One") + METHOD.format(name="Two"))
+    write(
+        tmp_path / "plain_method.py",
+        "from harness.method import Method\nclass A(Method):\n  lr = 1\n",
+    )
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    loaded = registry.load()
+    assert "defines no Method" in loaded.broken["methods.no_method"]
+    assert "One, Two" in loaded.broken["methods.two_methods"]
+    assert "dra" in loaded.plugins["methods"]
+
+
+def test_a_dataset_that_lacks_a_method_is_refused_by_name(tmp_path):
+    text = METHOD.replace("harness.method import Method", "harness.dataset import Dataset")
+    path = write(tmp_path / "half.py", text.replace("(Method)", "(Dataset)").format(name="Half"))
+    with pytest.raises(HarnessError, match=r"not defined: .*read"):
+        registry.load([path])
+
+
 def test_two_methods_in_a_file_are_an_error(tmp_path):
     text = METHOD.format(name="One") + METHOD.format(name="Two")
     with pytest.raises(HarnessError, match="One, Two"):

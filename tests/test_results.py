@@ -3,6 +3,10 @@
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,6 +54,45 @@ def test_nothing_is_left_when_writing_fails(store, monkeypatch):
     with pytest.raises(HarnessError, match="No space left"):
         store.write(record(), {})
     assert [p for p in store.folder.rglob("*") if p.is_file()] == []
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path):
+    """A real one: the kernel refuses to let files grow past a few bytes."""
+    code = """
+import resource, signal, sys, torch
+from tests.test_results import record
+from harness.errors import HarnessError
+from harness.results import Store
+store = Store(__import__("pathlib").Path(sys.argv[1]) / "runs").open()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+try:
+    store.write(record(), {"base.predictions": torch.zeros(1000)})
+except HarnessError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "cannot be written" in done.stdout
+    assert [p for p in (tmp_path / "runs").rglob("*") if p.is_file()] == []
+
+
+def test_a_failure_does_not_replace_a_finished_record(store):
+    store.write(record(), {})
+    store.write(Record(key="k1", status="failed", run=record().run, error="boom"), {})
+    assert store.done() == {"k1": record()}
+
+
+def test_what_another_process_wrote_meanwhile_is_not_run_again(store):
+    run, failed = record().run, Record(key="k1", status="failed", run=record().run, error="boom")
+    store.write(failed, {})
+    assert store.ended(run, "k1", since=0, force=True) == failed
+    assert store.ended(run, "k1", since=time.time() + 10, force=False) is None
+    store.write(record(), {})
+    assert store.ended(run, "k1", since=time.time() + 10, force=False) == record()
+    assert store.ended(run, "k1", since=time.time() + 10, force=True) is None
 
 
 def test_a_failed_run_is_a_record_but_not_done(store):

@@ -1,13 +1,16 @@
 """The schedule, micro-batches, and that equal runs are equal."""
 
+import dataclasses
+
 import pytest
 import torch
 
-from harness.engine import execute
+from harness.engine import _precision, execute
 from harness.errors import HarnessError
 from harness.inputs import Images, texts
 from harness.method import Method
 from harness.trainer import Chunks, Schedule, fit, gradients, learning_rate
+from tests.conftest import METHODS, PLUGINS
 
 
 @pytest.mark.parametrize(
@@ -92,3 +95,43 @@ def test_a_loss_that_is_not_finite_is_an_error_with_the_epoch(make_run):
     model, images, prompts = prepared(run)
     with pytest.raises(HarnessError, match="not finite in epoch"):
         fit(model, images, prompts, Schedule(3, 1), 1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_under_bfloat16_autocast_as_it_does_in_float32(make_run, name):
+    """With a rate that moves the loss: a cast weight that stayed behind would show."""
+    settings = {"lr": 0.05, "max_steps": 12, "warmup_epochs": 0}
+    fields = {field.name for field in dataclasses.fields(PLUGINS.plugins["methods"][name].cls)}
+    settings |= {"scale": 0.1} if "scale" in fields else {}
+    if name == "zero_shot":
+        settings = {}
+    bf16, full = (execute(make_run(name, precision=p, **settings)) for p in ("bf16", "fp32"))
+    assert bf16[0].status == "done", bf16[0].error
+    if name == "zero_shot":
+        return
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in bf16[2].parameters())
+    losses = bf16[0].cost["epoch_losses"], full[0].cost["epoch_losses"]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_under_autocast_each_step_sees_the_weights_of_the_step_before(make_run):
+    run = make_run("adapter", precision="bf16", scale=0.1)
+    with _precision(run):
+        model, images, prompts = prepared(run)
+        order = [torch.arange(len(run.train.items))]
+        x = next(images.train(1, 0, order))
+        labels = torch.tensor([item.label for item in run.train.items])
+        before = gradients(model, x, prompts, labels, (1, 0))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.3
+        after = gradients(model, x, prompts, labels, (1, 0))
+    assert after != before
+
+
+def test_logits_are_float32_under_autocast(make_run):
+    run = make_run("zero_shot", precision="bf16")
+    with _precision(run):
+        model = run.model()
+        image, text = torch.randn(2, 128).bfloat16(), torch.randn(3, 1, 128).bfloat16()
+        assert model.logits(image, text).dtype == torch.float32

@@ -1,6 +1,7 @@
 """The embedded datasets: emoji drawn by several designers, read from sprite sheets."""
 
 import functools
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,10 +77,20 @@ class Emoji(Dataset):
     def open(self, item: Item, root: Path | None) -> Image.Image:
         return _image(item.path)
 
+    def content(self, root: Path | None) -> str:
+        return super().content(root) + _files()
+
 
 @functools.cache
 def _index() -> dict[str, Any]:
     return json.loads((HERE / "classes.json").read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _files() -> str:
+    """A hash of the sheets and of what turns them into images."""
+    files = [*sorted((HERE / "sheets").iterdir()), HERE / "views.py", HERE / "classes.json"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 @functools.cache
