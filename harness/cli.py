@@ -168,7 +168,7 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     runs = runner.plan(request, _registry(arguments.plugin))
     store = Store(arguments.results)
-    done = store.done() if store.folder.exists() and not arguments.force else {}
+    done = {} if arguments.force else store.done()
     print(runner.describe(runs, done))
     if arguments.dry_run:
         return 0

@@ -116,7 +116,7 @@ class Store:
         Raises:
             HarnessError: the folder does not exist or cannot be read.
         """
-        if not self.folder.is_dir() or not os.access(self.folder, os.R_OK | os.X_OK):
+        if not os.access(self.folder, os.R_OK | os.X_OK) or not self.folder.is_dir():
             raise HarnessError(
                 f"there is no readable results folder at {self.folder}. "
                 "Give one with --results DIR."
@@ -138,7 +138,13 @@ class Store:
             return None
 
     def done(self) -> dict[str, Record]:
-        """The finished records by key."""
+        """The finished records by key; none if the folder does not exist yet.
+
+        Raises:
+            HarnessError: the folder cannot be read.
+        """
+        if not os.path.lexists(self.folder):
+            return {}
         return {record.key: record for record in self.records() if record.status == "done"}
 
     def ended(self, run: Mapping[str, Any], key: str, since: float, force: bool) -> Record | None:
