@@ -258,7 +258,7 @@ def icon_name(style: str, name: str) -> str:
 
 def find_icon(data: dict, name: str) -> dict | None:
     """The drawing of a name in an icon set, aliases followed."""
-    changes = {}
+    changes: dict = {}
     while name in data.get("aliases", {}):
         alias = data["aliases"][name]
         changes |= {key: value for key, value in alias.items() if key != "parent"}
@@ -332,8 +332,9 @@ def write_sheet(style: str, data: dict, names: list[str]) -> None:
     rows = -(-len(names) // COLUMNS)
     sheet = Image.new("RGBA", (COLUMNS * CELL, rows * CELL))
     for index, name in enumerate(names):
-        cell = render(data, find_icon(data, icon_name(style, name)))
-        sheet.paste(cell, (index % COLUMNS * CELL, index // COLUMNS * CELL))
+        icon = find_icon(data, icon_name(style, name))
+        assert icon, f"{style} has no {name}"
+        sheet.paste(render(data, icon), (index % COLUMNS * CELL, index // COLUMNS * CELL))
     (HERE / "sheets").mkdir(exist_ok=True)
     sheet.save(HERE / "sheets" / f"{style}.webp", quality=90, alpha_quality=100, method=6)
 

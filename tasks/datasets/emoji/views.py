@@ -68,7 +68,8 @@ def view(sprite: Image.Image, key: str) -> Image.Image:
     """The view of an RGBA sprite that belongs to a key."""
     draw = Draw(key)
     turn, side = draw(-TURN, TURN), round(SIZE * draw(*SCALE))
-    corner = [(SIZE - side) // 2 + round(draw(-SHIFT, SHIFT) * SIZE) for _ in range(2)]
+    left = (SIZE - side) // 2 + round(draw(-SHIFT, SHIFT) * SIZE)
+    top = (SIZE - side) // 2 + round(draw(-SHIFT, SHIFT) * SIZE)
     first, other = draw.colour(), draw.colour()
     second = tuple((3 * a + b) // 4 for a, b in zip(first, other, strict=True))
     level, spread = brightness(sprite)
@@ -76,5 +77,5 @@ def view(sprite: Image.Image, key: str) -> Image.Image:
     image = backdrop(away_from(first, level, distance), away_from(second, level, distance))
     moved = sprite.rotate(turn, Image.Resampling.BICUBIC)
     moved = moved.resize((side, side), Image.Resampling.BICUBIC)
-    image.paste(moved, tuple(corner), moved)
+    image.paste(moved, (left, top), moved)
     return image
