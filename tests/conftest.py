@@ -1,6 +1,9 @@
 """Fixtures: the embedded backbone, a toy dataset, and a bench over both."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads wait for each other on a busy machine
 
 import pytest
 import torch
