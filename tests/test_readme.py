@@ -4,8 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from harness.cli import main
+from harness.leaderboard import render
+from harness.results import Store
 from tests.test_cli import QUICK
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -40,3 +43,22 @@ def test_the_task_of_the_readme_runs_from_outside_the_repository(tmp_path, capsy
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))
 def test_links_of_the_readme_lead_somewhere(path):
     assert (Path(__file__).parent.parent / path).exists()
+
+
+def test_committed_tables_are_those_of_the_committed_records():
+    results = Path(__file__).parent.parent / "results"
+    text = render(Store(results / "reference").records(), by_dataset=True)
+    assert (results / "leaderboard.md").read_text(encoding="utf-8") == f"{text}\n"
+    for block in text.split("\n\n")[:2]:
+        assert block in README
+
+
+def test_every_reference_record_has_its_predictions_and_they_give_its_scores():
+    results = Path(__file__).parent.parent / "results" / "reference"
+    store = Store(results)
+    assert store.done()
+    for record in store.done().values():
+        side = load_file(store.path(record.run, record.key, ".predictions.safetensors"))
+        for name, score in record.scores.items():
+            correct = (side[f"{name}.predictions"] == side[f"{name}.labels"]).sum()
+            assert int(correct) == score["correct"]
