@@ -22,8 +22,20 @@ from harness.errors import HarnessError
 from harness.randomness import uniform
 
 __all__ = [
-    "At", "Classes", "Clip", "CosineHead", "Edit", "HarnessError", "Method", "Output", "Site",
-    "Tower", "blocks_from", "published", "rescale_gradient",
+    "TRANSFER",
+    "At",
+    "Classes",
+    "Clip",
+    "CosineHead",
+    "Edit",
+    "HarnessError",
+    "Method",
+    "Output",
+    "Site",
+    "Tower",
+    "blocks_from",
+    "published",
+    "rescale_gradient",
 ]  # fmt: skip
 
 
@@ -134,6 +146,7 @@ def published(value: Any, source: str) -> Any:
     return field(default=value, metadata={"source": source})
 
 
+TRANSFER = ("cross_dataset", "domain_generalization")  # tasks that fit on a source dataset
 CORE = "Dassl defaults, config/defaults.py"
 
 
@@ -159,6 +172,12 @@ class Method:
     weight_decay: float = published(5e-4, CORE)
     warmup_epochs: int = published(1, "CoOp configs/trainers/CoOp/vit_b16_ctxv1.yaml")
     warmup_lr: float = published(1e-5, "CoOp configs/trainers/CoOp/vit_b16_ctxv1.yaml")
+
+    @classmethod
+    def recipe(cls, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
+        """The published settings that differ from the defaults on a task, when it is fitted on
+        `dataset` with `shots` images a class. The user's own settings win over them."""
+        return {}
 
     def prompts(self, classes: Classes) -> list[list[str]]:
         """The T texts of each of the C classes."""

@@ -1,11 +1,14 @@
 """The standard adapter, the DRA paper's baseline; its bottleneck is what mma and dra build on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.method import (
+    TRANSFER,
     At,
     Classes,
     Clip,
@@ -79,6 +82,12 @@ class Adapter(Method):
     scale: float = published(0.001, "DRA section 4.1.2, s")
     first_block: int = published(5, "DRA section 4.1.2, h (counted from 1)")
     gradient_rescale: bool = published(True, "MMA clip/gsl.py")
+
+    @classmethod
+    def recipe(cls, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
+        """DRA section 4.1.2: batches of 128 on ImageNet; one epoch from block 7 for transfer."""
+        batch = {"batch_size": 128} if dataset == "imagenet" else {}
+        return batch | ({"epochs": 1, "first_block": 7} if task in TRANSFER else {})
 
     def edits(self, clip: Clip, classes: Classes) -> dict[Site, Edit]:
         return {

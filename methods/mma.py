@@ -1,11 +1,13 @@
 """MMA: multi-modal adapter."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.method import At, Classes, Clip, Edit, Site, blocks_from, published
+from harness.method import TRANSFER, At, Classes, Clip, Edit, Site, blocks_from, published
 from methods.adapter import Adapter, Bottleneck, initialised
 
 
@@ -46,6 +48,13 @@ class MMA(Adapter):
     rank: int = published(32, "MMA configs/trainers/MultiModalAdapter/vit_b16_ep5.yaml")
     scale: float = published(0.001, "MMA configs/trainers/MultiModalAdapter/vit_b16_ep5.yaml")
     first_block: int = published(5, "MMA configs/trainers/MultiModalAdapter/vit_b16_ep5.yaml")
+
+    @classmethod
+    def recipe(cls, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
+        """Batches of 128 on ImageNet (the code's configuration); one epoch from block 9 for
+        transfer (the paper, as quoted in the code's issue 3)."""
+        batch = {"batch_size": 128} if dataset == "imagenet" else {}
+        return batch | ({"epochs": 1, "first_block": 9} if task in TRANSFER else {})
 
     def edits(self, clip: Clip, classes: Classes) -> dict[Site, Edit]:
         edits: dict[Site, Edit] = {}
