@@ -9,7 +9,7 @@ import itertools
 import tokenize
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
@@ -114,16 +114,19 @@ def read_sweeps(texts: Sequence[str]) -> list[list[Binding]]:
     return [list(combination) for combination in itertools.product(*axes)]
 
 
-def build(plugin: Plugin, bindings: Sequence[Binding]) -> tuple[Any, dict[str, Any]]:
+def build(
+    plugin: Plugin, bindings: Sequence[Binding], recipe: Mapping[str, Any] | None = None
+) -> tuple[Any, dict[str, Any]]:
     """The plugin's object, and the fields whose values are the user's doing.
 
+    What a variant fixes wins over `recipe` (a method's settings for the task), a setting over both.
     A setting of a family's name holds for its variants too, except for what a variant fixes.
 
     Raises:
         HarnessError: an unknown field or a value of the wrong type.
     """
-    given = _values(plugin, [b for b in bindings if not b.user])
-    values = _values(plugin, bindings)
+    given = {**(recipe or {}), **_values(plugin, [b for b in bindings if not b.user])}
+    values = {**(recipe or {}), **_values(plugin, bindings)}
     before, after = plugin.cls(**given), plugin.cls(**values)
     changed = {name: value for name, value in values.items() if getattr(before, name) != value}
     return after, changed

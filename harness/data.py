@@ -22,6 +22,7 @@ from harness.randomness import generator, seed_of
 BICUBIC = TF.InterpolationMode.BICUBIC
 THREADS = 8
 AHEAD = 512  # images decoded at once
+View = tuple[int, ...]  # what distinguishes one pass over the images from another
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,13 @@ class Augmentation:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
-    def __call__(
-        self, image: Image.Image, size: int, seed: int, epoch: int, position: int
-    ) -> Tensor:
+    def view(self, seed: int, epoch: int) -> View:
+        """What an epoch's views depend on: they are fresh ones every epoch."""
+        return (seed, epoch)
+
+    def __call__(self, image: Image.Image, size: int, view: View, position: int) -> Tensor:
         """A view of `image`, uint8 [3, size, size]."""
-        draw = random.Random(seed_of("augmentation", seed, epoch, position))
+        draw = random.Random(seed_of("augmentation", *view, position))
         top, left, height, width = self._box(image.width, image.height, draw)
         view = TF.resized_crop(image, top, left, height, width, [size, size], BICUBIC)
         return TF.pil_to_tensor(TF.hflip(view) if draw.random() < 0.5 else view)
@@ -56,6 +59,23 @@ class Augmentation:
         w = round(min(width, height * high))
         h = round(min(height, width / low))
         return (height - h) // 2, (width - w) // 2, h, w
+
+
+@dataclass(frozen=True)
+class FiveCrop:
+    """Short side to the size, then one corner or the centre, the same for all images of an epoch.
+
+    Source: LFA, train-time transform (resize, FiveCrop), one crop drawn for each iteration.
+    """
+
+    def view(self, seed: int, epoch: int) -> View:
+        """The epoch's crop: 0 to 3 the corners, 4 the centre."""
+        return (random.Random(seed_of("crop", seed, epoch)).randrange(5),)
+
+    def __call__(self, image: Image.Image, size: int, view: View, position: int) -> Tensor:
+        """Crop `view` of `image`, uint8 [3, size, size]."""
+        crops = TF.five_crop(TF.resize(image, [size], BICUBIC), [size, size])
+        return TF.pil_to_tensor(crops[view[0]])
 
 
 def centre(image: Image.Image, size: int) -> Tensor:
@@ -91,22 +111,26 @@ class Source:
                 yield from pool.map(load, numbered[start : start + AHEAD])
 
 
-def epoch_order(count: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+def epoch_order(
+    count: int, batch_size: int, seed: int, epoch: int, drop_last: bool = True
+) -> list[Tensor]:
     """The batches of an epoch: indices in a random order, the last incomplete one dropped.
 
-    With fewer images than a batch takes, one batch of all of them.
+    With fewer images than a batch takes, or a batch size of 0, one batch of all of them.
 
     Source: Dassl data_manager.py (RandomSampler, drop_last = len(data) >= batch_size).
     """
     order = torch.randperm(count, generator=generator("order", seed, epoch))
-    if count < batch_size:
-        return [order]
+    batch_size = min(batch_size or count, count)
+    if not drop_last:
+        return list(order.split(batch_size))
     return list(order[: count - count % batch_size].split(batch_size))
 
 
-def steps_per_epoch(count: int, batch_size: int) -> int:
+def steps_per_epoch(count: int, batch_size: int, drop_last: bool = True) -> int:
     """How many batches `epoch_order` gives."""
-    return max(1, count // batch_size)
+    batch_size = min(batch_size or count, count)
+    return count // batch_size if drop_last else math.ceil(count / batch_size)
 
 
 def test_batches(source: Source, split: Split, size: int, batch_size: int) -> Iterator[Tensor]:
@@ -119,18 +143,17 @@ def train_batches(
     source: Source,
     split: Split,
     size: int,
-    augmentation: Augmentation,
-    seed: int,
-    epoch: int,
+    augmentation: Augmentation | FiveCrop,
+    view: View,
     order: Sequence[Tensor],
 ) -> Iterator[Tensor]:
-    """The views of an epoch, uint8 [B, 3, size, size], batched as `order` says."""
+    """One pass over the views, uint8 [B, 3, size, size], batched as `order` says."""
     indices = [int(index) for batch in order for index in batch]
 
-    def view(image: Image.Image, place: int) -> Tensor:
-        return augmentation(image, size, seed, epoch, split.positions[indices[place]])
+    def seen(image: Image.Image, place: int) -> Tensor:
+        return augmentation(image, size, view, split.positions[indices[place]])
 
-    pixels = source.pixels([split.items[index] for index in indices], view)
+    pixels = source.pixels([split.items[index] for index in indices], seen)
     yield from _stacked(pixels, [len(batch) for batch in order])
 
 

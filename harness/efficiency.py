@@ -46,8 +46,8 @@ def forecast(runs: Iterable[Run], rate: float) -> float:
         whole = _work(image, len(image.blocks))
         passes = [(split, 1, 0) for split in run.evaluated.values()]
         if shape.parameters:
-            steps = run.schedule.epochs * run.schedule.steps
-            rows = min(run.method.value.batch_size, len(run.train.items))
+            steps = run.schedule.total
+            rows = min(run.method.value.batch_size or len(run.train.items), len(run.train.items))
             texts = len(run.train.classes.names)
             work += 3 * steps * (rows * live["image"] + texts * live["text"])
             passes.append((run.train, run.schedule.epochs, run.seed))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.dataset import Split
 from harness.efficiency import peak_memory, reset_peak_memory
 from harness.evaluate import Scores, evaluate, zero_shot
 from harness.graft import Model
@@ -32,13 +33,18 @@ def execute(run: Run) -> tuple[Record, dict[str, Tensor], Model | None]:
 
     A failure becomes a record with its traceback; Ctrl-C passes through.
     """
+    if run.refusal:
+        return _record(run, "not applicable", error=run.refusal), {}, None
     with _precision(run):
         try:
             reset_peak_memory(run.bench.clip.device)
             model, clock = run.model(), Clock(run.bench.cache)
             report = _fit(run, model)
             clock.lap("train")
-            scores = {name: evaluate(model, _images(run, model, name)) for name in run.evaluated}
+            scores = {
+                name: evaluate(model, _images(run, model, split))
+                for name, split in run.evaluated.items()
+            }
             clock.lap("evaluate")
             checks = _checks(run, model, report, scores) if report else []
         except Exception:
@@ -57,21 +63,24 @@ def execute(run: Run) -> tuple[Record, dict[str, Tensor], Model | None]:
 
 
 def _fit(run: Run, model: Model) -> Report | None:
-    if not model.parameters():
+    """Nothing is fitted where the method inserts nothing."""
+    if not model.trained.state_dict():
         return None
-    engine, bench = run.bench.engine, run.bench
-    dataset = run.task.value.fit(run.dataset).dataset
-    images = Images(model, bench.source(dataset), run.train, bench.cache, bench.augmentation)
-    prompts = texts(model, run.train.classes, training=True)
+    engine = run.bench.engine
+    images = _images(run, model, run.train)
+    val = _images(run, model, run.val) if run.val else None
+    prompts = texts(model, run.train.classes, training=True, cache=run.bench.cache)
     chunks = Chunks(engine.image_chunk, engine.text_chunk)
     model.checkpointing = engine.checkpointing
-    return fit(model, images, prompts, run.schedule, run.seed, chunks=chunks, label=str(run))
+    return fit(
+        model, images, prompts, run.schedule, run.seed, val=val, chunks=chunks, label=str(run)
+    )
 
 
-def _images(run: Run, model: Model, evaluation: str) -> Images:
-    split, bench = run.evaluated[evaluation], run.bench
-    source = bench.source(split.classes.dataset)
-    return Images(model, source, split, bench.cache, bench.augmentation)
+def _images(run: Run, model: Model, split: Split) -> Images:
+    bench = run.bench
+    source, augmentation = bench.source(split.classes.dataset), bench.augmentation(model.method)
+    return Images(model, source, split, bench.cache, augmentation)
 
 
 def _checks(run: Run, model: Model, report: Report, scores: dict[str, Scores]) -> list[str]:
@@ -83,7 +92,7 @@ def _checks(run: Run, model: Model, report: Report, scores: dict[str, Scores]) -
         found.append(f"the loss rose from {report.losses[0]:.4f} to {report.losses[-1]:.4f}")
     name = next((n for n, s in run.evaluated.items() if s.classes == run.train.classes), None)
     if name is not None:
-        frozen = zero_shot(_images(run, model, name)).accuracy
+        frozen = zero_shot(_images(run, model, run.evaluated[name])).accuracy
         if scores[name].accuracy < frozen:
             found.append(
                 f"below zero-shot on its own classes: {scores[name].accuracy:.4f} < {frozen:.4f}"
@@ -97,14 +106,14 @@ def _cost(
     state = {t.data_ptr(): t.nbytes for t in model.trained.state_dict().values() if t.numel()}
     cost: dict[str, Any] = {
         "trainable_parameters": run.shape.parameters,
-        "stored_bytes": sum(state.values()) if model.parameters() else 0,
+        "stored_bytes": sum(state.values()),
         "evaluated_images": sum(len(s.labels) for s in scores.values()),
         "peak_memory_bytes": peak_memory(run.bench.clip.device),
     }
     if report:
         cost |= {
             "train_images": report.images,
-            "epochs": run.schedule.epochs,
+            "epochs": len(report.losses),
             "steps": report.steps,
             "epoch_losses": report.losses,
         }

@@ -1,13 +1,14 @@
 """A fitted model over a split: predictions and accuracy."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from harness.graft import Model
-from harness.inputs import Images, Texts, texts
-from harness.method import Classes, Method, Rows
+from harness.inputs import Images, image_features, text_features, texts
+from harness.method import Classes, Given, Method
 
 
 @dataclass(frozen=True)
@@ -30,24 +31,18 @@ class Scores:
 @torch.no_grad()
 def evaluate(model: Model, images: Images) -> Scores:
     """Closed-set over the split's own class names; the first of equal logits wins."""
-    prompts = texts(model, images.split.classes, training=False)
-    features = text_features(model, prompts)
+    classes, method, clip = images.split.classes, model.method, model.clip
+    prompts = texts(model, classes, training=False, cache=images.cache)
+    text = None if method.text_per_image else text_features(model, prompts)
+    given = Given(clip.logit_scale.exp(), prompts.references, fitted=classes == model.classes)
+    frozen = images.frozen().test() if method.frozen_images else itertools.repeat(None)
     predictions = []
-    for x in images.test():
-        rows = Rows(torch.arange(len(x), device=x.device), len(x), False, ())
-        image = model.finish(model.clip.image, x, x, rows)
-        predictions.append(model.logits(image, features).argmax(-1).cpu())
-    labels = torch.tensor([item.label for item in images.split.items])
-    return Scores(torch.cat(predictions), labels)
-
-
-@torch.no_grad()
-def text_features(model: Model, prompts: Texts) -> Tensor:
-    """Features of every prompt [C, T, E], before normalisation."""
-    count = len(prompts.ids)
-    rows = Rows(torch.arange(count, device=prompts.ids.device), count, False, (), ids=prompts.ids)
-    features = model.finish(model.clip.text, prompts.x, prompts.ids, rows)
-    return features.unflatten(0, (-1, prompts.per_class))
+    for x, seen in zip(images.test(), frozen, strict=False):
+        image = image_features(model, x)
+        own = text_features(model, prompts, image) if text is None else text
+        output = model.output(image, own, replace(given, image=seen))
+        predictions.append(output.logits.argmax(-1).cpu())
+    return Scores(torch.cat(predictions), images.labels.cpu())
 
 
 class _Frozen(Method):

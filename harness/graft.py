@@ -1,6 +1,7 @@
 """A method on a backbone: the frozen towers, what the method inserts, and what follows from it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
@@ -10,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from harness.clip import Clip, Site, Tower
 from harness.errors import HarnessError
-from harness.method import At, Classes, Edit, Method, Rows
+from harness.method import At, Classes, Edit, Given, Method, Output, Rows
 from harness.randomness import seed_of
 
 
@@ -24,11 +25,13 @@ class Model:
 
     def __init__(self, clip: Clip, method: Method, classes: Classes, seed: int) -> None:
         """Raises HarnessError if the method asks for a site that the backbone lacks."""
-        self.clip, self.method = clip, method
+        self.clip, self.method, self.classes = clip, method, classes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of("initialisation", seed))
             edits, head = method.edits(clip, classes), method.head(clip, classes)
         _check_sites(clip, method, edits)
+        if method.text_per_image and any(site.startswith("image.") for site in edits):
+            raise HarnessError(f"{method.name} has texts for each image: it may not edit images.")
         self.edits = edits
         self.trained = nn.ModuleDict(
             {"edits": nn.ModuleDict({site.replace(".", "/"): e for site, e in edits.items()})}
@@ -36,6 +39,10 @@ class Model:
         self.trained["head"] = head
         self.trained.to(clip.device)
         self.checkpointing = False
+
+    @property
+    def head(self) -> nn.Module:
+        return self.trained["head"]
 
     def parameters(self) -> list[nn.Parameter]:
         """What is optimised; a parameter that several edits share appears once."""
@@ -78,7 +85,11 @@ class Model:
 
         def edit(site: Site, op: nn.Module, entered: Tensor, left: Tensor) -> Tensor:
             inserted = self.edits.get(site)
-            return left if inserted is None else inserted(entered, left, At(site, op, rows))
+            return (
+                left
+                if inserted is None
+                else inserted(entered, left, At(site, op, rows, tower.length))
+            )
 
         cut = self.cut(tower)
         if cut is None:
@@ -92,12 +103,17 @@ class Model:
                 x = tower.block(index, x, edit)
         return tower.head(x, inputs, edit)
 
-    def logits(self, image: Tensor, text: Tensor) -> Tensor:
-        """The head on features [B, E] and [C, T, E] -> [B, C], in float32 at least: bfloat16 has
-        steps of 0.125 at CLIP's logits."""
-        image, text = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (image, text))
+    def output(
+        self, image: Tensor, text: Tensor, given: Given, auxiliary: Tensor | float = 0.0
+    ) -> Output:
+        """The head on features [B, E] and [C, T, E], in float32 at least: bfloat16 has steps of
+        0.125 at CLIP's logits."""
+        image, text = wide(image), wide(text)
+        references = {name: wide(features) for name, features in given.references.items()}
+        seen = None if given.image is None else wide(given.image)
+        given = replace(given, scale=wide(given.scale), references=references, image=seen)
         with torch.autocast(image.device.type, enabled=False):
-            return self.trained["head"](image, text)
+            return Output(self.head(image, text, given), image, text, auxiliary, given)
 
     def save(self, path: Path) -> None:
         """The trained modules' state as safetensors; shared tensors are stored once."""
@@ -116,6 +132,11 @@ class Model:
                 f"{path} does not hold the weights of {self.method.name} on {self.clip.name}: "
                 f"{error}"
             ) from error
+
+
+def wide(features: Tensor) -> Tensor:
+    """At least float32."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 def _check_sites(clip: Clip, method: Method, sites: Sequence[Site] | dict[Site, Edit]) -> None:

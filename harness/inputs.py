@@ -7,19 +7,22 @@ that need the same values share them, under a size budget.
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from harness import data
-from harness.clip import crop
-from harness.data import Augmentation, Source
+from harness.clip import Clip, crop
+from harness.data import Augmentation, FiveCrop, Source, View
 from harness.dataset import Classes, Split
-from harness.graft import Model
+from harness.errors import HarnessError
+from harness.graft import Model, wide
+from harness.method import Method, Rows
 
 CHUNK = 100  # images a forward pass while nothing is trained: Dassl's test batch
+CHUNK_TEXTS = 1024  # texts a forward pass while nothing is trained
 
 
 @dataclass
@@ -47,20 +50,90 @@ class Cache:
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts of some classes: token ids [R, L], what `start` made of them, and T."""
+    """The texts of some classes.
+
+    ids [R, L]: token ids; x: what `start` made of them; per_class: T; kinds [R]: which of its
+    class's T texts each row is; references: frozen features [C, T, E] of the classes, by name.
+    """
 
     ids: Tensor
     x: Tensor
     per_class: int
+    kinds: Tensor
+    references: Mapping[str, Tensor]
+
+    def of_classes(self, classes: Tensor) -> "Texts":
+        """The texts of some of the classes, in that order."""
+        rows = self._rows(classes, torch.arange(self.per_class, device=classes.device))
+        references = {name: each[classes] for name, each in self.references.items()}
+        return replace(self, ids=self.ids[rows], x=self.x[rows], kinds=self.kinds[rows],
+                       references=references)  # fmt: skip
+
+    def of_kinds(self, kinds: Tensor) -> "Texts":
+        """Some of each class's texts."""
+        count = len(self.ids) // self.per_class
+        rows = self._rows(torch.arange(count, device=kinds.device), kinds)
+        return replace(self, ids=self.ids[rows], x=self.x[rows], kinds=self.kinds[rows],
+                       per_class=len(kinds))  # fmt: skip
+
+    def rows(
+        self,
+        numbers: Tensor,
+        images: Tensor | None = None,
+        training: bool = False,
+        key: tuple[object, ...] = (),
+    ) -> tuple[Tensor, Tensor, Rows]:
+        """Inputs, token ids and description of some text rows; with `images` [B, E] row r is text
+        r % R of image r // R."""
+        count = len(self.ids)
+        of = numbers % count
+        references = {  # [r, T, E]
+            name: each[(of // self.per_class).clamp(max=len(each) - 1)]
+            for name, each in self.references.items()
+        }
+        total = count if images is None else count * len(images)
+        image = None if images is None else images[numbers // count]
+        ids, kinds = self.ids[of], self.kinds[of]
+        rows = Rows(numbers, total, training, key, ids, kinds, references, image)
+        return self.x[of], ids, rows
+
+    def _rows(self, classes: Tensor, kinds: Tensor) -> Tensor:
+        return (classes[:, None] * self.per_class + kinds).flatten()
 
 
-def texts(model: Model, classes: Classes, training: bool) -> Texts:
-    """The prompts of `classes`, cropped to the longest where that is exact."""
-    prompts = model.method.prompts(classes)
-    ids = model.clip.tokenize([text for each in prompts for text in each])
+def texts(model: Model, classes: Classes, training: bool, cache: Cache | None = None) -> Texts:
+    """The prompts of `classes`, cropped to the longest where that is exact, and the frozen features
+    of the method's references."""
+    prompts, clip = model.method.prompts(classes), model.clip
+    ids = clip.tokenize([text for each in prompts for text in each])
     if not (training and model.mixes_text()):
         ids = crop(ids)
-    return Texts(ids, model.start(model.clip.text, ids), len(prompts[0]))
+    x = torch.cat([model.start(clip.text, part) for part in ids.split(CHUNK_TEXTS)])
+    kinds = torch.arange(len(prompts[0]), device=ids.device).repeat(len(prompts))
+    references = {
+        name: frozen_texts(model.clip, each, cache or Cache())
+        for name, each in model.method.references(classes).items()
+    }
+    return Texts(ids, x, len(prompts[0]), kinds, references)
+
+
+@torch.no_grad()
+def frozen_texts(clip: Clip, prompts: Sequence[Sequence[str]], cache: Cache) -> Tensor:
+    """Features [C, T, E] of texts on the frozen tower, not normalised."""
+    flat = [text for each in prompts for text in each]
+    key = ("texts", clip.fingerprint, str(clip.device), precision(clip), tuple(flat))
+
+    def compute() -> Tensor:
+        ids = crop(clip.tokenize(flat))
+        return torch.cat([clip.text(part) for part in ids.split(CHUNK_TEXTS)])
+
+    return cache.get(key, compute).unflatten(0, (len(prompts), -1))
+
+
+def precision(clip: Clip) -> torch.dtype | None:
+    """What autocast computes in at the moment, or None."""
+    kind = clip.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 @dataclass(frozen=True)
@@ -71,7 +144,17 @@ class Images:
     source: Source
     split: Split
     cache: Cache
-    augmentation: Augmentation
+    augmentation: Augmentation | FiveCrop
+
+    @property
+    def labels(self) -> Tensor:
+        """[N], on the model's device."""
+        labels = [item.label for item in self.split.items]
+        return torch.tensor(labels, device=self.model.clip.device)
+
+    def frozen(self) -> "Images":
+        """The same images for the frozen towers: what leaves is their features."""
+        return replace(self, model=Model(self.model.clip, Method(), self.split.classes, seed=0))
 
     def test(self) -> Iterator[Tensor]:
         """`start` of every image in order under the test transform, in chunks."""
@@ -86,22 +169,24 @@ class Images:
             return
         yield from self.cache.get(self._key(), lambda: torch.cat(list(live()))).split(CHUNK)
 
-    def train(self, seed: int, epoch: int, order: Sequence[Tensor]) -> Iterator[Tensor]:
-        """`start` of the epoch's views, in the batches of `order` (indices into the split)."""
+    def train(self, view: View, order: Sequence[Tensor]) -> Iterator[Tensor]:
+        """`start` of one pass over the views, in the batches of `order` (indices)."""
 
         def live(order: Sequence[Tensor]) -> Iterator[Tensor]:
             arguments = (self.source, self.split, self.model.clip.size, self.augmentation)
-            for pixels in data.train_batches(*arguments, seed, epoch, order):
+            for pixels in data.train_batches(*arguments, view, order):
                 yield self._start(pixels)
 
         if not self._fits():
             yield from live(order)
             return
-        in_order = torch.arange(len(self.split.items)).split(CHUNK)
-        key = (*self._key(), self.augmentation, seed, epoch)
-        views = self.cache.get(key, lambda: torch.cat(list(live(in_order))))
+        key = (*self._key(), self.augmentation, view)
+        views = self.cache.get(key, lambda: torch.cat(list(live(self._in_order()))))
         for batch in order:
             yield views[batch.to(views.device)]
+
+    def _in_order(self) -> Sequence[Tensor]:
+        return torch.arange(len(self.split.items)).split(CHUNK)
 
     def _start(self, pixels: Tensor) -> Tensor:
         clip = self.model.clip
@@ -110,13 +195,8 @@ class Images:
 
     def _key(self) -> tuple[Hashable, ...]:
         clip = self.model.clip
-        precision = (
-            torch.get_autocast_dtype(clip.device.type)
-            if torch.is_autocast_enabled(clip.device.type)
-            else None
-        )
         cut = self.model.cut(clip.image)
-        return (clip.fingerprint, str(clip.device), precision, self.split.fingerprint, cut)
+        return (clip.fingerprint, str(clip.device), precision(clip), self.split.fingerprint, cut)
 
     def _fits(self) -> bool:
         """Whether one pass over the split may be kept: a quarter of the budget, in float32."""
@@ -128,3 +208,61 @@ class Images:
         elif cut < 0:
             floats = 3 * clip.size**2
         return len(self.split.items) * floats * 4 <= self.cache.budget // 4
+
+
+class FewShot:
+    """The few-shot images of a fit, with the features that the model gives them: what
+    `Method.prepare` and `Method.finish` may use (see `method.Support`)."""
+
+    def __init__(self, images: Images, prompts: Texts, val: Images | None, seed: int) -> None:
+        self._images, self._prompts, self._val, self.seed = images, prompts, val, seed
+        self.labels, self.scale = images.labels, images.model.clip.logit_scale.exp()
+
+    @property
+    def text(self) -> Tensor:
+        """Features [C, T, E] of the prompts."""
+        return text_features(self._images.model, self._prompts)
+
+    def view(self, number: int) -> Tensor:
+        """Features [N, E] of one pass over the training views (of five crops: the crop)."""
+        augmentation = self._images.augmentation
+        five = isinstance(augmentation, FiveCrop)
+        view = (number,) if five else augmentation.view(self.seed, number)
+        return self._features(self._images, self._images.train(view, self._images._in_order()))
+
+    def test(self) -> Tensor:
+        """Features [N, E] under the test transform."""
+        return self._features(self._images, self._images.test())
+
+    def val(self) -> tuple[Tensor, Tensor]:
+        """Features [V, E] and labels [V] of the val images.
+
+        Raises:
+            HarnessError: the method does not say that it uses them.
+        """
+        if self._val is None:
+            raise HarnessError(f"{self._images.model.method.name} lacks `uses_val = True`.")
+        return self._features(self._val, self._val.test()), self._val.labels
+
+    def _features(self, images: Images, batches: Iterator[Tensor]) -> Tensor:
+        return wide(torch.cat([image_features(images.model, x) for x in batches]))
+
+
+@torch.no_grad()
+def image_features(model: Model, x: Tensor) -> Tensor:
+    """Features [B, E] of what `start` made of images, before normalisation."""
+    rows = Rows(torch.arange(len(x), device=x.device), len(x), False, ())
+    return model.finish(model.clip.image, x, x, rows)
+
+
+@torch.no_grad()
+def text_features(model: Model, prompts: Texts, images: Tensor | None = None) -> Tensor:
+    """Features of every prompt, before normalisation: [C, T, E], or [B, C, T, E] for each of
+    `images` [B, E]. At most CHUNK_TEXTS prompts are held at once."""
+    count = len(prompts.ids) * (1 if images is None else len(images))
+    features = []
+    for numbers in torch.arange(count, device=prompts.ids.device).split(CHUNK_TEXTS):
+        x, ids, rows = prompts.rows(numbers, images)
+        features.append(model.finish(model.clip.text, x, ids, rows))
+    shape = (-1, prompts.per_class) if images is None else (len(images), -1, prompts.per_class)
+    return torch.cat(features).unflatten(0, shape)

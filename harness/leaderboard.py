@@ -63,6 +63,7 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
             "train_seconds": mine["train_seconds"].mean(),
             "checks": int(mine.drop_duplicates("key")["checks"].gt(0).sum()),
             "failed": int((mine["status"] == "failed").sum()),
+            "applicable": not (len(mine) and (mine["status"] == "not applicable").all()),
             "stale": rows[rows["label"] == label]["key"].nunique() - mine["key"].nunique(),
         }
         per_dataset = []
@@ -165,6 +166,8 @@ CHECKS = "python -m harness leaderboard --checks"
 
 
 def _runs(row: pd.Series) -> str:
+    if not row["applicable"]:
+        return "not applicable"
     text = f"{row['runs']}/{row['expected']}"
     text += " incomplete" if row["runs"] < row["expected"] else ""
     text += f", {row['failed']} failed" if row["failed"] else ""

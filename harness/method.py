@@ -4,13 +4,14 @@ A method is a frozen dataclass of hyperparameters. What it changes is returned a
 sites of the two towers, and a head. The engine derives the rest: what is trained (the parameters of
 those modules), counted, saved, frozen, cropped and computed only once.
 
-Shapes: B images, C classes, T texts a class, L tokens, D width, E embedding, R rows (B or C * T).
+Shapes: B images, C classes, T texts a class, L tokens, D width, E embedding, R rows (of texts
+C * T, or B * C * T where each image has its own; of images B).
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,23 +20,12 @@ from torch import Tensor, nn
 from harness.clip import Clip, Site, Tower
 from harness.dataset import Classes
 from harness.errors import HarnessError
-from harness.randomness import uniform
+from harness.randomness import generator, uniform
 
 __all__ = [
-    "TRANSFER",
-    "At",
-    "Classes",
-    "Clip",
-    "CosineHead",
-    "Edit",
-    "HarnessError",
-    "Method",
-    "Output",
-    "Site",
-    "Tower",
-    "blocks_from",
-    "published",
-    "rescale_gradient",
+    "TRANSFER", "At", "Classes", "Clip", "CosineHead", "Edit", "Given", "HarnessError", "Method",
+    "Output", "Site", "Step", "Support", "Tower", "Views", "blocks_from", "class_features",
+    "cosine_decay", "generator", "published", "rescale_gradient",
 ]  # fmt: skip
 
 
@@ -51,6 +41,9 @@ class Rows:
     training: bool
     key: tuple[object, ...]  # (seed, step): what noise is drawn from
     ids: Tensor | None = None  # token ids [R, L] of text rows
+    kinds: Tensor | None = None  # which of its class's T texts each text row is [R]
+    references: Mapping[str, Tensor] = field(default_factory=dict)  # of each row's class [R, T, E]
+    image: Tensor | None = None  # frozen features of each text row's image [R, E]
     losses: dict[tuple[Site, str], Tensor] = field(default_factory=dict)
 
     def auxiliary(self) -> Tensor | float:
@@ -66,6 +59,7 @@ class At:
     site: Site
     op: nn.Module
     rows: Rows
+    length: int = 0  # positions of the tower; texts may be cropped below it
 
     @property
     def training(self) -> bool:
@@ -78,9 +72,21 @@ class At:
         Raises:
             ValueError: at a site of the image tower.
         """
-        if self.rows.ids is None:
-            raise ValueError(f"{self.site} has no token ids: it is not in the text tower")
-        return self.rows.ids
+        return self._text(self.rows.ids, "token ids")
+
+    @property
+    def kinds(self) -> Tensor:
+        """Which of its class's T texts each row is, from 0 [R]."""
+        return self._text(self.rows.kinds, "texts")
+
+    @property
+    def image(self) -> Tensor:
+        """Frozen features [R, E] of each row's image, of a method with `text_per_image`."""
+        return self._text(self.rows.image, "image")
+
+    def reference(self, name: str) -> Tensor:
+        """Frozen features [R, T, E] of `Method.references` for each row's class."""
+        return self._text(self.rows.references.get(name), f"reference {name!r}")
 
     def noise(self, purpose: str, *shape: int) -> Tensor:
         """Uniform draws in (0, 1), float32 [R, *shape]: a function of (seed, step, site, purpose).
@@ -91,12 +97,30 @@ class At:
         drawn = uniform((self.rows.total, *shape), *self.rows.key, self.site, purpose)
         return drawn[self.rows.numbers.cpu()].to(self.rows.numbers.device)
 
+    def dropout(self, x: Tensor, rate: float, purpose: str = "dropout") -> Tensor:
+        """x [R, L, D] with a fraction `rate` of its numbers dropped in training, the rest scaled.
+
+        The mask is a function of (seed, step, site, purpose) on a kind of device, whatever the
+        micro-batch and however far the texts are cropped.
+        """
+        if not self.training or not rate:
+            return x
+        shape = (max(self.length, x.shape[1]), self.rows.total, x.shape[2])
+        key = (*self.rows.key, self.site, purpose)
+        kept = uniform(shape, *key, device=x.device)[: x.shape[1], self.rows.numbers] >= rate
+        return x * kept.transpose(0, 1) / (1 - rate)
+
     def loss(self, name: str, per_row: Tensor) -> None:
         """Adds an auxiliary loss [R]; the total is its mean over the step's rows, over all sites.
 
         Assigned by (site, name), so that recomputation does not count it twice.
         """
         self.rows.losses[self.site, name] = per_row
+
+    def _text(self, value: Tensor | None, what: str) -> Tensor:
+        if value is None:
+            raise ValueError(f"{self.site} has no {what}: the method or the tower gives none there")
+        return value
 
 
 class Edit(nn.Module):
@@ -111,14 +135,32 @@ class Edit(nn.Module):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a head and a loss may know beside the features.
+
+    scale: exp(logit_scale). references: frozen features [C, T, E] of `Method.references`. image:
+    frozen features [B, E] of the same images, of a method with `frozen_images`. fitted: whether
+    these are the classes that the method is fitted on. key: (seed, step) in training, else None.
+    Features are not normalised.
+    """
+
+    scale: Tensor
+    references: Mapping[str, Tensor] = field(default_factory=dict)
+    image: Tensor | None = None
+    fitted: bool = True
+    key: tuple[object, ...] | None = None
+
+
 class Output(NamedTuple):
-    """A forward pass: logits [B, C], features of images [B, E] and texts [C, T, E] before
-    normalisation, and the edits' auxiliary loss."""
+    """A forward pass: logits [B, C], features of images [B, E] and texts [C, T, E] (or
+    [B, C, T, E]) before normalisation, the edits' auxiliary loss, and what else is given."""
 
     logits: Tensor
     image: Tensor
     text: Tensor
     auxiliary: Tensor | float
+    given: Given
 
 
 class CosineHead(nn.Module):
@@ -127,18 +169,96 @@ class CosineHead(nn.Module):
     A class feature is the mean of its T normalised text features, normalised again if T > 1.
     """
 
+    def forward(self, image: Tensor, text: Tensor, given: Given) -> Tensor:
+        """image [B, E], text [C, T, E] or [B, C, T, E] -> logits [B, C]."""
+        image, text = F.normalize(image, dim=-1), class_features(text)
+        if text.ndim == 3:  # [B, C, E]
+            return given.scale * (text @ image[:, :, None]).squeeze(-1)
+        return given.scale * image @ text.T
+
+
+def class_features(text: Tensor) -> Tensor:
+    """Normalised class features [..., E] of text features [..., T, E]."""
+    text = F.normalize(text, dim=-1)
+    if text.shape[-2] > 1:
+        text = F.normalize(text.mean(-2, keepdim=True), dim=-1)
+    return text.squeeze(-2)
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a method trains on of each image.
+
+    crop: `random` (resized crop and flip), or `five`: corners and centre, one of them for all
+    images of an epoch. scale: the crop's area, None for the engine's. drop_last: whether an
+    incomplete last batch is left out, as the field does.
+    """
+
+    crop: Literal["random", "five"] = "random"
+    scale: tuple[float, float] | None = None
+    drop_last: bool = True
+
+
+class Support(Protocol):
+    """The few-shot images of a fit, for what is computed before the first and after the last step.
+
+    labels: [N]. text: features [C, T, E] of the prompts. Features are not normalised.
+    scale: exp(logit_scale). seed: the run's.
+    """
+
+    labels: Tensor
     scale: Tensor
+    seed: int
 
-    def __init__(self, clip: Clip) -> None:
-        super().__init__()
-        self.register_buffer("scale", clip.logit_scale.exp().clone(), persistent=False)
+    @property
+    def text(self) -> Tensor: ...
 
-    def forward(self, image: Tensor, text: Tensor) -> Tensor:
-        """image [B, E], text [C, T, E] -> logits [B, C]."""
-        text = F.normalize(text, dim=-1)
-        if text.shape[1] > 1:
-            text = F.normalize(text.mean(1, keepdim=True), dim=-1)
-        return self.scale * F.normalize(image, dim=-1) @ text.squeeze(1).T
+    def view(self, number: int) -> Tensor:
+        """Features [N, E] of one pass over the training views (of five crops: the crop)."""
+
+    def test(self) -> Tensor:
+        """Features [N, E] under the test transform."""
+
+    def val(self) -> tuple[Tensor, Tensor]:
+        """Features [V, E] and labels [V] of the val images, of a method with `uses_val`."""
+
+
+Gradients = dict[str, Tensor | None]
+Loss = Callable[[Output, Tensor], Tensor]
+
+
+class Step(Protocol):
+    """One training step, as a method sees it.
+
+    parameters: what is trained, by name. classes: C. rate: the learning rate. key: (seed, step).
+    number: of the step, from 0; total: of all steps.
+    """
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]: ...
+    @property
+    def head(self) -> nn.Module: ...
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def key(self) -> tuple[object, ...]: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+
+    def gradients(self, loss: Loss, classes: Tensor | None = None) -> tuple[Tensor, Gradients]:
+        """The loss of the step's batch, detached, and its gradients, micro-batched underneath.
+
+        With `classes` (numbers) only their images and texts take part, relabelled in that order.
+        """
+
+    def update(self, gradients: Gradients) -> None:
+        """One optimiser step."""
 
 
 def published(value: Any, source: str) -> Any:
@@ -148,6 +268,11 @@ def published(value: Any, source: str) -> Any:
 
 TRANSFER = ("cross_dataset", "domain_generalization")  # tasks that fit on a source dataset
 CORE = "Dassl defaults, config/defaults.py"
+
+
+def cosine_decay(rate: float, step: int, total: int, floor: float = 0.0) -> float:
+    """`rate` at step 0, along half a cosine to `floor` at step `total`."""
+    return floor + (rate - floor) / 2 * (1 + math.cos(math.pi * step / total))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +290,14 @@ class Method:
     name: ClassVar[str] = ""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
+    text_per_image: ClassVar[bool] = False  # each image has texts of its own; see `At.image`
+    frozen_images: ClassVar[bool] = False  # it reads `Given.image`
+    uses_val: ClassVar[bool] = False  # it reads `Support.val`
+    only_fitted_classes: ClassVar[bool] = False  # it has no answer for other classes
+
     lr: float = published(0.002, "CoOp configs/trainers/CoOp/vit_b16_ctxv1.yaml")
     epochs: int = published(50, "CoOp configs/trainers/CoOp/vit_b16_ep50_ctxv1.yaml")
-    batch_size: int = published(32, "CoOp configs/trainers/CoOp/vit_b16_ctxv1.yaml")
+    batch_size: int = published(32, "CoOp configs/trainers/CoOp/vit_b16_ctxv1.yaml")  # 0: all
     momentum: float = published(0.9, CORE)
     weight_decay: float = published(5e-4, CORE)
     warmup_epochs: int = published(1, "CoOp configs/trainers/CoOp/vit_b16_ctxv1.yaml")
@@ -180,16 +310,30 @@ class Method:
         return {}
 
     def prompts(self, classes: Classes) -> list[list[str]]:
-        """The T texts of each of the C classes."""
+        """The T texts of each of the C classes. Rows after the C-th are encoded, too, and reach the
+        head and the loss."""
         return classes.texts("a photo of a {}.")
+
+    def texts_a_step(self) -> int | None:
+        """How many of a class's T texts each training step draws, the same for every class; None:
+        all."""
+        return None
+
+    def references(self, classes: Classes) -> Mapping[str, list[list[str]]]:
+        """Texts of each class whose frozen features the method needs, by a name of its own."""
+        return {}
+
+    def views(self) -> Views:
+        """What is trained on of each image."""
+        return Views()
 
     def edits(self, clip: Clip, classes: Classes) -> dict[Site, Edit]:
         """What is inserted, by site. Random initialisation may use torch's global generator."""
         return {}
 
     def head(self, clip: Clip, classes: Classes) -> nn.Module:
-        """A module (image [B, E], text [C, T, E]) -> logits [B, C]."""
-        return CosineHead(clip)
+        """A module (image [B, E], text [C, T, E] or [B, C, T, E], given) -> logits [B, C]."""
+        return CosineHead()
 
     def check(self) -> None:
         """Raises HarnessError for hyperparameters out of range, before anything is computed."""
@@ -197,16 +341,46 @@ class Method:
             value = getattr(self, each.name)
             if isinstance(value, (int, float)) and not 0 <= value < math.inf:
                 raise HarnessError(f"{self.name}.{each.name} must not be negative: {value}.")
-        if self.batch_size < 1:
-            raise HarnessError(f"{self.name}.batch_size must be at least 1, not {self.batch_size}.")
 
     def untrained(self) -> tuple[str, ...]:
         """Name endings of declared parameters that its equations never give a gradient."""
         return ()
 
+    def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """What updates the parameters; its rate is set anew before each step."""
+        return torch.optim.SGD(
+            parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+
+    def steps(self, steps_an_epoch: int) -> int:
+        """Optimiser steps of a whole fit."""
+        return self.epochs * steps_an_epoch
+
+    def learning_rate(self, step: int, steps_an_epoch: int, total: int) -> float:
+        """The rate of a step (from 0) of `total`: constant warm-up, then cosine counted after it.
+
+        Source: Dassl optim/lr_scheduler.py with WARMUP_RECOUNT, as CoOp and its successors use it.
+        """
+        epoch = step // steps_an_epoch
+        if epoch < self.warmup_epochs:
+            return self.warmup_lr
+        return cosine_decay(self.lr, epoch - self.warmup_epochs, math.ceil(total / steps_an_epoch))
+
     def loss(self, output: Output, labels: Tensor) -> Tensor:
         """The training loss: cross-entropy plus the edits' auxiliary losses."""
         return F.cross_entropy(output.logits, labels) + output.auxiliary
+
+    def step(self, step: Step) -> Tensor:
+        """One training step; returns the loss that is reported."""
+        loss, gradients = step.gradients(self.loss)
+        step.update(gradients)
+        return loss
+
+    def prepare(self, head: nn.Module, support: Support) -> None:
+        """What is computed before the first step, into `head`."""
+
+    def finish(self, head: nn.Module, support: Support) -> None:
+        """What is computed after the last step, into `head`."""
 
 
 def blocks_from(tower: Tower, first: int, last: int | None = None) -> list[int]:

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Any
 
 from harness.clip import Clip
 from harness.config import Engine
-from harness.data import Augmentation, Source
+from harness.data import Augmentation, FiveCrop, Source
 from harness.dataset import Classes, Dataset, Item, Split, class_names, few_shot, select
 from harness.errors import HarnessError
 from harness.graft import Model
 from harness.inputs import Cache
 from harness.method import Method
 from harness.results import digest
+from harness.task import Fit
 from harness.trainer import Schedule
 
 
@@ -83,18 +84,25 @@ class Bench:
 
     def evaluated(self, dataset: str, subset: str, shots: int, seed: int) -> Split:
         """The images that are scored: the test split, or the few-shot val (engine.split)."""
-        lists = self.lists(dataset)
         if self.engine.split == "val":
-            _, drawn = few_shot(lists["train"], lists["val"], shots, seed)
-            return self._select(drawn, dataset, subset, "validation")
-        return self._select(lists["test"], dataset, subset, "test")
+            return self.val(dataset, subset, shots, seed)
+        return self._select(self.lists(dataset)["test"], dataset, subset, "test")
+
+    def val(self, dataset: str, subset: str, shots: int, seed: int) -> Split:
+        """The few-shot validation images of a subset of the classes."""
+        lists = self.lists(dataset)
+        _, drawn = few_shot(lists["train"], lists["val"], shots, seed)
+        return self._select(drawn, dataset, subset, "validation")
 
     def source(self, dataset: str) -> Source:
         return Source(self.datasets[dataset], self.root)
 
-    @property
-    def augmentation(self) -> Augmentation:
-        return Augmentation(scale=self.engine.crop_scale)
+    def augmentation(self, method: Method) -> Augmentation | FiveCrop:
+        """How a method's training views are made."""
+        views = method.views()
+        if views.crop == "five":
+            return FiveCrop()
+        return Augmentation(scale=views.scale or self.engine.crop_scale)
 
     def _select(self, items: Sequence[Item], dataset: str, subset: str, split: str) -> Split:
         content = self.datasets[dataset].content(self.root)
@@ -113,9 +121,34 @@ class Run:
     bench: Bench
 
     @cached_property
+    def fit(self) -> Fit:
+        return self.task.value.fit(self.dataset)
+
+    @cached_property
     def train(self) -> Split:
-        fit = self.task.value.fit(self.dataset)
-        return self.bench.train(fit.dataset, fit.subset, self.shots, self.seed)
+        return self.bench.train(self.fit.dataset, self.fit.subset, self.shots, self.seed)
+
+    @cached_property
+    def val(self) -> Split | None:
+        """The validation images of the fitted classes, for a method that uses them."""
+        if not self.method.value.uses_val:
+            return None
+        return self.bench.val(self.fit.dataset, self.fit.subset, self.shots, self.seed)
+
+    @cached_property
+    def refusal(self) -> str | None:
+        """Why the method cannot serve the task, or None."""
+        others = [
+            e.name
+            for e in self.task.value.evaluations(self.dataset)
+            if (e.dataset, e.subset) != (self.fit.dataset, self.fit.subset)
+        ]
+        if not others or not self.method.value.only_fitted_classes:
+            return None
+        return (
+            f"{self.method.name} classifies only the classes that it was fitted on, and "
+            f"{self.task.name} evaluates others ({', '.join(others[:3])})"
+        )
 
     @cached_property
     def evaluated(self) -> dict[str, Split]:
@@ -129,6 +162,11 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """All that the result depends on, as JSON values."""
         clip = self.bench.clip
+        prints = {
+            "weights": clip.fingerprint,
+            "train": self.train.fingerprint,
+            "evaluated": {name: s.fingerprint for name, s in self.evaluated.items()},
+        }
         identity = {
             "method": self.method.name,
             "hyperparameters": asdict(self.method.value),
@@ -141,11 +179,7 @@ class Run:
             "shots": self.shots,
             "seed": self.seed,
             "settings": self.bench.engine.identity(),
-            "fingerprints": {
-                "weights": clip.fingerprint,
-                "train": self.train.fingerprint,
-                "evaluated": {name: s.fingerprint for name, s in self.evaluated.items()},
-            },
+            "fingerprints": prints | ({"val": self.val.fingerprint} if self.val else {}),
         }
         return json.loads(json.dumps(identity))
 
@@ -184,9 +218,12 @@ class Run:
         return f"{self.method.name} {self.task.name} {self.dataset} seed {self.seed}"
 
 
+Build = Callable[[str, str], Sequence[Named]]  # (task, fitted dataset) -> methods
+
+
 def product(
     bench: Bench,
-    methods: Iterable[Named],
+    methods: Build,
     tasks: Iterable[Named],
     datasets: Iterable[str],
     shots: int,
@@ -199,8 +236,11 @@ def product(
     """
     if shots < 1:
         raise HarnessError(f"--shots must be at least 1, not {shots}.")
-    combinations = itertools.product(tasks, datasets, seeds, methods)
-    return [Run(m, t, d, shots, s, bench) for t, d, s, m in combinations]
+    return [
+        Run(method, task, dataset, shots, seed, bench)
+        for task, dataset, seed in itertools.product(tasks, datasets, seeds)
+        for method in methods(task.name, task.value.fit(dataset).dataset)
+    ]
 
 
 def code_hash(cls: type) -> str:

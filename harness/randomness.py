@@ -17,7 +17,9 @@ def generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(*key))
 
 
-def uniform(shape: tuple[int, ...], *key: object) -> Tensor:
-    """Draws from the open interval (0, 1), float32, a function of `key` and `shape` alone."""
+def uniform(shape: tuple[int, ...], *key: object, device: torch.device | str = "cpu") -> Tensor:
+    """Draws from the open interval (0, 1), float32, a function of `key`, `shape` and the kind of
+    device that draws."""
+    draws = torch.Generator(device).manual_seed(seed_of(*key))
     tiny = torch.finfo(torch.float32).tiny
-    return torch.rand(shape, generator=generator(*key)).clamp_min_(tiny)
+    return torch.rand(shape, generator=draws, device=device).clamp_min_(tiny)

@@ -30,11 +30,12 @@ class Record:
     run: everything that identifies it; scores: by evaluation, accuracy as a fraction with the
     counts behind it; cost: seconds, bytes and counts; checks: sentences about a fit that looks
     wrong;
-    provenance: code, versions, device, time, command; error: the traceback of a failed run.
+    provenance: code, versions, device, time, command; error: the traceback of a failed run, or why
+    a method cannot serve the task.
     """
 
     key: str
-    status: str  # done or failed
+    status: str  # done, failed, or not applicable
     run: Mapping[str, Any]
     scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cost: Mapping[str, Any] = field(default_factory=dict)
@@ -44,8 +45,13 @@ class Record:
     format: int = FORMAT
 
     @property
+    def final(self) -> bool:
+        """Whether running it again would give nothing new."""
+        return self.status in ("done", "not applicable")
+
+    @property
     def reason(self) -> str:
-        """The last line of a failed run's traceback."""
+        """The last line of a failed run's traceback, or why it is not applicable."""
         return (self.error or "").strip().rpartition("\n")[2]
 
 
@@ -101,7 +107,7 @@ class Store:
                 contents = {name: value.contiguous() for name, value in predictions.items()}
                 side = self.path(record.run, record.key, ".predictions.safetensors")
                 _atomically(side, lambda p: safetensors.torch.save_file(contents, str(p)))
-            if model is not None and model.parameters():
+            if model is not None and model.trained.state_dict():
                 _atomically(self.path(record.run, record.key, ".weights.safetensors"), model.save)
             text = json.dumps(asdict(record), indent=1, allow_nan=False) + "\n"
             _atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
@@ -145,14 +151,14 @@ class Store:
         """
         if not os.path.lexists(self.folder):
             return {}
-        return {record.key: record for record in self.records() if record.status == "done"}
+        return {record.key: record for record in self.records() if record.final}
 
     def ended(self, run: Mapping[str, Any], key: str, since: float, force: bool) -> Record | None:
         """A run's record if it need not be run: it is finished (unless `force`), or another process
         wrote it after the time `since`, whatever came of it."""
         path = self.path(run, key)
         record = self.read(path) if path.exists() else None
-        if record and (path.stat().st_mtime > since or (record.status == "done" and not force)):
+        if record and (path.stat().st_mtime > since or (record.final and not force)):
             return record
         return None
 

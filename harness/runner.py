@@ -1,9 +1,10 @@
 """From a request to its runs, and from runs to records: shared by processes, safe to interrupt."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -16,6 +17,7 @@ from harness.efficiency import forecast, forward_rate
 from harness.engine import execute
 from harness.errors import HarnessError
 from harness.inputs import Cache
+from harness.method import Method
 from harness.plan import Bench, Named, Run, product
 from harness.registry import Plugin, Registry
 from harness.results import Record, Store, label
@@ -64,15 +66,26 @@ def plan(request: Request, registry: Registry) -> list[Run]:
         cache.budget = engine.cache_bytes
         read = {plugin.name: config.build(plugin, bindings)[0] for plugin in everything}
         bench = Bench(clip, read, request.root, engine, cache)
-        built = [Named(p.name, *config.build(p, bindings)) for p in methods]
+
+        def built(task: str, dataset: str, bindings: list[Binding] = bindings) -> list[Named]:
+            return [
+                Named(p.name, *config.build(p, bindings, _recipe(p, task, dataset, request.shots)))
+                for p in methods
+            ]
+
         protocols = [Named(p.name, *config.build(p, bindings)) for p in tasks]
         chosen = [plugin.name for plugin in datasets]
         for run in product(bench, built, protocols, chosen, request.shots, request.seeds):
             run.method.value.check()
             runs.setdefault(run.key, run)
     for run in runs.values():
-        _ = run.shape  # refuses what the backbone cannot carry
+        _ = run.refusal or run.shape  # refuses what the backbone cannot carry
     return list(runs.values())
+
+
+def _recipe(method: Plugin, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
+    assert issubclass(method.cls, Method)
+    return method.cls.recipe(task, dataset, shots)
 
 
 def describe(runs: Sequence[Run], done: Iterable[str]) -> str:
@@ -80,11 +93,14 @@ def describe(runs: Sequence[Run], done: Iterable[str]) -> str:
     done, groups = set(done), dict[tuple[str, str], list[Run]]()
     for run in runs:
         groups.setdefault((label(run.identity), run.task.name), []).append(run)
-    rows = []
+    rows: list[dict[str, object]] = []
     for (method, task), members in groups.items():
+        if members[0].refusal:
+            rows.append({"method": method, "task": task, "runs": "n/a"})
+            continue
         trained = members[0].shape.parameters
         epochs = {run.schedule.epochs for run in members}
-        steps = {run.schedule.epochs * run.schedule.steps for run in members}
+        steps = {run.schedule.total for run in members}
         rows.append(
             {
                 "method": method,
@@ -92,13 +108,14 @@ def describe(runs: Sequence[Run], done: Iterable[str]) -> str:
                 "runs": len(members),
                 "done": sum(run.key in done for run in members),
                 "params": f"{trained:,}",
-                "epochs": _range(epochs) if trained else "–",
-                "steps": _range(steps) if trained else "–",
-                "batch": members[0].method.value.batch_size if trained else "–",
+                "epochs": _range(epochs) if max(steps) else "–",
+                "steps": _range(steps) if max(steps) else "–",
+                "batch": members[0].method.value.batch_size if max(steps) else "–",
             }
         )
+    refusals = dict.fromkeys(filter(None, (run.refusal for run in runs)))
     bench = runs[0].bench
-    pending = [run for run in runs if run.key not in done]
+    pending = [run for run in runs if run.key not in done and not run.refusal]
     seconds = forecast(pending, forward_rate(bench.clip)) if pending else 0
     datasets = ", ".join(dict.fromkeys(run.dataset for run in runs))
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
@@ -106,7 +123,9 @@ def describe(runs: Sequence[Run], done: Iterable[str]) -> str:
         f"{len(runs)} runs on {bench.clip.name} ({bench.clip.device}, {bench.engine.precision}), "
         f"{runs[0].shots} shots, seeds {seeds}\ndatasets: {datasets}\n\n"
         f"{tabulate(rows, headers='keys', tablefmt='simple')}\n\n"
-        f"to run: {len(pending)} of {len(runs)}; estimated time: {_duration(seconds)}\n"
+        + "".join(f"not applicable: {reason}\n" for reason in refusals)
+        + ("\n" if refusals else "")
+        + f"to run: {len(pending)} of {len(runs)}; estimated time: {_duration(seconds)}\n"
     )
 
 
@@ -150,8 +169,8 @@ def execute_all(store: Store, pending: Sequence[Run], force: bool = False) -> di
 
 def _outcome(run: Run, record: Record) -> str:
     name = f"{label(record.run)} {run.task.name} {run.dataset} seed {run.seed}"
-    if record.status == "failed":
-        return f"{name}: failed, {record.reason}"
+    if record.status != "done":
+        return f"{name}: {record.status}, {record.reason}"
     scores = ", ".join(f"{name} {100 * s['accuracy']:.2f}" for name, s in record.scores.items())
     seconds = sum(value for name, value in record.cost.items() if name.endswith("_seconds"))
     return "; ".join([f"{name}: {scores} ({seconds:.1f} s)", *record.checks])

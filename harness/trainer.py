@@ -1,49 +1,48 @@
 """The one training loop: schedule, precision, micro-batches, and what it reports of itself."""
 
+import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from harness.data import epoch_order, steps_per_epoch
 from harness.errors import HarnessError
 from harness.graft import Model
-from harness.inputs import Images, Texts
-from harness.method import Method, Output, Rows
+from harness.inputs import CHUNK_TEXTS, FewShot, Images, Texts
+from harness.method import Given, Gradients, Loss, Method, Rows
+from harness.randomness import generator
 
 
 @dataclass(frozen=True)
 class Schedule:
     """How long a method trains on `count` images, under the caps of a profile.
 
-    The number of epochs is the method's, but never more than `max_epochs` or than `max_steps`
-    allow; the learning-rate schedule runs over the epochs that are left.
+    The number of steps is the method's, but never more than `max_epochs` or than `max_steps` allow,
+    in whole epochs if it allows one; the learning-rate schedule runs over the steps that are left.
     """
 
-    epochs: int
     steps: int  # an epoch
+    total: int
 
     @classmethod
     def of(
         cls, method: Method, count: int, max_epochs: int | None, max_steps: int | None
     ) -> "Schedule":
-        steps = steps_per_epoch(count, method.batch_size)
-        epochs = min(method.epochs, max_epochs or method.epochs)
+        steps = steps_per_epoch(count, method.batch_size, method.views().drop_last)
+        total = method.steps(steps)
+        if max_epochs:
+            total = min(total, max_epochs * steps)
         if max_steps:
-            epochs = min(epochs, max(1, max_steps // steps))
-        return cls(epochs, steps)
+            total = min(total, max_steps // steps * steps or max_steps)
+        return cls(steps, total)
 
-
-def learning_rate(method: Method, epochs: int, epoch: int) -> float:
-    """The learning rate of an epoch (from 0): constant warm-up, then cosine counted after it.
-
-    Source: Dassl optim/lr_scheduler.py with WARMUP_RECOUNT, as CoOp and its successors use it.
-    """
-    if epoch < method.warmup_epochs:
-        return method.warmup_lr
-    return method.lr / 2 * (1 + math.cos(math.pi * (epoch - method.warmup_epochs) / epochs))
+    @property
+    def epochs(self) -> int:
+        return math.ceil(self.total / self.steps)
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,8 @@ class Report:
 
 @dataclass(frozen=True)
 class Chunks:
-    """Micro-batch sizes: images and text rows at once; 0 takes all."""
+    """Micro-batch sizes: images and text rows at once; 0 takes all (of texts per image at most
+    CHUNK_TEXTS)."""
 
     images: int = 0
     texts: int = 0
@@ -71,6 +71,7 @@ def fit(
     schedule: Schedule,
     seed: int,
     *,
+    val: Images | None = None,
     chunks: Chunks = Chunks(),
     label: str = "",
 ) -> Report:
@@ -79,106 +80,192 @@ def fit(
     Raises:
         HarnessError: the loss is not finite, with the epoch.
     """
-    method, device = model.method, model.clip.device
-    parameters = model.parameters()
-    before = [p.detach().clone() for p in parameters]
-    optimiser = torch.optim.SGD(
-        parameters, lr=method.lr, momentum=method.momentum, weight_decay=method.weight_decay
-    )
-    labels = torch.tensor([item.label for item in images.split.items], device=device)
-    losses, seen = [], 0
-    total = schedule.epochs * schedule.steps
+    method = model.method
+    before = [p.detach().clone() for p in model.parameters()]
+    support = FewShot(images, texts, val, seed)
+    method.prepare(model.head, support)
+    optimiser = method.optimiser(model.parameters() or [nn.Parameter(torch.zeros(()))])
+    frozen = images.frozen() if method.frozen_images else None
+    losses, seen, done = [], 0, 0
+    total = schedule.total if model.parameters() else 0
     with tqdm(total=total, desc=label, unit="step", leave=False, disable=None) as bar:
-        for epoch in range(schedule.epochs):
-            optimiser.param_groups[0]["lr"] = learning_rate(method, schedule.epochs, epoch)
-            order = epoch_order(len(labels), method.batch_size, seed, epoch)
-            batches = zip(order, images.train(seed, epoch, order), strict=True)
+        for epoch in range(math.ceil(total / schedule.steps)):
+            count, drop_last = len(support.labels), method.views().drop_last
+            order = epoch_order(count, method.batch_size, seed, epoch, drop_last)[: total - done]
+            view = images.augmentation.view(seed, epoch)
+            passes = (
+                images.train(view, order),
+                frozen.train(view, order) if frozen else itertools.repeat(None),
+            )
             epoch_losses = []
-            for step, (batch, x) in enumerate(batches, start=epoch * schedule.steps):
-                optimiser.zero_grad(set_to_none=True)
-                key = (seed, step)
-                epoch_losses.append(gradients(model, x, texts, labels[batch], key, chunks))
-                optimiser.step()
-                seen += len(batch)
+            for batch, x, features in zip(order, *passes, strict=False):
+                rate = method.learning_rate(done, schedule.steps, schedule.total)
+                labels = support.labels[batch]
+                data = Batch(model, x, texts, labels, (seed, done), chunks, features)
+                epoch_losses.append(method.step(TrainingStep(data, optimiser, rate, done, total)))
+                seen, done = seen + len(batch), done + 1
                 bar.update()
             losses.append(float(torch.stack(epoch_losses).mean()))
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
             if not math.isfinite(losses[-1]):
                 raise HarnessError(f"the loss of {method.name} is not finite in epoch {epoch + 1}")
-    moved = any(not torch.equal(a, b) for a, b in zip(before, parameters, strict=True))
-    return Report(losses, total, seen, moved)
+    method.finish(model.head, support)
+    moved = any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    return Report(losses, done, seen, moved or not before)
 
 
-def gradients(
-    model: Model,
-    x: Tensor,
-    texts: Texts,
-    labels: Tensor,
-    key: tuple[object, ...],
-    chunks: Chunks = Chunks(),
-) -> Tensor:
-    """Adds the loss's gradient to the trained parameters; returns the detached loss.
+@dataclass(frozen=True)
+class Batch:
+    """One step's data for a model: what `Images` gives of its images, the texts, labels [B].
 
-    x: what `Images` gives of a batch. With micro-batches, features are first computed without a
-    graph, then the loss's gradient with respect to them, and then each micro-batch once more with a
-    graph: the same gradient as the whole batch, to rounding.
+    frozen: the images' frozen features [B, E], of a method that asks for them.
     """
-    image_chunks = _chunks(len(x), chunks.images)
-    text_chunks = _chunks(len(texts.ids), chunks.texts)
-    if len(image_chunks) == len(text_chunks) == 1:
-        image, text, rows = _encode(model, x, texts, key, image_chunks[0], text_chunks[0])
-        auxiliary = sum((each.auxiliary() for each in rows), start=0.0)
-        loss = model.method.loss(_output(model, image, text, texts.per_class, auxiliary), labels)
-        loss.backward()
-        return loss.detach()
 
-    parts = [("image", c) for c in image_chunks] + [("text", c) for c in text_chunks]
+    model: Model
+    x: Tensor
+    texts: Texts
+    labels: Tensor
+    key: tuple[object, ...]
+    chunks: Chunks = Chunks()
+    frozen: Tensor | None = None
+
+    def drawn(self) -> "Batch":
+        """The batch with the texts that the method draws for this step."""
+        count = self.model.method.texts_a_step()
+        if count is None:
+            return self
+        order = torch.randperm(self.texts.per_class, generator=generator("texts", *self.key))
+        return replace(self, texts=self.texts.of_kinds(order[:count].to(self.x.device)))
+
+    def of_classes(self, classes: Tensor) -> "Batch":
+        """The images and texts of some classes, relabelled in that order."""
+        same = self.labels[:, None] == classes  # [B, C]
+        kept = same.any(1)
+        frozen = None if self.frozen is None else self.frozen[kept]
+        labels = same[kept].int().argmax(1)
+        chosen = self.texts.of_classes(classes)
+        return replace(self, x=self.x[kept], texts=chosen, labels=labels, frozen=frozen)
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What a method may do in one step (see `method.Step`)."""
+
+    batch: Batch
+    optimiser: torch.optim.Optimizer
+    rate: float
+    number: int = 0
+    total: int = 1
+
+    def __post_init__(self) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        return dict(self.batch.model.trained.named_parameters())
+
+    @property
+    def head(self) -> nn.Module:
+        return self.batch.model.head
+
+    @property
+    def labels(self) -> Tensor:
+        return self.batch.labels
+
+    @property
+    def classes(self) -> int:
+        return len(self.batch.model.classes.names)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return self.batch.key
+
+    def gradients(self, loss: Loss, classes: Tensor | None = None) -> tuple[Tensor, Gradients]:
+        self.optimiser.zero_grad(set_to_none=True)
+        batch = self.batch if classes is None else self.batch.of_classes(classes)
+        value = gradients(batch, loss)
+        return value, {name: each.grad for name, each in self.parameters.items()}
+
+    def update(self, gradients: Gradients) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.grad = gradients[name]
+        self.optimiser.step()
+
+
+def gradients(batch: Batch, loss: Loss | None = None) -> Tensor:
+    """Adds the gradient of `loss` (the method's own) to the trained parameters; returns the loss.
+
+    With micro-batches, features are first computed without a graph, then the loss's gradient with
+    respect to them, and then each micro-batch once more with a graph: the same gradient as the
+    whole batch, to rounding.
+    """
+    batch = batch.drawn()
+    model, device = batch.model, batch.labels.device
+    loss = loss or model.method.loss
+    per_image = model.method.text_per_image
+    count, most = len(batch.texts.ids), batch.chunks.texts
+    if per_image:
+        count, most = count * len(batch.x), most or CHUNK_TEXTS
+    parts = [("image", c) for c in _chunks(len(batch.x), batch.chunks.images, device)]
+    parts += [("text", c) for c in _chunks(count, most, device)]
+    if len(parts) == 2:
+        pairs = [_part(batch, *part) for part in parts]
+        auxiliary = sum((rows.auxiliary() for _, rows in pairs), start=0.0)
+        value = _loss(batch, loss, [f for f, _ in pairs], parts, auxiliary)
+        value.backward()
+        return value.detach()
+
     with torch.no_grad():
-        pairs = [_part(model, x, texts, key, kind, chunk) for kind, chunk in parts]
+        pairs = [_part(batch, *part) for part in parts]
     leaves = [features.requires_grad_() for features, _ in pairs]
     parts_auxiliary = sum((rows.auxiliary() for _, rows in pairs), start=0.0)
-    auxiliary = torch.as_tensor(parts_auxiliary, device=labels.device).requires_grad_()
-    image, text = torch.cat(leaves[: len(image_chunks)]), torch.cat(leaves[len(image_chunks) :])
-    loss = model.method.loss(_output(model, image, text, texts.per_class, auxiliary), labels)
-    loss.backward()
+    auxiliary = torch.as_tensor(parts_auxiliary, device=device).requires_grad_()
+    value = _loss(batch, loss, leaves, parts, auxiliary)
+    value.backward()
     weight = 0.0 if auxiliary.grad is None else auxiliary.grad
-    for (kind, chunk), leaf in zip(parts, leaves, strict=True):
-        features, part_rows = _part(model, x, texts, key, kind, chunk)
-        surrogate = torch.as_tensor(part_rows.auxiliary() * weight)
+    for part, leaf in zip(parts, leaves, strict=True):
+        features, rows = _part(batch, *part)
+        surrogate = torch.as_tensor(rows.auxiliary() * weight)
         if leaf.grad is not None:
             surrogate = surrogate + (features * leaf.grad).sum()
         if surrogate.requires_grad:
             surrogate.backward()
-    return loss.detach()
+    return value.detach()
 
 
-def _encode(
-    model: Model, x: Tensor, texts: Texts, key: tuple[object, ...], images: Tensor, rows: Tensor
-) -> tuple[Tensor, Tensor, list[Rows]]:
-    image, image_rows = _part(model, x, texts, key, "image", images)
-    text, text_rows = _part(model, x, texts, key, "text", rows)
-    return image, text, [image_rows, text_rows]
-
-
-def _part(
-    model: Model, x: Tensor, texts: Texts, key: tuple[object, ...], kind: str, numbers: Tensor
-) -> tuple[Tensor, Rows]:
+def _part(batch: Batch, kind: str, numbers: Tensor) -> tuple[Tensor, Rows]:
     """Features of some of the step's images or text rows."""
-    numbers = numbers.to(x.device)
+    model = batch.model
     if kind == "image":
-        rows = Rows(numbers, len(x), True, key)
-        return model.finish(model.clip.image, x[numbers], x[numbers], rows), rows
-    ids = texts.ids[numbers]
-    rows = Rows(numbers, len(texts.ids), True, key, ids=ids)
-    return model.finish(model.clip.text, texts.x[numbers], ids, rows), rows
+        rows = Rows(numbers, len(batch.x), True, batch.key)
+        x = batch.x[numbers]
+        return model.finish(model.clip.image, x, x, rows), rows
+    images = batch.x if model.method.text_per_image else None
+    x, ids, rows = batch.texts.rows(numbers, images, True, batch.key)
+    return model.finish(model.clip.text, x, ids, rows), rows
 
 
-def _output(
-    model: Model, image: Tensor, text: Tensor, per_class: int, auxiliary: Tensor | float
-) -> Output:
-    text = text.unflatten(0, (-1, per_class))  # [C, T, E]
-    return Output(model.logits(image, text), image, text, auxiliary)
+def _loss(
+    batch: Batch,
+    loss: Loss,
+    features: list[Tensor],
+    parts: list[tuple[str, Tensor]],
+    auxiliary: Tensor | float,
+) -> Tensor:
+    model, texts = batch.model, batch.texts
+    by_kind = {
+        kind: torch.cat([f for f, part in zip(features, parts, strict=True) if part[0] == kind])
+        for kind in ("image", "text")
+    }
+    lead = (len(batch.x), -1) if model.method.text_per_image else (-1,)
+    text = by_kind["text"].unflatten(0, (*lead, texts.per_class))  # [C, T, E] or [B, C, T, E]
+    scale = model.clip.logit_scale.exp()
+    given = Given(scale, texts.references, batch.frozen, fitted=True, key=batch.key)
+    output = model.output(by_kind["image"], text, given, auxiliary)
+    with torch.autocast(batch.labels.device.type, enabled=False):
+        return loss(output, batch.labels)
 
 
-def _chunks(count: int, size: int) -> list[Tensor]:
-    return list(torch.arange(count).split(size or count))
+def _chunks(count: int, size: int, device: torch.device) -> list[Tensor]:
+    return list(torch.arange(count, device=device).split(size or count))

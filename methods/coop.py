@@ -18,15 +18,23 @@ class Context(Edit):
         self.vectors = nn.Parameter(vectors)
 
     def forward(self, x: Tensor, y: Tensor, at: At) -> Tensor:
-        rows, count = len(y), len(self.vectors)
-        context = self.vectors.to(y.dtype).expand(rows, -1, -1)  # [R, M, D]
-        return torch.cat([y[:, :1], context, y[:, 1 + count :]], dim=1)  # [R, L, D]
+        return self.replaced(y, self.vectors.expand(len(y), -1, -1))
+
+    def replaced(self, y: Tensor, context: Tensor) -> Tensor:
+        """y [R, L, D] with the tokens after the first replaced by context [R, M, D]."""
+        start, rest = y[:, :1], y[:, 1 + context.shape[1] :]
+        return torch.cat([start, context.to(y.dtype), rest], dim=1)  # [R, L, D]
 
 
 def embedded(clip: Clip, words: str) -> Tensor:
     """The token embeddings [M, D] of some words."""
     ids = clip.tokenize([words])[0]
     return clip.text.text.token_embedding(ids[1 : int(ids.argmax())]).detach().clone()
+
+
+def few_shot_epochs(dataset: str, shots: int) -> int:
+    """CoOp's epochs for classification over all classes (CoOp COOP.md)."""
+    return 50 if shots == 1 or dataset == "imagenet" else 100 if shots <= 4 else 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +62,7 @@ class CoOp(Method):
     def recipe(cls, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
         """CoOp COOP.md (few-shot); scripts/cocoop (the rest)."""
         if task == "few_shot":
-            epochs = 50 if shots == 1 or dataset == "imagenet" else 100 if shots <= 4 else 200
-            return {"random_vectors": 16, "epochs": epochs}
+            return {"random_vectors": 16, "epochs": few_shot_epochs(dataset, shots)}
         return {"epochs": 50} if dataset == "imagenet" else {}
 
     def prompts(self, classes: Classes) -> list[list[str]]:

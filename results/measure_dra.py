@@ -18,8 +18,8 @@ import torch.nn.functional as F
 
 from harness import config, registry, runner
 from harness.inputs import Images, texts
-from harness.trainer import gradients
-from methods.dra import DRA, DynamicRank, channel_scores, descending, token_scores
+from harness.trainer import Batch, gradients
+from methods.dra import DynamicRank, channel_scores, descending, token_scores
 
 
 def overlap(scores: torch.Tensor, noisy: torch.Tensor) -> float:
@@ -61,16 +61,16 @@ def measure(seed: int) -> dict[str, float]:
         if part == "ce":
             for edit in model.edits.values():
                 edit.register_forward_pre_hook(listen)
-        else:
-            object.__setattr__(model, "method", Regulariser(method))
         images = Images(
             model, run.bench.source("emoji_animals"), run.train, run.bench.cache,
-            run.bench.augmentation,
+            run.bench.augmentation(method),
         )  # fmt: skip
         order = torch.arange(16) * (len(run.train.items) // 16)
-        (x,) = images.train(seed, 0, [order])
+        (x,) = images.train((seed, 0), [order])
         labels = torch.tensor([run.train.items[int(i)].label for i in order])
-        gradients(model, x, texts(model, run.train.classes, training=True), labels, (seed, 0))
+        prompts = texts(model, run.train.classes, training=True)
+        loss = method.loss if part == "ce" else regulariser
+        gradients(Batch(model, x, prompts, labels, (seed, 0)), loss)
         grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
         norms[part] = float(torch.cat(grads).norm())
     means = {name: mean(values) for name, values in results.items()}
@@ -78,15 +78,9 @@ def measure(seed: int) -> dict[str, float]:
     return means | ratios
 
 
-class Regulariser:
-    """A DRA method whose loss is the regulariser alone."""
-
-    def __init__(self, method: DRA) -> None:
-        self.prompts, self.name = method.prompts, method.name
-
-    def loss(self, output, labels):
-        """Eq. 19, without the cross-entropy."""
-        return output.auxiliary
+def regulariser(output, labels):
+    """Eq. 19, without the cross-entropy."""
+    return output.auxiliary
 
 
 if __name__ == "__main__":

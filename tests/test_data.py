@@ -30,9 +30,9 @@ def test_test_transform_equals_open_clips_preprocessing(mini):
 
 def test_a_view_depends_on_seed_epoch_and_position_alone():
     image, augmentation = picture(), Augmentation()
-    first = augmentation(image, 48, 1, 2, 3)
-    assert torch.equal(first, augmentation(image, 48, 1, 2, 3))
-    others = [augmentation(image, 48, *key) for key in ((0, 2, 3), (1, 3, 3), (1, 2, 4))]
+    first = augmentation(image, 48, (1, 2), 3)
+    assert torch.equal(first, augmentation(image, 48, (1, 2), 3))
+    others = [augmentation(image, 48, *key) for key in (((0, 2), 3), ((1, 3), 3), ((1, 2), 4))]
     assert not any(torch.equal(first, other) for other in others)
 
 
@@ -62,7 +62,7 @@ def test_base_images_get_the_views_that_they_have_among_all_classes(plugins, min
     def views(split):
         order = [torch.arange(len(split.items))]
         source = Source(toy, None)
-        return next(train_batches(source, split, mini.size, Augmentation(), 1, 0, order))
+        return next(train_batches(source, split, mini.size, Augmentation(), (1, 0), order))
 
     assert torch.equal(views(new), views(everything)[list(new.positions)])
 

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from harness.dataset import Classes
-from harness.evaluate import text_features
 from harness.graft import Model
-from harness.inputs import Texts, texts
-from harness.method import Method, Rows
-from harness.trainer import gradients
+from harness.inputs import Texts, image_features, text_features, texts
+from harness.method import Given, Method
+from harness.trainer import Batch, Chunks, gradients
 from tests.conftest import METHODS, PLUGINS
 
 FIT = Classes("toy", ("red", "green", "blue"), "{} disc.")
@@ -36,10 +35,12 @@ def grafted(name: str, clip, **fields) -> Model:
 
 def logits(model: Model, classes: Classes, x: torch.Tensor) -> torch.Tensor:
     """Evaluation logits [B, C]."""
-    features = text_features(model, texts(model, classes, training=False))
-    rows = Rows(torch.arange(len(x)), len(x), False, ())
-    image = model.finish(model.clip.image, model.start(model.clip.image, x), x, rows)
-    return model.trained["head"](image, features)
+    prompts = texts(model, classes, training=False)
+    image = image_features(model, model.start(model.clip.image, x))
+    own = image if model.method.text_per_image else None
+    seen = model.clip.image(x) if model.method.frozen_images else None
+    given = Given(model.clip.logit_scale.exp(), prompts.references, seen, classes == FIT)
+    return model.output(image, text_features(model, prompts, own), given).logits
 
 
 def shake(model: Model) -> None:
@@ -51,10 +52,16 @@ def shake(model: Model) -> None:
             parameter += 0.05 * noise
 
 
-def train_step(model: Model, step: int = 0) -> torch.Tensor:
-    x = model.start(model.clip.image, images())
+def batch(model: Model, step: int = 0, chunks: Chunks = Chunks()) -> Batch:
+    pixels = images(dtype=model.clip.logit_scale.dtype)
+    x = model.start(model.clip.image, pixels)
     labels = torch.arange(8) % len(FIT.names)
-    return gradients(model, x, texts(model, FIT, training=True), labels, (1, step))
+    frozen = model.clip.image(pixels) if model.method.frozen_images else None
+    return Batch(model, x, texts(model, FIT, training=True), labels, (1, step), chunks, frozen)
+
+
+def train_step(model: Model, step: int = 0) -> torch.Tensor:
+    return gradients(batch(model, step))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -149,13 +156,11 @@ def test_the_loss_falls_on_eight_images(name, mini):
     model = grafted(name, mini)
     if not model.parameters():
         return
-    x = model.start(mini.image, images(dtype=torch.float32))
-    prompts, labels = texts(model, FIT, training=True), torch.arange(8) % 3
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for step in range(40):
         optimiser.zero_grad()
-        losses.append(gradients(model, x, prompts, labels, (1, step)))
+        losses.append(train_step(model, step))
         optimiser.step()
     assert torch.stack(losses[-5:]).mean() < torch.stack(losses[:5]).mean()
 
@@ -210,7 +215,7 @@ def test_texts_of_a_class_are_averaged_after_normalisation(exact):
     expected = torch.stack(
         [torch.stack([torch.cosine_similarity(i, m, dim=0) for m in mean]) for i in image]
     )
-    got = CosineHead(exact)(image, text)
+    got = CosineHead()(image, text, Given(exact.logit_scale.exp()))
     torch.testing.assert_close(got, exact.logit_scale.exp() * expected, atol=1e-10, rtol=1e-10)
 
 

@@ -8,8 +8,8 @@ import torch
 from harness.engine import _precision, execute
 from harness.errors import HarnessError
 from harness.inputs import Images, texts
-from harness.method import Method
-from harness.trainer import Chunks, Schedule, fit, gradients, learning_rate
+from harness.method import Given, Method
+from harness.trainer import Batch, Chunks, Schedule, fit, gradients
 from tests.conftest import METHODS, PLUGINS
 
 
@@ -22,22 +22,24 @@ from tests.conftest import METHODS, PLUGINS
 )
 def test_learning_rates_are_those_of_dassl(lr, warmup, expected):
     method = Method(lr=lr, warmup_epochs=warmup)
-    rates = [learning_rate(method, 5, epoch) for epoch in range(5)]
+    rates = [method.learning_rate(step, 3, 15) for step in range(0, 15, 3)]
     assert rates == pytest.approx(expected, abs=1e-6)
 
 
 def test_caps_shorten_a_schedule_to_whole_epochs():
     method = Method(epochs=200, batch_size=32)
-    assert Schedule.of(method, 400, 30, 300) == Schedule(25, 12)
-    assert Schedule.of(method, 400, None, None) == Schedule(200, 12)
-    assert Schedule.of(method, 20_000, 30, 300) == Schedule(1, 625)
-    assert Schedule.of(Method(epochs=5), 400, 30, 300) == Schedule(5, 12)
+    assert Schedule.of(method, 400, 30, 300) == Schedule(12, 300)
+    assert Schedule.of(method, 400, None, None) == Schedule(12, 2400)
+    assert Schedule.of(method, 20_000, 30, 300) == Schedule(625, 300)
+    assert Schedule.of(Method(epochs=5), 400, 30, 300) == Schedule(12, 60)
 
 
 def prepared(run, label="train"):
     model = run.model()
     bench = run.bench
-    images = Images(model, bench.source("toy"), run.train, bench.cache, bench.augmentation)
+    images = Images(
+        model, bench.source("toy"), run.train, bench.cache, bench.augmentation(model.method)
+    )
     return model, images, texts(model, run.train.classes, training=True)
 
 
@@ -57,7 +59,7 @@ def test_micro_batches_and_recomputation_give_the_whole_batchs_gradient(
         )
         x = model.start(exact.image, pixels)
         labels = torch.arange(8) % len(run.train.classes.names)
-        losses.append(gradients(model, x, prompts, labels, (1, 0), chunks))
+        losses.append(gradients(Batch(model, x, prompts, labels, (1, 0), chunks)))
         grads.append([p.grad for p in model.parameters()])
     torch.testing.assert_close(losses[1], losses[0], atol=1e-10, rtol=1e-10)
     for whole, parts in zip(*grads, strict=True):
@@ -94,7 +96,7 @@ def test_a_loss_that_is_not_finite_is_an_error_with_the_epoch(make_run):
     run = make_run("coop", lr=float("inf"), warmup_epochs=0)
     model, images, prompts = prepared(run)
     with pytest.raises(HarnessError, match="not finite in epoch"):
-        fit(model, images, prompts, Schedule(3, 1), 1)
+        fit(model, images, prompts, Schedule(1, 3), 1)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -119,13 +121,13 @@ def test_under_autocast_each_step_sees_the_weights_of_the_step_before(make_run):
     with _precision(run):
         model, images, prompts = prepared(run)
         order = [torch.arange(len(run.train.items))]
-        x = next(images.train(1, 0, order))
+        x = next(images.train((1, 0), order))
         labels = torch.tensor([item.label for item in run.train.items])
-        before = gradients(model, x, prompts, labels, (1, 0))
+        before = gradients(Batch(model, x, prompts, labels, (1, 0)))
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 0.3
-        after = gradients(model, x, prompts, labels, (1, 0))
+        after = gradients(Batch(model, x, prompts, labels, (1, 0)))
     assert after != before
 
 
@@ -134,4 +136,5 @@ def test_logits_are_float32_under_autocast(make_run):
     with _precision(run):
         model = run.model()
         image, text = torch.randn(2, 128).bfloat16(), torch.randn(3, 1, 128).bfloat16()
-        assert model.logits(image, text).dtype == torch.float32
+        given = Given(model.clip.logit_scale.exp())
+        assert model.output(image, text, given).logits.dtype == torch.float32

@@ -1,0 +1,134 @@
+"""MetaPrompt: prompts learned on shifting halves of the classes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.method import (
+    Classes,
+    Clip,
+    CosineHead,
+    Edit,
+    Given,
+    Method,
+    Output,
+    Site,
+    Step,
+    blocks_from,
+    generator,
+    published,
+)
+from methods.coop import Context
+from methods.vpt import deep, entering
+
+IMAGENET = (
+    "itap of a {}", "a bad photo of the {}", "a origami {}", "a photo of the large {}",
+    "a {} in a video game", "art of the {}", "a photo of the small {}", "a photo of a {}",
+)  # fmt: skip
+
+
+class Average(nn.Module):
+    """The mean of two classifiers: prompted images with frozen texts, and the reverse."""
+
+    def forward(self, image: Tensor, text: Tensor, given: Given) -> Tensor:
+        one, other = both(image, text, given)
+        return (one + other) / 2
+
+
+def both(image: Tensor, text: Tensor, given: Given) -> tuple[Tensor, Tensor]:
+    """Logits [B, C] of prompted images with frozen texts, and of frozen images with prompted
+    texts."""
+    assert given.image is not None
+    head = CosineHead()
+    return head(image, given.references["frozen"], given), head(given.image, text, given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaPrompt(Method):
+    """Separate prompts in both towers, each classified against the other, frozen tower; the text
+    prompts also learn to help classes that they were not adapted to.
+
+        l_i = cos(f_p, t_0) / tau,  l_t = cos(f_0, t_p) / tau,  l = (l_i + l_t) / 2
+        L = CE(l) + CE(l_i) + CE(l_t), one step on all prompts; then, for (A, B) and (B, A) of a
+        random split of the classes: theta' = theta - eta grad L_A(theta), g += grad L_B(theta')
+        theta <- theta - eta m g
+
+    f_p, t_p: features with prompts; f_0, t_0: of frozen CLIP; theta: the text prompts; L_A: CE(l_t)
+    on the batch's images and names of half A; eta: the learning rate; m = 0.2. A half without
+    images, or with one class, is left out. Two prompts N(0, 0.02^2) in each of the 12 blocks of
+    both towers, in the places of VPT's and CoOp's. Inference uses l.
+
+    Source: Zhao et al., Learning Domain Invariant Prompt for Vision-Language Models
+        (https://arxiv.org/abs/2212.04196); code Vill-Lab/2024-TIP-MetaPrompt, trainers/meta.py
+        (Meta_B2N) and configs/trainers/Meta_B2N/vit_b16.yaml.
+    Differs: theta is restored after each half and the inner step is a plain gradient step, as the
+        equations say. In the code the inner step goes through the optimiser with its momentum, and
+        the second one seems to stay in place. bfloat16 autocast instead of half precision.
+    """
+
+    frozen_images: ClassVar[bool] = True
+
+    lr: float = published(0.0015, "MetaPrompt configs/trainers/Meta_B2N/vit_b16.yaml")
+    epochs: int = published(8, "MetaPrompt configs/trainers/Meta_B2N/vit_b16.yaml")
+    batch_size: int = published(16, "MetaPrompt configs/trainers/Meta_B2N/vit_b16.yaml")
+    tokens: int = published(2, "MetaPrompt configs/trainers/Meta_B2N/vit_b16.yaml")
+    depth: int = published(12, "MetaPrompt configs/trainers/Meta_B2N/vit_b16.yaml")
+    meta_step: float = published(0.2, "MetaPrompt configs/trainers/Meta_B2N/vit_b16.yaml, m")
+
+    def prompts(self, classes: Classes) -> list[list[str]]:
+        return classes.texts(" ".join(["X"] * self.tokens) + " {}.")
+
+    def references(self, classes: Classes) -> Mapping[str, list[list[str]]]:
+        if classes.dataset.startswith("imagenet"):
+            return {"frozen": classes.texts(*IMAGENET)}
+        food = "a photo of a {}, a type of food"
+        template = food if classes.dataset == "food101" else classes.template.rstrip(".")
+        return {"frozen": classes.texts(template)}
+
+    def edits(self, clip: Clip, classes: Classes) -> dict[Site, Edit]:
+        blocks_from(clip.text, 1, self.depth)
+        shape = (self.tokens, clip.text.width)
+        texts = {s: Context(0.02 * torch.randn(shape)) for s in entering("text", self.depth)}
+        return {**texts, **deep(clip, self.tokens, self.depth)}
+
+    def head(self, clip: Clip, classes: Classes) -> nn.Module:
+        return Average()
+
+    def loss(self, output: Output, labels: Tensor) -> Tensor:
+        split = both(output.image, output.text, output.given)
+        return super().loss(output, labels) + sum(F.cross_entropy(each, labels) for each in split)
+
+    def text_loss(self, output: Output, labels: Tensor) -> Tensor:
+        """CE(l_t)."""
+        return F.cross_entropy(both(output.image, output.text, output.given)[1], labels)
+
+    def step(self, step: Step) -> Tensor:
+        loss = super().step(step)
+        text = {n: p for n, p in step.parameters.items() if n.startswith("edits.text")}
+        order = torch.randperm(step.classes, generator=generator("halves", *step.key))
+        order = order.to(step.labels.device)
+        half = (step.classes + 1) // 2
+        total: dict[str, Any] = {name: torch.zeros_like(p) for name, p in text.items()}
+        for one, other in ((order[half:], order[:half]), (order[:half], order[half:])):
+            present = [bool(torch.isin(step.labels, classes).any()) for classes in (one, other)]
+            if len(other) < 2 or not all(present):
+                continue
+            before = {name: p.detach().clone() for name, p in text.items()}
+            _, inner = step.gradients(self.text_loss, one)
+            self.move(text, inner, step.rate)
+            _, outer = step.gradients(self.text_loss, other)
+            for name, p in text.items():
+                p.data.copy_(before[name])
+                total[name] = total[name] + outer[name]
+        self.move(text, total, step.rate * self.meta_step)
+        return loss
+
+    @staticmethod
+    def move(parameters: Mapping[str, nn.Parameter], gradients: Mapping, rate: float) -> None:
+        """A plain gradient step."""
+        for name, parameter in parameters.items():
+            parameter.data.sub_(rate * gradients[name])
