@@ -22,6 +22,11 @@ def build(name: str, **fields) -> Method:
     return plugin.cls(**{**plugin.fixed, **fields})
 
 
+def served(name: str) -> list[Classes]:
+    """The classes that a method fitted on FIT can be asked for."""
+    return [FIT] if PLUGINS.plugins["methods"][name].cls.only_fitted_classes else [FIT, OTHER]
+
+
 def images(count: int = 8, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randn(count, 3, 48, 48, dtype=dtype, generator=generator)
@@ -30,7 +35,30 @@ def images(count: int = 8, dtype: torch.dtype = torch.float64) -> torch.Tensor:
 def grafted(name: str, clip, **fields) -> Model:
     model = Model(clip, build(name, **fields), FIT, seed=1)
     model.trained.to(clip.logit_scale.dtype)
+    model.method.prepare(model.head, EightImages(model))
     return model
+
+
+class EightImages:
+    """What `prepare` may use: random images of the fitted classes."""
+
+    def __init__(self, model: Model) -> None:
+        self.features = model.clip.image(images(dtype=model.clip.logit_scale.dtype))
+        self.labels = torch.arange(8) % len(FIT.names)
+        self.scale, self.seed, self.model = model.clip.logit_scale.exp(), 1, model
+
+    @property
+    def text(self) -> torch.Tensor:
+        return text_features(self.model, texts(self.model, FIT, training=False))
+
+    def view(self, number: int) -> torch.Tensor:
+        return self.features
+
+    def test(self) -> torch.Tensor:
+        return self.features
+
+    def val(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.features, self.labels
 
 
 def logits(model: Model, classes: Classes, x: torch.Tensor) -> torch.Tensor:
@@ -78,7 +106,7 @@ def test_a_method_is_a_value_with_a_documented_source(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_logits_are_finite_and_of_the_right_shape(name, exact):
-    for classes in (FIT, OTHER):
+    for classes in served(name):
         result = logits(grafted(name, exact), classes, images())
         assert result.shape == (8, len(classes.names))
         assert result.isfinite().all()
@@ -140,6 +168,22 @@ def test_training_on_cropped_texts_is_exact_unless_tokens_are_mixed(name, exact,
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_micro_batches_and_recomputation_give_the_whole_batchs_gradient(name, exact):
+    model = grafted(name, exact)
+    if not model.parameters():
+        return
+    shake(model)
+    grads, losses = [], []
+    for chunks, model.checkpointing in ((Chunks(), False), (Chunks(3, 2), True)):
+        model.trained.zero_grad()
+        losses.append(gradients(batch(model, chunks=chunks)))
+        grads.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-10, rtol=1e-10)
+    for whole, parts in zip(*grads, strict=True):
+        torch.testing.assert_close(parts, whole, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_saved_weights_restore_the_logits_on_other_classes(name, exact, tmp_path):
     model, fresh = grafted(name, exact), grafted(name, exact)
     if not model.parameters():
@@ -147,7 +191,7 @@ def test_saved_weights_restore_the_logits_on_other_classes(name, exact, tmp_path
     shake(model)
     model.save(tmp_path / "weights.safetensors")
     fresh.load(tmp_path / "weights.safetensors")
-    for classes in (FIT, OTHER):
+    for classes in served(name):
         assert torch.equal(logits(fresh, classes, images()), logits(model, classes, images()))
 
 
@@ -168,6 +212,23 @@ def test_the_loss_falls_on_eight_images(name, mini):
 PARAMETERS = {
     "zero_shot": 0,
     "coop": 2_048,
+    "cocoop": 35_360,
+    "kgcoop": 2_048,
+    "prograd": 8_192,
+    "proda": 262_144,
+    "tcp": 331_904,
+    "maple": 3_555_072,
+    "maple-lite": 50_944,
+    "vpt": 73_728,
+    "metaprompt": 30_720,
+    "lora": 184_320,
+    "comp_lora": 184_320,
+    "adaptformer": 1_189_632,
+    "clip_adapter": 131_072,
+    "lfa": 262_144,
+    "linear_probe": 3 * 513,
+    "tip_adapter": 0,
+    "tip_adapter_f": 3 * 16 * 512,
     "adapter": 666_112,
     "mma": 674_560,
     "dra": 716_800,
@@ -187,6 +248,10 @@ def vit_b16():
     from harness import backbone
 
     return backbone.load("ViT-B-16-quickgelu:random")
+
+
+def test_every_registered_methods_parameters_are_listed():
+    assert set(PARAMETERS) == set(METHODS)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -9,7 +9,7 @@ from harness.engine import _precision, execute
 from harness.errors import HarnessError
 from harness.inputs import Images, texts
 from harness.method import Given, Method
-from harness.trainer import Batch, Chunks, Schedule, fit, gradients
+from harness.trainer import Batch, Schedule, fit, gradients
 from tests.conftest import METHODS, PLUGINS
 
 
@@ -41,29 +41,6 @@ def prepared(run, label="train"):
         model, bench.source("toy"), run.train, bench.cache, bench.augmentation(model.method)
     )
     return model, images, texts(model, run.train.classes, training=True)
-
-
-@pytest.mark.parametrize("name", ["dra", "mma", "coop", "adapter"])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_micro_batches_and_recomputation_give_the_whole_batchs_gradient(
-    make_run, exact, name, checkpointing
-):
-    run = make_run(name, backbone=exact)
-    grads, losses = [], []
-    for chunks, recompute in ((Chunks(), False), (Chunks(3, 2), checkpointing)):
-        model, _, prompts = prepared(run)
-        model.trained.double()
-        model.checkpointing = recompute
-        pixels = torch.randn(
-            8, 3, 48, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
-        )
-        x = model.start(exact.image, pixels)
-        labels = torch.arange(8) % len(run.train.classes.names)
-        losses.append(gradients(Batch(model, x, prompts, labels, (1, 0), chunks)))
-        grads.append([p.grad for p in model.parameters()])
-    torch.testing.assert_close(losses[1], losses[0], atol=1e-10, rtol=1e-10)
-    for whole, parts in zip(*grads, strict=True):
-        torch.testing.assert_close(parts, whole, atol=1e-10, rtol=1e-10)
 
 
 def test_equal_runs_give_equal_predictions_and_weights(make_run):
