@@ -37,7 +37,8 @@ def exact() -> clip.Clip:
 
 @pytest.fixture
 def make_run(mini: clip.Clip):
-    """make_run("dra", steps=4, rank=8): a run of a method on the toy dataset."""
+    """make_run("dra", max_steps=4, rank=8): a run of a method on the toy dataset, on base2new
+    if it can serve it, else on few_shot."""
 
     def make(name: str, *, seed: int = 1, backbone: clip.Clip | None = None, **fields) -> Run:
         plugin = PLUGINS.plugins["methods"][name]
@@ -46,8 +47,9 @@ def make_run(mini: clip.Clip):
         toy = PLUGINS.plugins["datasets"]["toy"].cls()
         bench = Bench(backbone or mini, {"toy": toy}, None, engine)
         method = Named(name, plugin.cls(**{**plugin.fixed, **fields}), fields)
-        task = Named("base2new", PLUGINS.plugins["tasks"]["base2new"].cls(), {})
-        return Run(method, task, "toy", 4, seed, bench)
+        task = "few_shot" if plugin.cls.only_fitted_classes else "base2new"
+        protocol = Named(task, PLUGINS.plugins["tasks"][task].cls(), {})
+        return Run(method, protocol, "toy", 4, seed, bench)
 
     return make
 

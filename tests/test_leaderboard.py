@@ -1,6 +1,7 @@
 """Aggregation: both harmonic means, sample deviations, what is missing is shown as missing."""
 
 import csv
+import dataclasses
 import io
 import itertools
 import statistics
@@ -54,6 +55,19 @@ def grid(**more):
         ("toy_b", 2): (0.5, 0.6),
     }
     return [record(dataset=d, seed=s, base=b, new=n, **more) for (d, s), (b, n) in values.items()]
+
+
+def test_a_method_that_cannot_serve_the_task_is_shown_as_not_applicable():
+    refused = [
+        dataclasses.replace(each, status="not applicable", scores={}, error="why")
+        for each in grid(method="tip_adapter")
+    ]
+    table = rows([*grid(), *refused])
+    assert not table["tip_adapter", "average"]["applicable"]
+    assert table["dra", "average"]["hm"] == rows(grid())["dra", "average"]["hm"]
+    line = next(line for line in render([*grid(), *refused]).splitlines() if "tip_adapter" in line)
+    assert "not applicable" in line
+    assert "incomplete" not in line
 
 
 def test_harmonic_mean_of_published_averages():

@@ -82,11 +82,10 @@ def test_every_method_trains_under_bfloat16_autocast_as_it_does_in_float32(make_
     settings = {"lr": 0.01, "max_steps": 6, "warmup_epochs": 0}
     fields = {field.name for field in dataclasses.fields(PLUGINS.plugins["methods"][name].cls)}
     settings |= {"scale": 0.1} if "scale" in fields else {}
-    if name == "zero_shot":
-        settings = {}
+    settings |= {"dropout": 0.0} if "dropout" in fields else {}
     bf16, full = (execute(make_run(name, precision=p, **settings)) for p in ("bf16", "fp32"))
     assert bf16[0].status == "done", bf16[0].error
-    if name == "zero_shot":
+    if "epoch_losses" not in full[0].cost or not full[0].cost["steps"]:
         return
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in bf16[2].parameters())
     losses = bf16[0].cost["epoch_losses"], full[0].cost["epoch_losses"]
