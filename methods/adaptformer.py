@@ -32,8 +32,10 @@ class AdaptFormer(Adapter):
 
     Source: Chen et al., AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition,
         Eq. 3-5 (https://arxiv.org/abs/2205.13535); code ShoufaChen/AdaptFormer.
-    Differs: the paper trains other backbones on whole datasets; the recipe here (rate, epochs,
-        batch, rescaled gradients) is that of `adapter`, so that both compare on equal terms.
+    Differs: the released code feeds x' without the LayerNorm and drops a tenth of the bottleneck;
+        the paper's equations are followed. The paper trains other backbones on whole datasets; the
+        recipe here (rate, epochs, batch, rescaled gradients) is that of `adapter`, so that both
+        compare on equal terms.
     """
 
     rank: int = published(64, "AdaptFormer section 4.1, bottleneck")

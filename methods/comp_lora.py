@@ -23,9 +23,10 @@ class Complementary(LowRank):
     right: Tensor
 
     def update(self, x: Tensor) -> Tensor:
-        inside = x - x @ self.right @ self.right.T
-        moved = super().update(inside)
-        return moved - moved @ self.left @ self.left.T
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would leave the complement
+            a = self.a - self.a @ self.right @ self.right.T
+            b = self.b - self.left @ (self.left.T @ self.b)
+        return x @ a.T @ b.T
 
 
 @dataclass(frozen=True, kw_only=True)

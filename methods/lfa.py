@@ -81,7 +81,8 @@ class LFA(Method):
     classes' texts y; d: Euclidean distance of normalised vectors; k = 3. Each refining step takes
     one of the five crops of all images, with noise N(0, 0.035^2) half of the time and dropout of 5%
     half of the time. Classes that were not fitted are classified with the running mean
-    W~ <- m W~ + (1 - m) W, m = 0.9 + 0.1 (1 - exp(-5 t / (n/2))) at step t of n, from the identity.
+    W~ <- m W~ + (1 - m) W, m = 0.9 + 0.1 (1 - exp(-5 min(t, n/2) / (n/2))) at step t of n, from the
+    identity. With a cross-validated beta, W_0 is solved on the centre crops alone.
 
     Source: Ouali et al., Black Box Few-Shot Adaptation for Vision-Language models, Eq. 2-6
         (https://arxiv.org/abs/2304.01752); code saic-fi/LFA, feature_alignment.py, README.md.
@@ -103,9 +104,9 @@ class LFA(Method):
 
     @classmethod
     def recipe(cls, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
-        """LFA README: iterations by dataset; beta by cross-validation over all classes."""
+        """LFA README: iterations by dataset; beta by cross-validation but for base-to-new."""
         if task in TRANSFER:
-            return {"epochs": 200}
+            return {"epochs": 200, "beta": None}
         if task == "base2new":
             return {"epochs": BASE.get(dataset, 50)}
         return {"epochs": ALL.get(dataset, 200), "beta": None}
@@ -129,11 +130,13 @@ class LFA(Method):
         assert isinstance(head, Mapped)
         prototypes = class_features(support.text)
         crops = [F.normalize(support.view(number), dim=-1) for number in range(5)]
-        beta = self.beta
-        if beta is None:
+        texts = prototypes[support.labels]
+        if self.beta is None:
             beta = cross_validated(crops[4], prototypes, support.labels, support.seed)
-        texts = prototypes[support.labels].repeat(5, 1)
-        head.weight.copy_(aligned(torch.cat(crops), texts, beta))
+            solved = aligned(crops[4], texts, beta)
+        else:
+            solved = aligned(torch.cat(crops), texts.repeat(5, 1), self.beta)
+        head.weight.copy_(solved)
 
     def loss(self, output: Output, labels: Tensor) -> Tensor:
         """The adaptive re-ranking loss."""
@@ -164,10 +167,14 @@ class LFA(Method):
 
 
 def aligned(images: Tensor, texts: Tensor, beta: float) -> Tensor:
-    """W_0 - beta (W_0 - I), W_0 the orthogonal matrix that best maps images [N, E] onto texts."""
-    left, _, right = torch.linalg.svd(images.T @ texts)
+    """W_0 - beta (W_0 - I), W_0 the orthogonal matrix that best maps images [N, E] onto texts.
+
+    With fewer classes than E it is not unique: solved on the CPU in float64, it is the same one
+    wherever the features were computed.
+    """
+    left, _, right = torch.linalg.svd((images.T @ texts).double().cpu())
     solved = left @ right
-    return solved - beta * (solved - torch.eye(len(solved)).to(solved))
+    return (solved - beta * (solved - torch.eye(len(solved)).double())).to(images)
 
 
 def cross_validated(images: Tensor, prototypes: Tensor, labels: Tensor, seed: int) -> float:

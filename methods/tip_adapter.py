@@ -73,11 +73,12 @@ class TipAdapter(Method):
     Source: Zhang et al., Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification,
         Eq. 3-9 (https://arxiv.org/abs/2207.09519); code gaopengcuhk/Tip-Adapter, main.py, utils.py,
         configs.
-    Differs: the search never sees test images, where the code uses them on ImageNet; val has
-        min(shots, 4) images a class, where the code has the whole val split. `tip_adapter_f` is
-        scored after the last epoch, where the code takes the best epoch on the test images. CLIP's
-        logits take the backbone's scale and the dataset's one template (the code: seven templates
-        on ImageNet).
+    Differs: the ten augmentations are those of the first ten epochs of `tip_adapter_f`, so that
+        their features are computed once. The search never sees test images, where the code uses
+        them on ImageNet; val has min(shots, 4) images a class, where the code has the whole val
+        split. `tip_adapter_f` is scored after the last epoch, where the code takes the best epoch
+        on the test images. CLIP's logits take the backbone's scale and the dataset's one template
+        (the code: seven templates on ImageNet).
     """
 
     uses_val: ClassVar[bool] = True
@@ -128,6 +129,8 @@ class TipAdapter(Method):
             raise HarnessError(f"{self.name}.shots = {self.shots} is less than there are.")
         features = sum(support.view(number) for number in range(self.augmentations))
         with torch.no_grad():
+            head.keys.zero_()
+            head.values.zero_()
             head.keys[:count] = F.normalize(torch.as_tensor(features), dim=-1)
             head.values[:count] = F.one_hot(support.labels, head.values.shape[1])
             head.alpha.fill_(self.alpha)
