@@ -105,7 +105,8 @@ def _add_run(verbs: Any) -> None:
     run.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="as engine.precision")
     run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     run.add_argument("--force", action="store_true", help="run again what is already done")
-    _add_shared(run)
+    _add_results(run)
+    _add_plugin(run)
     run.set_defaults(command=_run)
 
 
@@ -113,7 +114,7 @@ def _add_list(verbs: Any) -> None:
     kinds = ("methods", "tasks", "datasets", "backbones")
     listing = verbs.add_parser("list", help="name, one line and source of what there is")
     listing.add_argument("kind", choices=kinds, help="what to list")
-    listing.add_argument("--plugin", action="append", default=[], metavar="MODULE", help=PLUGIN)
+    _add_plugin(listing)
     listing.set_defaults(command=_list)
 
 
@@ -122,7 +123,7 @@ def _add_show(verbs: Any) -> None:
         "show", help="docstring and settings of a method, task, dataset or `engine`"
     )
     show.add_argument("name", help="a name that `list` prints, or `engine`")
-    show.add_argument("--plugin", action="append", default=[], metavar="MODULE", help=PLUGIN)
+    _add_plugin(show)
     show.set_defaults(command=_show)
 
 
@@ -134,17 +135,18 @@ def _add_leaderboard(verbs: Any) -> None:
     )
     board.add_argument("--by-dataset", action="store_true", help="one table a dataset as well")
     board.add_argument("--checks", action="store_true", help="list the runs that look wrong")
-    board.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help=RESULTS_HELP)
+    _add_results(board)
     board.set_defaults(command=_leaderboard)
 
 
-PLUGIN = "a module, or a .py file, that defines a method, task or dataset; repeatable"
-RESULTS_HELP = f"the folder of the records (default: {RESULTS})"
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    text = f"the folder of the records (default: {RESULTS})"
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help=text)
 
 
-def _add_shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help=RESULTS_HELP)
-    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help=PLUGIN)
+def _add_plugin(parser: argparse.ArgumentParser) -> None:
+    text = "a module, or a .py file, that defines a method, task or dataset; repeatable"
+    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help=text)
 
 
 def _run(arguments: argparse.Namespace) -> int:

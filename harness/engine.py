@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import importlib.metadata
 import platform
 import shlex
@@ -186,6 +187,7 @@ def device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
+@functools.cache
 def _git(*arguments: str) -> str | None:
     """What git says of this repository, or None where the harness is not run from one."""
     root = Path(__file__).parent.parent

@@ -14,14 +14,13 @@ from harness.results import Record, frame
 
 FORMATS = ("markdown", "csv", "latex")
 MISSING = "–"
+TABLES = ["task", "backbone", "weights", "shots", "settings"]  # what one table is about
+CHECKS = "python -m harness leaderboard --checks"
 
 
 def harmonic_mean(a: float, b: float) -> float:
     """2ab / (a + b); 0 if both are 0."""
     return 2 * a * b / (a + b) if a + b else 0.0
-
-
-TABLES = ["task", "backbone", "weights", "shots", "settings"]
 
 
 def summarise(records: Iterable[Record]) -> pd.DataFrame:
@@ -160,9 +159,6 @@ def _scores(part: pd.DataFrame, dataset: str, title: str, form: str) -> str:
     if rows["checks"].gt(0).any():
         notes.append(f"†: runs that look wrong; `{CHECKS}` lists them.")
     return _text(shown, form, "\n".join(notes))
-
-
-CHECKS = "python -m harness leaderboard --checks"
 
 
 def _runs(row: pd.Series) -> str:

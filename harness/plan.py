@@ -51,6 +51,7 @@ class Bench:
     cache: Cache = field(default_factory=Cache)
     _read: dict[str, dict[str, list[Item]]] = field(default_factory=dict)
     _classes: dict[str, Classes] = field(default_factory=dict)
+    _contents: dict[str, str] = field(default_factory=dict)
     _shapes: dict[object, Shape] = field(default_factory=dict)
 
     def lists(self, dataset: str) -> dict[str, list[Item]]:
@@ -105,8 +106,9 @@ class Bench:
         return Augmentation(scale=views.scale or self.engine.crop_scale)
 
     def _select(self, items: Sequence[Item], dataset: str, subset: str, split: str) -> Split:
-        content = self.datasets[dataset].content(self.root)
-        return select(items, subset, self.classes(dataset), content, split)
+        if dataset not in self._contents:
+            self._contents[dataset] = self.datasets[dataset].content(self.root)
+        return select(items, subset, self.classes(dataset), self._contents[dataset], split)
 
 
 @dataclass(frozen=True)

@@ -130,18 +130,12 @@ class Registry:
         Raises:
             HarnessError: it cannot be imported, or defines no plugin.
         """
-        path = Path(reference)
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
-            sys.path.insert(
-                0, str(Path.cwd())
-            )  # as with `python -m`: the console script has it not
-        stem = path.stem if reference.endswith(".py") else reference.rpartition(".")[2]
+            sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it, and the console script not
+        file = Path(reference) if reference.endswith(".py") else None
+        stem = file.stem if file else reference.rpartition(".")[2]
         try:
-            module = (
-                _import_file(path)
-                if reference.endswith(".py")
-                else importlib.import_module(reference)
-            )
+            module = _import_file(file) if file else importlib.import_module(reference)
         except Exception as error:
             raise HarnessError(f"--plugin {reference} failed to import: {_why(error)}") from error
         if not self.add_module(module, stem):

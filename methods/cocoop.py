@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.method import At, Classes, Clip, Edit, Site, published
-from methods.coop import Context, CoOp, embedded
+from methods.coop import Context, CoOp
 
 
 class Conditional(Context):
@@ -34,7 +34,8 @@ class CoCoOp(CoOp):
     t_c, tau as in CoOp. On ViT-B/16 there are 35,360 trained numbers; the 0.354M of the DRA paper's
     Table 6 is a misprint.
 
-    The B x C texts of a batch go through the text tower together, at most 1,024 at a time.
+    The B x C texts of a batch go through the text tower together, at most 1,024 at a time
+    unless `engine.text_chunk` says otherwise.
 
     Source: Zhou et al., Conditional Prompt Learning for Vision-Language Models, section 3.2
         (https://arxiv.org/abs/2203.05557); code KaiyangZhou/CoOp, trainers/cocoop.py and
@@ -53,4 +54,6 @@ class CoCoOp(CoOp):
         return {}
 
     def edits(self, clip: Clip, classes: Classes) -> dict[Site, Edit]:
-        return {"text.tokens": Conditional(embedded(clip, self.context), clip.embedding)}
+        (context,) = super().edits(clip, classes).values()
+        assert isinstance(context, Context)
+        return {"text.tokens": Conditional(context.vectors.detach(), clip.embedding)}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.method import At, Classes, Clip, Edit, Method, Site, published
+from harness.method import At, Classes, Clip, Edit, HarnessError, Method, Site, published
 
 
 class Context(Edit):
@@ -64,6 +64,11 @@ class CoOp(Method):
         if task == "few_shot":
             return {"random_vectors": 16, "epochs": few_shot_epochs(dataset, shots)}
         return {"epochs": 50} if dataset == "imagenet" else {}
+
+    def check(self) -> None:
+        super().check()
+        if not self.context.strip() and not self.random_vectors:
+            raise HarnessError(f"{self.name} needs words in `context`, or `random_vectors`.")
 
     def prompts(self, classes: Classes) -> list[list[str]]:
         words = " ".join(["X"] * self.random_vectors) or self.context

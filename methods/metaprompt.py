@@ -58,16 +58,17 @@ class MetaPrompt(Method):
         theta <- theta - eta m g
 
     f_p, t_p: features with prompts; f_0, t_0: of frozen CLIP; theta: the text prompts; L_A: CE(l_t)
-    on the batch's images and names of half A; eta: the learning rate; m = 0.2. A half without
-    images, or with one class, is left out. Two prompts N(0, 0.02^2) in each of the 12 blocks of
-    both towers, in the places of VPT's and CoOp's. Inference uses l.
+    on the batch's images and names of half A; eta: the learning rate; m = 0.2. Without images of
+    both halves there is no second part, and none for B of one class. Two prompts N(0, 0.02^2) in
+    each of the 12 blocks of both towers, in the places of VPT's and CoOp's. Inference uses l.
 
     Source: Zhao et al., Learning Domain Invariant Prompt for Vision-Language Models
         (https://arxiv.org/abs/2212.04196); code Vill-Lab/2024-TIP-MetaPrompt, trainers/meta.py
         (Meta_B2N) and configs/trainers/Meta_B2N/vit_b16.yaml.
     Differs: theta is restored after each half and the inner step is a plain gradient step, as the
-        equations say. In the code the inner step goes through the optimiser with its momentum, and
-        the second one seems to stay in place. bfloat16 autocast instead of half precision.
+        equations say; in the code the inner step goes through the optimiser with its momentum, and
+        the second one seems to stay in place. What L_A is, and when it is left out, is taken from
+        the code. bfloat16 autocast instead of half precision.
     """
 
     frozen_images: ClassVar[bool] = True

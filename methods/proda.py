@@ -29,7 +29,9 @@ class Contexts(Edit):
 
     def forward(self, x: Tensor, y: Tensor, at: At) -> Tensor:
         count, length = self.vectors.shape[:2]
-        name = at.ids.argmax(-1) - length - 2  # the tokens of the name: less [SOS], M, "."
+        # tokens of the name: less [SOS], M, "."; where the tokenizer merges a final "." into the
+        # name's it is one less, but then the name stands last and its length is not used
+        name = at.ids.argmax(-1) - length - 2
         places = torch.stack(
             [1 + m + name * (m >= before_name(length, at.kinds, count)) for m in range(length)], 1
         )  # [R, M]

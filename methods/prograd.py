@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from harness.method import (
@@ -13,12 +14,13 @@ from harness.method import (
     CosineHead,
     Edit,
     HarnessError,
+    Method,
     Output,
     Site,
     Step,
     published,
 )
-from methods.coop import Context, CoOp, embedded, few_shot_epochs
+from methods.coop import Context, embedded, few_shot_epochs
 
 LEAD = {  # the teacher's templates, where they differ from the dataset's
     "oxford_pets": "a type of pet, a photo of a {}.",
@@ -30,7 +32,7 @@ LEAD = {  # the teacher's templates, where they differ from the dataset's
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProGrad(CoOp):
+class ProGrad(Method):
     """CoOp that drops the part of its gradient that contradicts zero-shot CLIP.
 
         g = g_ce                                                if g_ce . g_kl >= 0
@@ -93,5 +95,5 @@ class ProGrad(CoOp):
         """The update direction of one parameter."""
         assert wanted is not None
         assert kept is not None
-        along = (wanted * kept).sum()
-        return wanted - self.weight * along.clamp(max=0) / kept.square().sum() * kept
+        unit = F.normalize(kept.flatten(), dim=0).view_as(kept)
+        return wanted - self.weight * (wanted * unit).sum().clamp(max=0) * unit
