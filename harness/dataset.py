@@ -6,12 +6,14 @@ for every dataset, is here.
 
 import hashlib
 import inspect
+import json
+import os
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
 from PIL import Image
@@ -103,14 +105,116 @@ class Dataset(ABC):
         return hashlib.sha256(repr(self).encode() + code).hexdigest()[:16]
 
 
-def require_root(root: Path | None, dataset: str) -> Path:
-    """`root`, or the error that says how to give one."""
-    if root is None or not root.is_dir():
-        given = f"{root} is not a folder" if root else "no --data-root was given"
-        raise HarnessError(
-            f"{dataset} is read from disk, but {given}. Give --data-root FOLDER (or set $DATA)."
-        )
-    return root
+class Files(Dataset):
+    """A dataset in a folder below --data-root, in CoOp's layout.
+
+    folder: its name there; images: where in it the paths of the items start.
+    """
+
+    folder: ClassVar[str]
+    images: ClassVar[str] = ""
+
+    def path(self, root: Path | None, *parts: str) -> Path:
+        """A path in the dataset's folder.
+
+        Raises:
+            HarnessError: no root was given, it is no folder, or the dataset is not below it.
+        """
+        if root is None or not root.is_dir():
+            given = f"{root} is not a folder" if root else "no --data-root was given"
+            raise HarnessError(
+                f"{self.name} is read from disk, but {given}. Give --data-root FOLDER (or set "
+                f"$DATA): the folder that holds {self.folder}/."
+            )
+        if not (root / self.folder).is_dir():
+            raise HarnessError(f"{self.name} is expected in {root / self.folder}: no such folder.")
+        return root.joinpath(self.folder, *parts)
+
+    def lines(self, root: Path | None, name: str) -> list[str]:
+        """The lines of a text file, without empty ones.
+
+        Raises:
+            HarnessError: it cannot be read.
+        """
+        return [line.strip() for line in self.text(root, name).splitlines() if line.strip()]
+
+    def text(self, root: Path | None, name: str) -> str:
+        """The contents of a text file.
+
+        Raises:
+            HarnessError: it cannot be read.
+        """
+        path = self.path(root, name)
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise HarnessError(f"{self.name} needs {path}: {reason}.") from error
+
+    def subfolders(self, root: Path | None, below: str) -> list[str]:
+        """Names of the folders in a folder, sorted.
+
+        Raises:
+            HarnessError: there is no such folder.
+        """
+        return self._entries(root, below, folders=True)
+
+    def files(self, root: Path | None, below: str) -> list[str]:
+        """Names of the files in a folder, sorted.
+
+        Raises:
+            HarnessError: there is no such folder.
+        """
+        return self._entries(root, below, folders=False)
+
+    def open(self, item: Item, root: Path | None) -> Image.Image:
+        path = self.path(root, self.images, _below(item.path, self.name))
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except OSError as error:
+            raise HarnessError(
+                f"{self.name}: {path} cannot be read as an image: {error}"
+            ) from error
+
+    def _entries(self, root: Path | None, below: str, folders: bool) -> list[str]:
+        path = self.path(root, below)
+        try:
+            with os.scandir(path) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir() == folders)
+        except OSError as error:
+            raise HarnessError(f"{self.name} needs the folder {path}: {error.strerror}.") from error
+
+
+class SplitFile(Files):
+    """A dataset whose lists are in one of CoOp's split_zhou_*.json files, in the file's order.
+
+    `split` is the file's name: {"train" | "val" | "test": [[path, label, class name], ...]}.
+    """
+
+    split: ClassVar[str]
+
+    def read(self, root: Path | None) -> dict[str, list[Item]]:
+        text = self.text(root, self.split)
+        try:
+            lists = json.loads(text)
+            return {
+                part: [Item(_below(path, self.name), int(label), str(name))
+                       for path, label, name in lists[part]]
+                for part in ("train", "val", "test")
+            }  # fmt: skip
+        except (ValueError, KeyError, TypeError) as error:
+            raise HarnessError(
+                f"{self.path(root, self.split)} is not one of CoOp's split files: {error!r}."
+            ) from error
+
+
+def _below(path: str, dataset: str) -> str:
+    """`path`, if it stays below the folder that it is relative to."""
+    parts = PurePosixPath(path).parts
+    if not parts or ".." in parts or PurePosixPath(path).is_absolute() or "\\" in path:
+        raise HarnessError(f"{dataset}: the path {path!r} leaves the dataset's folder.")
+    return path
 
 
 def few_shot(
@@ -119,12 +223,15 @@ def few_shot(
     """`shots` images a class of train, then min(shots, 4) of val, from one random stream.
 
     Classes are visited in order of first appearance; a class with fewer images gives all of them
-    without a draw. This is what CoOp draws for SEED = seed, list for list.
+    without a draw. This is what CoOp draws for SEED = seed, list for list. Without a val list the
+    second draw is from what the first one left of train.
 
     Source: Dassl base_dataset.py, generate_fewshot_dataset; CoOp datasets/*.py.
     """
     stream = random.Random(seed)
-    return _sample(train, shots, stream), _sample(val, min(shots, 4), stream)
+    drawn = _sample(train, shots, stream)
+    taken = set(drawn) if not val else set()
+    return drawn, _sample(val or [i for i in train if i not in taken], min(shots, 4), stream)
 
 
 def _sample(items: Sequence[Item], count: int, stream: random.Random) -> list[Item]:

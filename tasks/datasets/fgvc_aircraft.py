@@ -1,0 +1,29 @@
+"""FGVC-Aircraft."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from harness.dataset import Files, Item
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGVCAircraft(Files):
+    """100 aircraft variants, in the official split.
+
+    Source: Maji et al., Fine-Grained Visual Classification of Aircraft (2013);
+        CoOp datasets/fgvc_aircraft.py.
+    """
+
+    template: ClassVar[str] = "a photo of a {}, a type of aircraft."
+    folder: ClassVar[str] = "fgvc_aircraft"
+    images: ClassVar[str] = "images"
+
+    def read(self, root: Path | None) -> dict[str, list[Item]]:
+        labels = {name: label for label, name in enumerate(self.lines(root, "variants.txt"))}
+
+        def items(part: str) -> list[Item]:
+            pairs = (line.split(" ", 1) for line in self.lines(root, f"images_variant_{part}.txt"))
+            return [Item(f"{image}.jpg", labels[name], name) for image, name in pairs]
+
+        return {part: items(part) for part in ("train", "val", "test")}

@@ -1,0 +1,21 @@
+"""Oxford Flowers 102."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.dataset import SplitFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class OxfordFlowers(SplitFile):
+    """102 flowers, in CoOp's own random split.
+
+    Source: Nilsback and Zisserman, Automated Flower Classification over a Large Number of
+        Classes (2008);
+        CoOp datasets/oxford_flowers.py.
+    """
+
+    template: ClassVar[str] = "a photo of a {}, a type of flower."
+    folder: ClassVar[str] = "oxford_flowers"
+    images: ClassVar[str] = "jpg"
+    split: ClassVar[str] = "split_zhou_OxfordFlowers.json"

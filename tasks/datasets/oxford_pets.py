@@ -1,0 +1,20 @@
+"""Oxford-IIIT Pets."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.dataset import SplitFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class OxfordPets(SplitFile):
+    """37 breeds of cats and dogs.
+
+    Source: Parkhi et al., Cats and Dogs (2012);
+        CoOp datasets/oxford_pets.py.
+    """
+
+    template: ClassVar[str] = "a photo of a {}, a type of pet."
+    folder: ClassVar[str] = "oxford_pets"
+    images: ClassVar[str] = "images"
+    split: ClassVar[str] = "split_zhou_OxfordPets.json"
