@@ -17,10 +17,6 @@ from harness.errors import HarnessError, unknown
 from harness.results import Store
 
 DEFAULT_BACKBONE = "emoji-mini"
-DEFAULT_DATASETS = (
-    "emoji_animals,emoji_food,emoji_travel,emoji_objects,"
-    "emoji_activities,emoji_smileys,emoji_people,emoji_symbols"
-)
 RESULTS = Path("results/runs")
 
 
@@ -64,9 +60,8 @@ def _add_run(verbs: Any) -> None:
     run.add_argument("--tasks", required=True, metavar="NAMES", help="see `list tasks`")
     run.add_argument(
         "--datasets",
-        default=DEFAULT_DATASETS,
         metavar="NAMES",
-        help="see `list datasets` (default: the eight embedded emoji datasets)",
+        help="see `list datasets` (default: the task's own, or the eight embedded emoji datasets)",
     )
     run.add_argument(
         "--backbone",

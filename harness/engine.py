@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import functools
 import importlib.metadata
+import json
 import platform
 import shlex
 import subprocess
@@ -13,11 +14,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from torch import Tensor
 
 from harness.dataset import Split
 from harness.efficiency import peak_memory, reset_peak_memory
+from harness.errors import HarnessError
 from harness.evaluate import Scores, evaluate, zero_shot
 from harness.graft import Model
 from harness.inputs import Cache, Images, texts
@@ -29,10 +32,13 @@ SOURCES = ("harness", "methods", "tasks", "pyproject.toml")
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
 
 
-def execute(run: Run) -> tuple[Record, dict[str, Tensor], Model | None]:
+def execute(
+    run: Run, weights: Path | None = None
+) -> tuple[Record, dict[str, Tensor], Model | None]:
     """Fits, evaluates and describes a run: its record, its per-image predictions, the fitted model.
 
-    A failure becomes a record with its traceback; Ctrl-C passes through.
+    If there is a file at `weights`, it holds the fit of another run with the same `fit_key`. A
+    failure becomes a record with its traceback; Ctrl-C passes through.
     """
     if run.refusal:
         return _record(run, "not applicable", error=run.refusal), {}, None
@@ -40,7 +46,8 @@ def execute(run: Run) -> tuple[Record, dict[str, Tensor], Model | None]:
         try:
             reset_peak_memory(run.bench.clip.device)
             model, clock = run.model(), Clock(run.bench.cache)
-            report = _fit(run, model)
+            shared = _shared(run, model, weights)
+            report = None if shared else _fit(run, model)
             clock.lap("train")
             scores = {
                 name: evaluate(model, _images(run, model, split))
@@ -48,6 +55,7 @@ def execute(run: Run) -> tuple[Record, dict[str, Tensor], Model | None]:
             }
             clock.lap("evaluate")
             checks = _checks(run, model, report, scores) if report else []
+            fit = run.fit_key if model.trained.state_dict() else None
         except Exception:
             return _record(run, "failed", error=traceback.format_exc()), {}, None
     record = _record(
@@ -57,10 +65,26 @@ def execute(run: Run) -> tuple[Record, dict[str, Tensor], Model | None]:
             name: {"accuracy": s.accuracy, "correct": s.correct, "total": len(s.labels)}
             for name, s in scores.items()
         },
-        cost=_cost(run, model, report, scores) | clock.seconds,
+        cost=_cost(run, model, report, scores) | clock.seconds | shared,
         checks=checks,
+        fit=fit,
     )
     return record, _predictions(scores), model
+
+
+def _shared(run: Run, model: Model, weights: Path | None) -> dict[str, Any]:
+    """Loads the weights of an earlier fit; what that fit cost, or nothing if it is to be done."""
+    if weights is None or not weights.exists():
+        return {}
+    try:
+        with safetensors.safe_open(str(weights), "pt") as file:
+            cost = json.loads(file.metadata()["cost"])
+        model.load(weights)
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError, HarnessError):
+        return {}  # a damaged file: the fit is done again and replaces it
+    parts = ("train_images", "epochs", "steps", "epoch_losses", "train_seconds",
+             "train_frozen_seconds")  # fmt: skip
+    return {name: cost[name] for name in parts if name in cost} | {"fit_shared": True}
 
 
 def _fit(run: Run, model: Model) -> Report | None:

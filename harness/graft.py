@@ -115,9 +115,9 @@ class Model:
         with torch.autocast(image.device.type, enabled=False):
             return Output(self.head(image, text, given), image, text, auxiliary, given)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, about: dict[str, str] | None = None) -> None:
         """The trained modules' state as safetensors; shared tensors are stored once."""
-        safetensors.torch.save_model(self.trained, str(path))
+        safetensors.torch.save_model(self.trained, str(path), metadata=about)
 
     def load(self, path: Path) -> None:
         """What `save` wrote.

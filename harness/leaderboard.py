@@ -31,7 +31,8 @@ def summarise(records: Iterable[Record]) -> pd.DataFrame:
     that of the averages (what papers print); mean_hm: the mean of the datasets' HMs; n: seeds;
     runs, expected: finished runs and those that the seeds and datasets of the table call for;
     failed: runs whose newest record is a failure; stale: records left out, because a newer one of
-    the row has other code, hyperparameters or images. Scores of incomplete rows are absent.
+    the row has other code, hyperparameters or images; averaged: whether the dataset is part of the
+    average, as the source of a transfer task is not. Scores of incomplete rows are absent.
     """
     rows = frame(records)
     if rows.empty:
@@ -45,6 +46,7 @@ def summarise(records: Iterable[Record]) -> pd.DataFrame:
 
 def _table(rows: pd.DataFrame) -> pd.DataFrame:
     datasets, seeds = sorted(rows["dataset"].unique()), sorted(rows["seed"].unique())
+    averaged = [name for name in datasets if name != rows["source"].iloc[0]] or datasets
     current = _newest(rows)
     evaluations = [name for name in rows["evaluation"].drop_duplicates() if name]
     wide = current.pivot(
@@ -69,13 +71,15 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
         for dataset in datasets:
             of_dataset = scores[scores.index.get_level_values("dataset") == dataset]
             row = {**shared, "dataset": dataset, "runs": len(of_dataset), "expected": len(seeds)}
+            row["averaged"] = dataset in averaged
             whole = len(of_dataset) == len(seeds)
             per_dataset.append(row | (_statistics(of_dataset, evaluations) if whole else empty))
         average = {**shared, "dataset": "average", **empty}
         for column in ("runs", "expected"):
-            average[column] = sum(row[column] for row in per_dataset)
+            average[column] = sum(row[column] for row in per_dataset if row["averaged"])
         if average["runs"] == average["expected"]:
-            average |= _statistics(scores.groupby(level="seed").mean(), evaluations)
+            counted = scores[scores.index.get_level_values("dataset").isin(averaged)]
+            average |= _statistics(counted.groupby(level="seed").mean(), evaluations)
             if "hm" in average:
                 average["mean_hm"] = sum(row["hm"] for row in per_dataset) / len(per_dataset)
         result += [average, *per_dataset]
@@ -133,7 +137,8 @@ def render(
         title += f", weights {weights}" if like["weights"].nunique() > 1 else ""
         title += f", settings {settings}" if like["settings"].nunique() > 1 else ""
         datasets = [name for name in part["dataset"].drop_duplicates() if name != "average"]
-        parts.append(_scores(part, "average", f"{title}, {_number(datasets)}", form))
+        averaged = [name for name in datasets if part[part["dataset"] == name]["averaged"].all()]
+        parts.append(_scores(part, "average", f"{title}, {_number(averaged)}", form))
         if len(datasets) > 1:
             parts.append(_overview(part, datasets, form))
         if by_dataset:

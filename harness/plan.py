@@ -18,6 +18,7 @@ from harness.errors import HarnessError
 from harness.graft import Model
 from harness.inputs import Cache
 from harness.method import Method
+from harness.registry import Plugin
 from harness.results import digest
 from harness.task import Fit
 from harness.trainer import Schedule
@@ -192,6 +193,17 @@ class Run:
         return digest(content)
 
     @cached_property
+    def fit_key(self) -> str:
+        """Sixteen hex digits of a hash of all that the fit depends on: runs that share it share
+        the fitted weights, whatever they evaluate."""
+        names = ("hyperparameters", "code", "backbone", "shots", "seed")
+        content: dict[str, Any] = {name: self.identity[name] for name in names}
+        content["settings"] = {k: v for k, v in self.identity["settings"].items() if k != "split"}
+        content["prints"] = {k: v for k, v in self.identity["fingerprints"].items()
+                             if k != "evaluated"}  # fmt: skip
+        return digest(content | {"method": type(self.method.value).name})
+
+    @cached_property
     def schedule(self) -> Schedule:
         engine = self.bench.engine
         count = len(self.train.items)
@@ -226,12 +238,12 @@ Build = Callable[[str, str], Sequence[Named]]  # (task, fitted dataset) -> metho
 def product(
     bench: Bench,
     methods: Build,
-    tasks: Iterable[Named],
-    datasets: Iterable[str],
+    task: Named,
+    datasets: Iterable[Plugin],
     shots: int,
     seeds: Iterable[int],
 ) -> list[Run]:
-    """All combinations, in an order that lets neighbours share frozen activations.
+    """All combinations of a task, in an order that lets neighbours share frozen activations.
 
     Raises:
         HarnessError: fewer than one shot, or no seed.
@@ -239,9 +251,9 @@ def product(
     if shots < 1:
         raise HarnessError(f"--shots must be at least 1, not {shots}.")
     return [
-        Run(method, task, dataset, shots, seed, bench)
-        for task, dataset, seed in itertools.product(tasks, datasets, seeds)
-        for method in methods(task.name, task.value.fit(dataset).dataset)
+        Run(method, task, dataset.name, shots, seed, bench)
+        for dataset, seed in itertools.product(datasets, seeds)
+        for method in methods(task.name, task.value.fit(dataset.name).dataset)
     ]
 
 

@@ -42,6 +42,7 @@ class Record:
     checks: list[str] = field(default_factory=list)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
+    fit: str | None = None  # the key of the fit, which names the file of its weights
     format: int = FORMAT
 
     @property
@@ -84,6 +85,10 @@ class Store:
         name = f"{run['method']}-{run['shots']}shots-seed{run['seed']}-{key}{suffix}"
         return self.folder / _safe(run["task"]) / _safe(run["dataset"]) / _safe(name)
 
+    def weights(self, fit: str) -> Path:
+        """Where the weights of a fit lie, shared by runs that differ only in what they evaluate."""
+        return self.folder / "fits" / f"{fit}.weights.safetensors"
+
     def write(self, record: Record, predictions: Mapping[str, "Tensor"], model: Any = None) -> Path:
         """Writes the side files and then the record, each to a temporary name and renamed.
 
@@ -107,8 +112,12 @@ class Store:
                 contents = {name: value.contiguous() for name, value in predictions.items()}
                 side = self.path(record.run, record.key, ".predictions.safetensors")
                 _atomically(side, lambda p: safetensors.torch.save_file(contents, str(p)))
-            if model is not None and model.trained.state_dict():
-                _atomically(self.path(record.run, record.key, ".weights.safetensors"), model.save)
+            if model is not None and record.fit:
+                weights = self.weights(record.fit)
+                if not record.cost.get("fit_shared"):
+                    weights.parent.mkdir(parents=True, exist_ok=True)
+                    about = {"cost": json.dumps(record.cost), "run": json.dumps(record.run)}
+                    _atomically(weights, lambda p: model.save(p, about))
             text = json.dumps(asdict(record), indent=1, allow_nan=False) + "\n"
             _atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
         except (OSError, SafetensorError) as error:
@@ -199,6 +208,7 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
             "weights": prints["weights"],
             "version": digest([run.get("code"), run.get("task_fields")]),
             "content": digest(run.get("hyperparameters")),
+            "source": (run.get("task_fields") or {}).get("source", ""),
             "images": digest([prints.get("train"), prints.get("evaluated")]),
         }
         scores = record.scores or {"": {"accuracy": None}}

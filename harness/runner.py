@@ -22,6 +22,11 @@ from harness.plan import Bench, Named, Run, product
 from harness.registry import Plugin, Registry
 from harness.results import Record, Store, label
 
+BENCHMARKS = (
+    "emoji_animals,emoji_food,emoji_travel,emoji_objects,emoji_activities,emoji_smileys,"
+    "emoji_people,emoji_symbols"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -29,7 +34,7 @@ class Request:
 
     methods: str
     tasks: str
-    datasets: str
+    datasets: str | None  # None: each task's own
     backbone: str
     shots: int
     seeds: Sequence[int]
@@ -47,16 +52,15 @@ def plan(request: Request, registry: Registry) -> list[Run]:
     """
     methods = registry.find("methods", request.methods)
     tasks = registry.find("tasks", request.tasks)
-    datasets = registry.find("datasets", request.datasets)
     swept = [binding for combination in request.sweeps for binding in combination]
     profile = config.profile(request.backbone)
     known = [name for kind in registry.plugins.values() for name in kind]
     config.check_targets([*profile, *request.bindings, *swept], known)
-    _check_used([*request.bindings, *swept], [*methods, *tasks, *datasets])
     everything = registry.plugins["datasets"].values()  # a task may evaluate on others too
     device = _device(request.device)
     clip, cache = backbones.load(request.backbone, device), Cache()
     runs: dict[str, Run] = {}
+    chosen: dict[str, Plugin] = {}
     for combination in request.sweeps:
         bindings = [*profile, *request.bindings, *combination]
         engine = config.build_engine(bindings)
@@ -74,10 +78,14 @@ def plan(request: Request, registry: Registry) -> list[Run]:
             ]
 
         protocols = [Named(p.name, *config.build(p, bindings)) for p in tasks]
-        chosen = [plugin.name for plugin in datasets]
-        for run in product(bench, built, protocols, chosen, request.shots, request.seeds):
-            run.method.value.check()
-            runs.setdefault(run.key, run)
+        for protocol in protocols:
+            usual = ",".join(protocol.value.datasets()) or BENCHMARKS
+            datasets = registry.find("datasets", request.datasets or usual)
+            chosen |= {plugin.name: plugin for plugin in datasets}
+            for run in product(bench, built, protocol, datasets, request.shots, request.seeds):
+                run.method.value.check()
+                runs.setdefault(run.key, run)
+    _check_used([*request.bindings, *swept], [*methods, *tasks, *chosen.values()])
     for run in runs.values():
         _ = run.refusal or run.shape  # refuses what the backbone cannot carry
     return list(runs.values())
@@ -142,14 +150,15 @@ def execute_all(store: Store, pending: Sequence[Run], force: bool = False) -> di
             while queue:
                 waiting = []
                 for run in queue:
-                    with store.claim(run.key) as mine:
+                    with store.claim(run.fit_key) as mine:
                         if not mine:
                             waiting.append(run)
                             continue
                         record = store.ended(run.identity, run.key, since, force)
                         if record is None:
                             bar.set_postfix_str(str(run))
-                            record, predictions, model = execute(run)
+                            known = None if force else store.weights(run.fit_key)
+                            record, predictions, model = execute(run, known)
                             store.write(record, predictions, model)
                             kept += 1
                             tqdm.write(_outcome(run, record))

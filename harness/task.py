@@ -1,7 +1,7 @@
 """Tasks: evaluation protocols. A task says what is fitted and what each fit is evaluated on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,6 +30,10 @@ class Task(ABC):
     name: ClassVar[str] = ""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
+    def datasets(self) -> Sequence[str]:
+        """What the task runs on if the user does not say; empty: the embedded benchmarks."""
+        return ()
+
     @abstractmethod
     def fit(self, dataset: str) -> Fit:
         """What a run of this task on `dataset` is fitted on."""
@@ -37,3 +41,25 @@ class Task(ABC):
     @abstractmethod
     def evaluations(self, dataset: str) -> list[Evaluation]:
         """What the fitted method is then evaluated on, in the order of the table's columns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Task):
+    """One fit on all classes of a source, evaluated on all classes of each dataset.
+
+    The source may be among the datasets; it is no part of their average. `targets` are the usual
+    ones of a source.
+    """
+
+    targets: ClassVar[Mapping[str, Sequence[str]]] = {}
+
+    source: str = "imagenet"
+
+    def datasets(self) -> Sequence[str]:
+        return (self.source, *self.targets.get(self.source, ()))
+
+    def fit(self, dataset: str) -> Fit:
+        return Fit(self.source, "all")
+
+    def evaluations(self, dataset: str) -> list[Evaluation]:
+        return [Evaluation("test", dataset, "all")]

@@ -59,10 +59,12 @@ def test_a_second_call_runs_nothing_and_prints_the_same_table(tmp_path, capsys):
 def test_a_deleted_record_is_run_again_to_the_same_scores(tmp_path):
     run(tmp_path)
     (record,) = runs(tmp_path)
-    next(tmp_path.rglob("*.json")).unlink()
+    for path in [*tmp_path.rglob("*.json"), *tmp_path.rglob("*.safetensors")]:
+        path.unlink()
     run(tmp_path)
     (again,) = runs(tmp_path)
     assert (again.key, again.scores) == (record.key, record.scores)
+    assert "fit_shared" not in again.cost
 
 
 def test_force_runs_again(tmp_path):

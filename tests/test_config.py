@@ -142,7 +142,8 @@ def test_without_a_profile_every_method_has_its_papers_recipe():
 
 def test_the_profile_binds_only_what_exists_and_is_no_override():
     bindings = config.profile("emoji-mini")
-    config.check_targets(bindings, PLUGINS.plugins["methods"])
+    known = [name for kind in PLUGINS.plugins.values() for name in kind]
+    config.check_targets(bindings, known)
     assert build_engine(bindings).max_steps == 300
     assert build_engine(bindings).max_epochs == 30
     for plugin in PLUGINS.plugins["methods"].values():
