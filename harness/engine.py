@@ -45,8 +45,8 @@ def execute(
     with _precision(run):
         try:
             reset_peak_memory(run.bench.clip.device)
-            model, clock = run.model(), Clock(run.bench.cache)
-            shared = _shared(run, model, weights)
+            clock = Clock(run.bench.cache)
+            model, shared = _stored(run, weights) or (run.model(), {})
             report = None if shared else _fit(run, model)
             clock.lap("train")
             scores = {
@@ -54,8 +54,11 @@ def execute(
                 for name, split in run.evaluated.items()
             }
             clock.lap("evaluate")
-            checks = _checks(run, model, report, scores) if report else []
             fit = run.fit_key if model.trained.state_dict() else None
+            losses = report.losses if report else shared.get("epoch_losses", [])
+            checks = _checks(run, model, losses, scores) if fit else []
+            if report and not report.moved:
+                checks.append("no trained parameter moved")
         except Exception:
             return _record(run, "failed", error=traceback.format_exc()), {}, None
     record = _record(
@@ -72,19 +75,20 @@ def execute(
     return record, _predictions(scores), model
 
 
-def _shared(run: Run, model: Model, weights: Path | None) -> dict[str, Any]:
-    """Loads the weights of an earlier fit; what that fit cost, or nothing if it is to be done."""
+def _stored(run: Run, weights: Path | None) -> tuple[Model, dict[str, Any]] | None:
+    """The model with the weights of an earlier fit, and what that fit cost, if there is one."""
     if weights is None or not weights.exists():
-        return {}
+        return None
+    model = run.model()
     try:
         with safetensors.safe_open(str(weights), "pt") as file:
             cost = json.loads(file.metadata()["cost"])
         model.load(weights)
     except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError, HarnessError):
-        return {}  # a damaged file: the fit is done again and replaces it
+        return None  # a damaged file: the fit is done again and replaces it
     parts = ("train_images", "epochs", "steps", "epoch_losses", "train_seconds",
              "train_frozen_seconds")  # fmt: skip
-    return {name: cost[name] for name in parts if name in cost} | {"fit_shared": True}
+    return model, {name: cost[name] for name in parts if name in cost} | {"fit_shared": True}
 
 
 def _fit(run: Run, model: Model) -> Report | None:
@@ -108,13 +112,11 @@ def _images(run: Run, model: Model, split: Split) -> Images:
     return Images(model, source, split, bench.cache, augmentation)
 
 
-def _checks(run: Run, model: Model, report: Report, scores: dict[str, Scores]) -> list[str]:
+def _checks(run: Run, model: Model, losses: list[float], scores: dict[str, Scores]) -> list[str]:
     """Sentences about a fit that looks wrong; none about one that does not."""
     found = []
-    if not report.moved:
-        found.append("no trained parameter moved")
-    if report.losses and report.losses[-1] > report.losses[0]:
-        found.append(f"the loss rose from {report.losses[0]:.4f} to {report.losses[-1]:.4f}")
+    if losses and losses[-1] > losses[0]:
+        found.append(f"the loss rose from {losses[0]:.4f} to {losses[-1]:.4f}")
     name = next((n for n, s in run.evaluated.items() if s.classes == run.train.classes), None)
     if name is not None:
         frozen = zero_shot(_images(run, model, run.evaluated[name])).accuracy

@@ -84,6 +84,7 @@ def fit(
     before = [p.detach().clone() for p in model.parameters()]
     support = FewShot(images, texts, val, seed)
     method.prepare(model.head, support)
+    # PyTorch refuses an optimiser of nothing
     optimiser = method.optimiser(model.parameters() or [nn.Parameter(torch.zeros(()))])
     frozen = images.frozen() if method.frozen_images else None
     losses, seen, done = [], 0, 0
