@@ -216,6 +216,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _describe(name: str, cls: type, fixed: Mapping[str, Any], column: str) -> None:
+    family = str(vars(cls).get("name", name)).replace("_", "-")
     print(f"{name}\n\n{inspect.getdoc(cls)}\n")
     rows = [
         (field, repr(fixed.get(field, default)), "this variant" if field in fixed else source)
@@ -224,6 +225,9 @@ def _describe(name: str, cls: type, fixed: Mapping[str, Any], column: str) -> No
     if rows:
         headers = ["setting", "default", column]
         print(tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True))
+    for binding in config.profile(DEFAULT_BACKBONE):
+        if binding.target.replace("_", "-") in (name.replace("_", "-"), family):
+            print(f"on {DEFAULT_BACKBONE}: {binding.name} = {binding.value!r} ({binding.origin})")
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:

@@ -187,6 +187,8 @@ def typed(cls: type[T], name: str, binding: Binding) -> Any:
         shown = getattr(hints[binding.name], "__name__", None)
         expected = shown if shown not in (None, "Literal", "Union", "tuple") else ""
         expected = expected or str(hints[binding.name]).replace("typing.", "")
+        if typing.get_origin(hints[binding.name]) is Literal:
+            expected = " or ".join(map(repr, typing.get_args(hints[binding.name])))
         raise HarnessError(
             f"{binding.origin}: {name}.{binding.name} must be {expected}, not {binding.value!r}."
         ) from None

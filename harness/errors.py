@@ -12,8 +12,8 @@ class HarnessError(Exception):
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> HarnessError:
-    """`unknown method 'lroa'. Did you mean 'lora'? Known: ...`"""
+    """`unknown method 'lroa'. Did you mean 'lora'?`, or with all that is known."""
     names = sorted(allowed)
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
-    return HarnessError(f"unknown {kind} {given!r}.{hint} Known: {', '.join(names) or 'none'}.")
+    hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names) or 'none'}."
+    return HarnessError(f"unknown {kind} {given!r}. {hint}")

@@ -60,21 +60,20 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
         scores = wide.loc[[label]].droplevel("label") if label in wide.index else wide.iloc[:0]
         shared = {
             "label": label,
+            "evaluations": " ".join(evaluations),
             "parameters": mine["parameters"].max(),
-            "train_seconds": mine["train_seconds"].mean(),
-            "checks": int(mine.drop_duplicates("key")["checks"].gt(0).sum()),
-            "failed": int((mine["status"] == "failed").sum()),
             "applicable": not (len(mine) and (mine["status"] == "not applicable").all()),
-            "stale": rows[rows["label"] == label]["key"].nunique() - mine["key"].nunique(),
         }
+        every = rows[rows["label"] == label]
         per_dataset = []
         for dataset in datasets:
             of_dataset = scores[scores.index.get_level_values("dataset") == dataset]
             row = {**shared, "dataset": dataset, "runs": len(of_dataset), "expected": len(seeds)}
             row["averaged"] = dataset in averaged
+            row |= _counts(mine[mine["dataset"] == dataset], every[every["dataset"] == dataset])
             whole = len(of_dataset) == len(seeds)
             per_dataset.append(row | (_statistics(of_dataset, evaluations) if whole else empty))
-        average = {**shared, "dataset": "average", **empty}
+        average = {**shared, "dataset": "average", **empty, **_counts(mine, every)}
         for column in ("runs", "expected"):
             average[column] = sum(row[column] for row in per_dataset if row["averaged"])
         if average["runs"] == average["expected"]:
@@ -84,6 +83,17 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
                 average["mean_hm"] = sum(row["hm"] for row in per_dataset) / len(per_dataset)
         result += [average, *per_dataset]
     return pd.DataFrame(result)
+
+
+def _counts(current: pd.DataFrame, every: pd.DataFrame) -> dict[str, Any]:
+    """What is worth knowing of a row's records beside their scores."""
+    runs = current.drop_duplicates("key")
+    return {
+        "train_seconds": runs["train_seconds"].mean(),
+        "checks": int(runs["checks"].gt(0).sum()),
+        "failed": int((runs["status"] == "failed").sum()),
+        "stale": every["key"].nunique() - len(runs),
+    }
 
 
 def _newest(rows: pd.DataFrame) -> pd.DataFrame:
@@ -128,7 +138,7 @@ def render(
         if table.empty:
             raise HarnessError(f"there are no records of the task {task!r} yet.")
     if form == "csv":
-        return table.to_csv(index=False)
+        return table.drop(columns="evaluations").to_csv(index=False).rstrip("\n")
     parts = []
     for key, part in table.groupby(TABLES, sort=False):
         task_name, backbone, weights, shots, settings = map(str, key)
@@ -149,12 +159,12 @@ def render(
 def _scores(part: pd.DataFrame, dataset: str, title: str, form: str) -> str:
     """One table: every method's scores on a dataset, or on their average."""
     rows = part[part["dataset"] == dataset].dropna(axis="columns", how="all")
-    both = "hm" in part and dataset == "average"
+    both = _paired(part) and dataset == "average"
     shown = []
     for _, row in rows.iterrows():
         line = {"method": row["label"], "params": _count(row.get("parameters"))}
         line |= {n: _percent(row.get(n), row.get(f"{n}_std")) for n in _evaluations(part)}
-        line |= {"HM": _percent(row.get("hm"))} if "hm" in part else {}
+        line |= {"HM": _percent(row.get("hm"))} if _paired(part) else {}
         line |= {"mean of HMs": _percent(row.get("mean_hm"))} if both else {}
         line |= {"n": _count(row.get("n")), "runs": _runs(row)}
         shown.append(line)
@@ -178,7 +188,7 @@ def _runs(row: pd.Series) -> str:
 
 def _overview(part: pd.DataFrame, names: list[str], form: str) -> str:
     """Methods by datasets: the HM, or the only score."""
-    column = "hm" if "hm" in part else _evaluations(part)[0]
+    column = "hm" if _paired(part) else _evaluations(part)[0]
     prefix = _common_prefix(names)
     shown = []
     for label, mine in part.groupby("label", sort=False):
@@ -191,7 +201,12 @@ def _overview(part: pd.DataFrame, names: list[str], form: str) -> str:
 
 
 def _evaluations(part: pd.DataFrame) -> list[str]:
-    return [column.removesuffix("_std") for column in part.columns if column.endswith("_std")]
+    return part["evaluations"].iloc[0].split()
+
+
+def _paired(part: pd.DataFrame) -> bool:
+    """Whether the table has base and new, and so harmonic means."""
+    return {"base", "new"} <= set(_evaluations(part))
 
 
 def _text(rows: list[dict[str, str]], form: str, caption: str) -> str:

@@ -193,7 +193,7 @@ def _import_file(path: Path) -> ModuleType:
     name = f"harness_plugin_{path.stem}"  # a prefix: a plugin may be called like another module
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise FileNotFoundError(f"{path} is not a Python file")
+        raise HarnessError(f"there is no Python file {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

@@ -1,5 +1,6 @@
 """From a request to its runs, and from runs to records: shared by processes, safe to interrupt."""
 
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -116,9 +117,9 @@ def describe(runs: Sequence[Run], done: Iterable[str]) -> str:
                 "runs": len(members),
                 "done": sum(run.key in done for run in members),
                 "params": f"{trained:,}",
-                "epochs": _range(epochs) if max(steps) else "–",
-                "steps": _range(steps) if max(steps) else "–",
-                "batch": members[0].method.value.batch_size if max(steps) else "–",
+                "epochs": _range(epochs) if trained and max(steps) else "–",
+                "steps": _range(steps) if trained and max(steps) else "–",
+                "batch": members[0].method.value.batch_size if trained and max(steps) else "–",
             }
         )
     refusals = dict.fromkeys(filter(None, (run.refusal for run in runs)))
@@ -128,10 +129,12 @@ def describe(runs: Sequence[Run], done: Iterable[str]) -> str:
     datasets = ", ".join(dict.fromkeys(run.dataset for run in runs))
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
     return (
-        f"{len(runs)} runs on {bench.clip.name} ({bench.clip.device}, {bench.engine.precision}), "
-        f"{runs[0].shots} shots, seeds {seeds}\ndatasets: {datasets}\n\n"
-        f"{tabulate(rows, headers='keys', tablefmt='simple')}\n\n"
-        + "".join(f"not applicable: {reason}\n" for reason in refusals)
+        f"{len(runs)} run{'s' * (len(runs) > 1)} on {bench.clip.name} ({bench.clip.device}, "
+        f"{bench.engine.precision}), {runs[0].shots} shots, seeds {seeds}\n"
+        + textwrap.fill(f"datasets: {datasets}", 100)
+        + "\n\n"
+        + f"{tabulate(rows, headers='keys', tablefmt='simple')}\n\n"
+        + "".join(textwrap.fill(f"not applicable: {each}.", 100) + "\n" for each in refusals)
         + ("\n" if refusals else "")
         + f"to run: {len(pending)} of {len(runs)}; estimated time: {_duration(seconds)}\n"
     )
@@ -161,7 +164,8 @@ def execute_all(store: Store, pending: Sequence[Run], force: bool = False) -> di
                             record, predictions, model = execute(run, known)
                             store.write(record, predictions, model)
                             kept += 1
-                            tqdm.write(_outcome(run, record))
+                            if not run.refusal:
+                                tqdm.write(_outcome(run, record))
                         ended[run.key] = record
                         bar.update()
                 if len(waiting) == len(queue):
@@ -170,7 +174,7 @@ def execute_all(store: Store, pending: Sequence[Run], force: bool = False) -> di
                 queue = waiting
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"{kept} of {len(pending)} runs are finished and kept in {store.folder}. "
+                f"{kept} of {len(pending)} runs are finished and kept in {store.folder}.\n"
                 "The same command goes on with the rest."
             ) from None
     return ended

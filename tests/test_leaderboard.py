@@ -70,6 +70,26 @@ def test_a_method_that_cannot_serve_the_task_is_shown_as_not_applicable():
     assert "incomplete" not in line
 
 
+def test_each_task_has_only_its_own_columns():
+    other = grid(method="tip_adapter")
+    for each in other:
+        each.run["task"] = "few_shot"
+        each.scores["test"] = each.scores.pop("base")
+        del each.scores["new"]
+    tables = render([*grid(), *other]).split("few_shot, emoji-mini")
+    assert "| test |" not in " ".join(tables[0].split())
+    assert "HM" not in tables[1]
+    assert "base" not in tables[1]
+
+
+def test_marks_are_those_of_the_datasets_own_runs():
+    records = grid()
+    wrong = dataclasses.replace(records[0], checks=["the loss rose"])
+    table = rows([wrong, *records[1:]])
+    assert table["dra", "average"]["checks"] == table["dra", "toy_a"]["checks"] == 1
+    assert table["dra", "toy_b"]["checks"] == 0
+
+
 def test_harmonic_mean_of_published_averages():
     assert 100 * harmonic_mean(0.6934, 0.7422) == pytest.approx(71.70, abs=0.005)
     assert harmonic_mean(0.0, 0.0) == 0.0
