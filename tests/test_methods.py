@@ -202,7 +202,7 @@ def test_the_loss_falls_on_eight_images(name, mini):
         return
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
-    for step in range(40):
+    for step in range(20):
         optimiser.zero_grad()
         losses.append(train_step(model, step))
         optimiser.step()
