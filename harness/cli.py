@@ -8,13 +8,16 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
 from harness import config, leaderboard, registry
 from harness.errors import HarnessError, unknown
 from harness.results import Store
+
+if TYPE_CHECKING:
+    from harness.cache import Disk
 
 DEFAULT_BACKBONE = "emoji-mini"
 RESULTS = Path("results/runs")
@@ -61,15 +64,21 @@ def _add_run(verbs: Any) -> None:
     run.add_argument(
         "--datasets",
         metavar="NAMES",
-        help="see `list datasets` (default: the task's own, or the eight embedded emoji datasets)",
+        help="see `list datasets`; your own images as folder:PATH or csv:FILE "
+        "(default: the task's own, or the eight embedded emoji datasets)",
     )
+    _add_own(run)
     run.add_argument(
         "--backbone",
         default=DEFAULT_BACKBONE,
         metavar="NAME",
         help="see `list backbones` (default: %(default)s)",
     )
-    run.add_argument("--shots", type=int, default=16, metavar="K", help="images a class (16)")
+    run.add_argument("--shots", default="16", metavar="LIST", help="images a class: 16, or 1,2,4")
+    run.add_argument(
+        "--forgetting", action="store_true", help="few_shot: also the change of the accuracy on "
+        "the other selected datasets",
+    )  # fmt: skip
     run.add_argument("--seeds", default="1", metavar="LIST", help="1,2,3 or 1-3 (default: 1)")
     run.add_argument(
         "--data-root",
@@ -98,7 +107,14 @@ def _add_run(verbs: Any) -> None:
     )
     run.add_argument("--device", metavar="NAME", help="cuda, cuda:1, cpu (default: CUDA if there)")
     run.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="as engine.precision")
-    run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    _add_cache(run)
+    run.add_argument(
+        "--on-bad-image", choices=("error", "skip"), help="of an image that cannot be read: fail "
+        "before training, or leave it out and record that (default: error)",
+    )  # fmt: skip
+    run.add_argument(
+        "--dry-run", action="store_true", help="print the plan, with the settings by task, and stop"
+    )
     run.add_argument("--force", action="store_true", help="run again what is already done")
     _add_results(run)
     _add_plugin(run)
@@ -139,6 +155,57 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help=text)
 
 
+def _add_own(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--template", metavar="TEXT", help="the prompt of folder: and csv: datasets "
+        "(default: 'a photo of a {}.')",
+    )  # fmt: skip
+    parser.add_argument(
+        "--class-names", type=Path, metavar="FILE", help="a csv file of folder,name lines that "
+        "rename classes of folder: and csv: datasets",
+    )  # fmt: skip
+
+
+def _own(arguments: argparse.Namespace) -> list[config.Binding]:
+    """The settings of datasets that are given by their paths."""
+    if arguments.template is not None and "{}" not in arguments.template:
+        raise HarnessError(f"--template {arguments.template!r} has no {{}} for the class name.")
+    names = arguments.class_names and str(arguments.class_names)
+    given = {"template": arguments.template, "class_names": names}
+    return [
+        config.Binding(kind, name, value, f"--{name.replace('_', '-')}")
+        for kind in ("folder", "csv")
+        for name, value in given.items()
+        if value is not None
+    ]
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache-dir",
+        type=Path,
+        default=_cache_folder(),
+        metavar="DIR",
+        help="decoded images and frozen features, shared by all runs (default: $HARNESS_CACHE, or "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--cache-limit", type=float, default=20, metavar="GB",
+        help="the cache's size, the least recently used goes first; 0: no cache (20)",
+    )  # fmt: skip
+
+
+def _cache_folder() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("HARNESS_CACHE") or Path(home) / "vlm-peft-harness")
+
+
+def _disk(arguments: argparse.Namespace) -> "Disk":
+    from harness.cache import Disk
+
+    return Disk(arguments.cache_dir, int(arguments.cache_limit * 2**30))
+
+
 def _add_plugin(parser: argparse.ArgumentParser) -> None:
     text = "a module, or a .py file, that defines a method, task or dataset; repeatable"
     parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help=text)
@@ -149,6 +216,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
     bindings = config.read_gin(arguments.config) if arguments.config else []
     bindings += [config.read_set(text) for text in arguments.settings]
+    bindings += _own(arguments)
+    if arguments.forgetting:
+        bindings.append(config.Binding("few_shot", "forgetting", True, "--forgetting"))
+    if arguments.on_bad_image:
+        bindings.append(config.Binding("engine", "on_bad_image", arguments.on_bad_image, "option"))
     if arguments.precision:
         bindings.append(config.Binding("engine", "precision", arguments.precision, "--precision"))
     request = runner.Request(
@@ -156,17 +228,18 @@ def _run(arguments: argparse.Namespace) -> int:
         tasks=arguments.tasks,
         datasets=arguments.datasets,
         backbone=arguments.backbone,
-        shots=arguments.shots,
-        seeds=_seeds(arguments.seeds),
+        shots=_numbers("--shots", arguments.shots),
+        seeds=_numbers("--seeds", arguments.seeds),
         root=arguments.data_root,
         bindings=bindings,
         sweeps=config.read_sweeps(arguments.sweep),
         device=arguments.device,
+        disk=_disk(arguments),
     )
     runs = runner.plan(request, _registry(arguments.plugin))
     store = Store(arguments.results)
     done = {} if arguments.force else store.done()
-    print(runner.describe(runs, done))
+    print(runner.describe(runs, done, arguments.dry_run))
     if arguments.dry_run:
         return 0
     store.open()
@@ -249,17 +322,17 @@ def _registry(plugins: list[str]) -> registry.Registry:
     return loaded
 
 
-def _seeds(text: str) -> list[int]:
-    seeds: list[int] = []
+def _numbers(option: str, text: str) -> list[int]:
+    numbers: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match:
-            raise HarnessError(f"--seeds {text!r} is not a list such as 1,2,3 or 1-3.")
+            raise HarnessError(f"{option} {text!r} is not a list such as 1,2,3 or 1-3.")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise HarnessError(f"--seeds {text!r} counts backwards: write {last}-{first}.")
-        seeds += range(first, last + 1)
-    return list(dict.fromkeys(seeds))
+            raise HarnessError(f"{option} {text!r} counts backwards: write {last}-{first}.")
+        numbers += range(first, last + 1)
+    return list(dict.fromkeys(numbers))
 
 
 warnings.showwarning = lambda message, *_args, **_kw: print(f"warning: {message}", file=sys.stderr)

@@ -40,14 +40,16 @@ class Engine:
     crop_scale: tuple[float, float] = setting((0.08, 1.0), "area of the random resized crop")
     precision: Literal["auto", "fp32", "bf16"] = setting("auto", "bf16 on CUDA, else fp32")
     split: Literal["test", "val"] = setting("test", "what is scored; choose settings on val only")
+    on_bad_image: Literal["error", "skip"] = setting("error", "of images that cannot be read")
     image_chunk: int = setting(0, "micro-batch of images; 0: the whole batch")
     text_chunk: int = setting(0, "micro-batch of texts; 0: all")
     checkpointing: bool = setting(False, "recompute activations in the backward pass")
     cache_bytes: int = setting(2 * 2**30, "for frozen activations and features")
 
     def identity(self) -> dict[str, Any]:
-        """The fields that a result depends on; the others change memory and time only."""
-        memory = {"image_chunk", "text_chunk", "checkpointing", "cache_bytes"}
+        """The fields that a result depends on; the others change memory and time only, or show in
+        the lists of images."""
+        memory = {"image_chunk", "text_chunk", "checkpointing", "cache_bytes", "on_bad_image"}
         return {name: value for name, value in asdict(self).items() if name not in memory}
 
 

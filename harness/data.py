@@ -3,25 +3,34 @@
 Pixels are uint8 [3, S, S] until they are on the device; `normalise` makes them what CLIP takes.
 """
 
+import functools
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
+import PIL
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as TF
+from tqdm import tqdm
 
+from harness.cache import Disk, Tensors, code_of
 from harness.dataset import Dataset, Item, Split
+from harness.errors import HarnessError
 from harness.randomness import generator, seed_of
 
 BICUBIC = TF.InterpolationMode.BICUBIC
 THREADS = 8
-AHEAD = 512  # images decoded at once
+GROUP = 250  # images that are decoded, and kept, together
+T = TypeVar("T")
+U = TypeVar("U")
 View = tuple[int, ...]  # what distinguishes one pass over the images from another
 
 
@@ -91,24 +100,150 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 @dataclass(frozen=True)
 class Source:
-    """Where a split's images come from: the dataset that opens them, and its root."""
+    """Where images come from: the dataset that opens them, its root, and the disk cache, if any."""
 
     dataset: Dataset
     root: Path | None
+    disk: Disk | None = None
+    _opened: dict[str, "Opened"] = field(default_factory=dict, compare=False)
 
-    def pixels(
-        self, items: Sequence[Item], transform: Callable[[Image.Image, int], Tensor]
-    ) -> Iterator[Tensor]:
-        """transform(image, index) of each item, in order, decoded by a few threads ahead."""
+    def open(self, item: Item) -> Image.Image:
+        """The decoded RGB image.
 
-        def load(numbered_item: tuple[int, Item]) -> Tensor:
-            index, item = numbered_item
-            return transform(self.dataset.open(item, self.root), index)
+        Raises:
+            HarnessError: it cannot be read, with its name.
+        """
+        return self.dataset.open(item, self.root)
 
-        with ThreadPoolExecutor(THREADS) as pool:
-            numbered = list(enumerate(items))
-            for start in range(0, len(items), AHEAD):
-                yield from pool.map(load, numbered[start : start + AHEAD])
+    def opened(self, split: Split) -> "Opened":
+        """The images of a split by index, each of them known to be readable.
+
+        Raises:
+            HarnessError: one is not, with its name.
+        """
+        if split.fingerprint not in self._opened:
+            self._opened[split.fingerprint] = Opened(self, split)
+        return self._opened[split.fingerprint]
+
+    def unreadable(self, split: Split) -> dict[int, str]:
+        """Why images cannot be read, by their place in the split; every one is opened."""
+
+        def reason(item: Item) -> str:
+            try:
+                self.open(item)
+            except HarnessError as error:
+                return str(error)
+            return ""
+
+        found: dict[int, str] = {}
+        with tqdm(total=len(split.items), desc=f"opening {split.classes.dataset}", unit="image",
+                  leave=False, disable=None, delay=2) as bar:  # fmt: skip
+            for number, group in enumerate(_groups(split.items)):
+                reasons: list[str] = []
+
+                def bad(items: Sequence[Item] = group, said: list[str] = reasons) -> Tensors:
+                    said += _parallel(reason, items)
+                    return {"x": torch.tensor([bool(each) for each in said])}
+
+                flags = self.kept("readable", split, group, bad)["x"].nonzero().flatten().tolist()
+                for place in flags:
+                    found[number * GROUP + place] = (
+                        reasons[place] if reasons else reason(group[place])
+                    )
+                bar.update(len(group))
+        return found
+
+    def test(self, split: Split, size: int) -> Iterator[Tensor]:
+        """Every image in order under the test transform, uint8 [<= GROUP, 3, size, size]."""
+
+        def pixels(items: Sequence[Item]) -> Tensor:
+            def compute() -> Tensors:
+                return {"x": torch.stack(_parallel(lambda i: centre(self.open(i), size), items))}
+
+            return self.kept("pixels", split, items, compute, size)["x"]
+
+        groups = [functools.partial(pixels, each) for each in _groups(split.items)]
+        yield from _ahead(groups)
+
+    def kept(
+        self,
+        kind: str,
+        split: Split,
+        items: Sequence[Item],
+        compute: Callable[[], Tensors],
+        *key: Hashable,
+    ) -> Tensors:
+        """What `compute` makes of images, from the disk cache if there is one."""
+        if self.disk is None:
+            return compute()
+        code = code_of("data", "dataset")
+        content = [(item.path, self.dataset.stamp(item, self.root)) for item in items]
+        of = (code, PIL.__version__, repr(self.dataset), split.content, *content)
+        return self.disk.get(kind, (*key, *of), compute)
+
+
+class Opened:
+    """The decoded images of a split, by index: memory-mapped from the disk cache, or opened anew.
+
+    Without a cache, or where it has no room, every image is opened once to see that it can be.
+    """
+
+    def __init__(self, source: Source, split: Split) -> None:
+        self.source, self.items = source, split.items
+        self.groups: list[Tensors] = []
+        groups = _groups(split.items)
+        with tqdm(total=len(split.items), desc=f"reading {split.classes.dataset}", unit="image",
+                  leave=False, disable=None, delay=2) as bar:  # fmt: skip
+            for group in groups:
+                if not self._room(len(groups)):
+                    self.groups.clear()
+                    _parallel(lambda item: source.open(item) and None, group)
+                else:
+                    compute = functools.partial(self._decoded, group)
+                    self.groups.append(source.kept("images", split, group, compute))
+                bar.update(len(group))
+
+    def __getitem__(self, index: int) -> Image.Image:
+        if not self.groups:
+            return self.source.open(self.items[index])
+        group, place = self.groups[index // GROUP], index % GROUP
+        height, width = group["sizes"][place].tolist()
+        start = int(group["starts"][place])
+        flat = group["x"][start : start + 3 * height * width]
+        return Image.fromarray(flat.view(height, width, 3).numpy())
+
+    def _room(self, count: int) -> bool:
+        """Whether `count` groups like the first one may be kept."""
+        disk = self.source.disk
+        if disk is None or disk.limit <= 0:
+            return False
+        return not self.groups or self.groups[0]["x"].nbytes * count <= disk.limit // 2
+
+    def _decoded(self, group: Sequence[Item]) -> Tensors:
+        images = _parallel(lambda item: np.array(self.source.open(item)), group)
+        sizes = torch.tensor([image.shape[:2] for image in images])
+        lengths = torch.tensor([image.size for image in images])
+        x = torch.from_numpy(np.concatenate([image.reshape(-1) for image in images]))
+        return {"x": x, "sizes": sizes, "starts": lengths.cumsum(0) - lengths}
+
+
+def _groups(items: Sequence[T]) -> list[Sequence[T]]:
+    return [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
+
+
+def _parallel(function: Callable[[T], U], values: Sequence[T]) -> list[U]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(function, values))
+
+
+def _ahead(thunks: Sequence[Callable[[], T]]) -> Iterator[T]:
+    """The results in order, each computed while the one before it is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(thunks[0]) if thunks else None
+        for thunk in [*thunks[1:], None]:
+            if following is not None:
+                current, following = following, pool.submit(thunk) if thunk else None
+                yield current.result()
 
 
 def epoch_order(
@@ -135,8 +270,8 @@ def steps_per_epoch(count: int, batch_size: int, drop_last: bool = True) -> int:
 
 def test_batches(source: Source, split: Split, size: int, batch_size: int) -> Iterator[Tensor]:
     """Every image of a split in order under the test transform, uint8 [B, 3, size, size]."""
-    pixels = source.pixels(split.items, lambda image, _: centre(image, size))
-    yield from _stacked(pixels, [batch_size] * math.ceil(len(split.items) / batch_size))
+    for pixels in source.test(split, size):
+        yield from pixels.split(batch_size)
 
 
 def train_batches(
@@ -148,15 +283,17 @@ def train_batches(
     order: Sequence[Tensor],
 ) -> Iterator[Tensor]:
     """One pass over the views, uint8 [B, 3, size, size], batched as `order` says."""
-    indices = [int(index) for batch in order for index in batch]
+    images = source.opened(split)
 
-    def seen(image: Image.Image, place: int) -> Tensor:
-        return augmentation(image, size, view, split.positions[indices[place]])
+    def seen(index: int) -> Tensor:
+        return augmentation(images[index], size, view, split.positions[index])
 
-    pixels = source.pixels([split.items[index] for index in indices], seen)
-    yield from _stacked(pixels, [len(batch) for batch in order])
-
-
-def _stacked(pixels: Iterator[Tensor], sizes: Sequence[int]) -> Iterator[Tensor]:
-    for size in sizes:
-        yield torch.stack(list(itertools.islice(pixels, size)))
+    with ThreadPoolExecutor(THREADS) as pool:
+        indices = [int(index) for batch in order for index in batch]
+        pixels = (
+            each
+            for start in range(0, len(indices), GROUP)
+            for each in pool.map(seen, indices[start : start + GROUP])
+        )
+        for batch in order:
+            yield torch.stack(list(itertools.islice(pixels, len(batch))))

@@ -10,7 +10,7 @@ import json
 import os
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -19,6 +19,8 @@ from typing import Any, ClassVar, NamedTuple
 from PIL import Image
 
 from harness.errors import HarnessError
+
+Prepare = Callable[[Image.Image], Image.Image]
 
 
 class Item(NamedTuple):
@@ -51,13 +53,26 @@ class Split:
     """Images with their classes, and where each image stood before classes were selected.
 
     `positions` are indices into the list before the classes were selected: what augmentation
-    depends on. `content` is the dataset's hash of what the list does not show.
+    depends on. `content` is the dataset's hash of what the list does not show. `skipped` are paths
+    of images that were left out because they cannot be read.
     """
 
     items: tuple[Item, ...]
     classes: Classes
     positions: tuple[int, ...]
     content: str
+    skipped: tuple[str, ...] = ()
+
+    def without(self, places: Iterable[int]) -> "Split":
+        """The split without the images at some places of its list, which it names as skipped."""
+        gone = set(places)
+        kept = [place for place in range(len(self.items)) if place not in gone]
+        return replace(
+            self,
+            items=tuple(self.items[place] for place in kept),
+            positions=tuple(self.positions[place] for place in kept),
+            skipped=tuple(self.items[place].path for place in sorted(gone)),
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -103,6 +118,10 @@ class Dataset(ABC):
         """
         code = Path(inspect.getfile(type(self))).read_bytes()
         return hashlib.sha256(repr(self).encode() + code).hexdigest()[:16]
+
+    def stamp(self, item: Item, root: Path | None) -> str:
+        """What changes when an image's file does, for the cache on this machine alone."""
+        return ""
 
 
 class Files(Dataset):
@@ -167,15 +186,15 @@ class Files(Dataset):
         """
         return self._entries(root, below, folders=False)
 
+    def file(self, item: Item, root: Path | None) -> Path:
+        """Where an item's image lies."""
+        return self.path(root, self.images, below(item.path, self.name))
+
     def open(self, item: Item, root: Path | None) -> Image.Image:
-        path = self.path(root, self.images, _below(item.path, self.name))
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except OSError as error:
-            raise HarnessError(
-                f"{self.name}: {path} cannot be read as an image: {error}"
-            ) from error
+        return open_rgb(self.file(item, root), self.name)
+
+    def stamp(self, item: Item, root: Path | None) -> str:
+        return stamp(self.file(item, root))
 
     def _entries(self, root: Path | None, below: str, folders: bool) -> list[str]:
         path = self.path(root, below)
@@ -199,7 +218,7 @@ class SplitFile(Files):
         try:
             lists = json.loads(text)
             return {
-                part: [Item(_below(path, self.name), int(label), str(name))
+                part: [Item(below(path, self.name), int(label), str(name))
                        for path, label, name in lists[part]]
                 for part in ("train", "val", "test")
             }  # fmt: skip
@@ -209,7 +228,32 @@ class SplitFile(Files):
             ) from error
 
 
-def _below(path: str, dataset: str) -> str:
+def open_rgb(path: Path, dataset: str, prepare: Prepare = lambda image: image) -> Image.Image:
+    """The image in a file, RGB, after `prepare`.
+
+    Raises:
+        HarnessError: it cannot be read as an image: missing, truncated, something else.
+    """
+    try:
+        with Image.open(path) as image:
+            return prepare(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise HarnessError(
+            f"{dataset}: {path} cannot be read as an image: {error}. `python -m harness data "
+            "verify` finds every such file; --on-bad-image skip leaves them out."
+        ) from error
+
+
+def stamp(path: Path) -> str:
+    """Size and time of a file, or nothing if it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def below(path: str, dataset: str) -> str:
     """`path`, if it stays below the folder that it is relative to."""
     parts = PurePosixPath(path).parts
     if not parts or ".." in parts or PurePosixPath(path).is_absolute() or "\\" in path:

@@ -18,12 +18,13 @@ import safetensors
 import torch
 from torch import Tensor
 
+from harness.cache import Cache
 from harness.dataset import Split
 from harness.efficiency import peak_memory, reset_peak_memory
 from harness.errors import HarnessError
 from harness.evaluate import Scores, evaluate, zero_shot
 from harness.graft import Model
-from harness.inputs import Cache, Images, texts
+from harness.inputs import Images, texts
 from harness.plan import Run
 from harness.results import Record
 from harness.trainer import Chunks, Report, fit
@@ -47,11 +48,18 @@ def execute(
             reset_peak_memory(run.bench.clip.device)
             clock = Clock(run.bench.cache)
             model, shared = _stored(run, weights) or (run.model(), {})
+            _read(run, fits=not shared and bool(model.trained.state_dict()))
+            clock.lap("read")
             report = None if shared else _fit(run, model)
             clock.lap("train")
             scores = {
                 name: evaluate(model, _images(run, model, split))
                 for name, split in run.evaluated.items()
+            }
+            frozen = {
+                e.name: zero_shot(_images(run, model, run.evaluated[e.name])).accuracy
+                for e in run.task.value.evaluations(run.dataset)
+                if e.change
             }
             clock.lap("evaluate")
             fit = run.fit_key if model.trained.state_dict() else None
@@ -66,6 +74,7 @@ def execute(
         "done",
         scores={
             name: {"accuracy": s.accuracy, "correct": s.correct, "total": len(s.labels)}
+            | ({"zero_shot": frozen[name]} if name in frozen else {})
             for name, s in scores.items()
         },
         cost=_cost(run, model, report, scores) | clock.seconds | shared,
@@ -104,6 +113,20 @@ def _fit(run: Run, model: Model) -> Report | None:
     return fit(
         model, images, prompts, run.schedule, run.seed, val=val, chunks=chunks, label=str(run)
     )
+
+
+def _read(run: Run, fits: bool) -> None:
+    """Opens every image before anything is trained: one that cannot be read fails the run now.
+
+    Without a disk cache the images that are scored would be decoded twice; they are left for later.
+    """
+    bench = run.bench
+    if fits:
+        bench.source(run.train.classes.dataset).opened(run.train)
+    if bench.cache.disk is not None:
+        for split in run.evaluated.values():
+            for _ in bench.source(split.classes.dataset).test(split, bench.clip.size):
+                pass
 
 
 def _images(run: Run, model: Model, split: Split) -> Images:

@@ -5,15 +5,14 @@ and (in training) the view, which is a function of (seed, epoch, position). Meth
 that need the same values share them, under a size budget.
 """
 
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from harness import data
+from harness.cache import Cache, code_of
 from harness.clip import Clip, crop
 from harness.data import Augmentation, FiveCrop, Source, View
 from harness.dataset import Classes, Split
@@ -23,29 +22,6 @@ from harness.method import Method, Rows
 
 CHUNK = 100  # images a forward pass while nothing is trained: Dassl's test batch
 CHUNK_TEXTS = 1024  # texts a forward pass while nothing is trained
-
-
-@dataclass
-class Cache:
-    """Tensors by key, the least recently used dropped first when `budget` bytes are exceeded.
-
-    `seconds` is the time spent on computing them.
-    """
-
-    budget: int = 2 * 2**30
-    seconds: float = 0.0
-    kept: OrderedDict[Hashable, Tensor] = field(default_factory=OrderedDict)
-
-    def get(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
-        """The tensor under `key`, computed if it is not there."""
-        if key not in self.kept:
-            started = time.perf_counter()
-            self.kept[key] = compute()
-            self.seconds += time.perf_counter() - started
-        self.kept.move_to_end(key)
-        while sum(t.nbytes for t in self.kept.values()) > self.budget and len(self.kept) > 1:
-            self.kept.popitem(last=False)
-        return self.kept[key]
 
 
 @dataclass(frozen=True)
@@ -121,19 +97,27 @@ def texts(model: Model, classes: Classes, training: bool, cache: Cache | None = 
 def frozen_texts(clip: Clip, prompts: Sequence[Sequence[str]], cache: Cache) -> Tensor:
     """Features [C, T, E] of texts on the frozen tower, not normalised."""
     flat = [text for each in prompts for text in each]
-    key = ("texts", clip.fingerprint, str(clip.device), precision(clip), tuple(flat))
+    key = ("texts", *arithmetic(clip), tuple(flat))
+
+    def live() -> dict[str, Tensor]:
+        ids = crop(clip.tokenize(flat))
+        return {"x": torch.cat([clip.text(part) for part in ids.split(CHUNK_TEXTS)])}
 
     def compute() -> Tensor:
-        ids = crop(clip.tokenize(flat))
-        return torch.cat([clip.text(part) for part in ids.split(CHUNK_TEXTS)])
+        kept = cache.disk.get("texts", key, live) if cache.disk else live()
+        return kept["x"].to(clip.device)
 
     return cache.get(key, compute).unflatten(0, (len(prompts), -1))
 
 
-def precision(clip: Clip) -> torch.dtype | None:
-    """What autocast computes in at the moment, or None."""
+def arithmetic(clip: Clip) -> tuple[Hashable, ...]:
+    """What the bits of a frozen feature depend on, beside its input: weights, precision, code,
+    device and threads."""
     kind = clip.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    computed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    code = code_of("clip", "graft", "inputs", "data")
+    name = torch.cuda.get_device_name(clip.device) if kind == "cuda" else torch.get_num_threads()
+    return (clip.fingerprint, clip.logit_scale.dtype, computed, code, str(clip.device), name)
 
 
 @dataclass(frozen=True)
@@ -165,25 +149,39 @@ class Images:
                 yield self._start(pixels)
 
         if not self._fits():
-            yield from live()
-            return
-        yield from self.cache.get(self._key(), lambda: torch.cat(list(live()))).split(CHUNK)
+            return live()
+        return iter(self._kept(live).split(CHUNK))
 
     def train(self, view: View, order: Sequence[Tensor]) -> Iterator[Tensor]:
         """`start` of one pass over the views, in the batches of `order` (indices)."""
 
-        def live(order: Sequence[Tensor]) -> Iterator[Tensor]:
+        def live(order: Sequence[Tensor] = self._in_order()) -> Iterator[Tensor]:
             arguments = (self.source, self.split, self.model.clip.size, self.augmentation)
             for pixels in data.train_batches(*arguments, view, order):
                 yield self._start(pixels)
 
         if not self._fits():
-            yield from live(order)
-            return
-        key = (*self._key(), self.augmentation, view)
-        views = self.cache.get(key, lambda: torch.cat(list(live(self._in_order()))))
-        for batch in order:
-            yield views[batch.to(views.device)]
+            return live(order)
+        views = self._kept(live, self.augmentation, view, self.split.positions)
+        return (views[batch.to(views.device)] for batch in order)
+
+    def _kept(self, live: Callable[[], Iterator[Tensor]], *view: Hashable) -> Tensor:
+        """What `live` gives, from memory; features of the whole tower also from disk."""
+        clip = self.model.clip
+        cut = self.model.cut(clip.image)
+        key = (*arithmetic(clip), clip.size, *view)
+
+        def all_of_them() -> dict[str, Tensor]:
+            return {"x": torch.cat(list(live()))}
+
+        def compute() -> Tensor:
+            if cut is not None:
+                return all_of_them()["x"]
+            split = self.split
+            kept = self.source.kept("features", split, split.items, all_of_them, *key)
+            return kept["x"].to(clip.device)
+
+        return self.cache.get((*key, self.split.fingerprint, cut), compute)
 
     def _in_order(self) -> Sequence[Tensor]:
         return torch.arange(len(self.split.items)).split(CHUNK)
@@ -192,11 +190,6 @@ class Images:
         clip = self.model.clip
         images = data.normalise(pixels.to(clip.device), clip.mean, clip.std)
         return self.model.start(clip.image, images)
-
-    def _key(self) -> tuple[Hashable, ...]:
-        clip = self.model.clip
-        cut = self.model.cut(clip.image)
-        return (clip.fingerprint, str(clip.device), precision(clip), self.split.fingerprint, cut)
 
     def _fits(self) -> bool:
         """Whether one pass over the split may be kept: a quarter of the budget, in float32."""

@@ -3,6 +3,7 @@
 Percent and rounding happen here and nowhere else. It never imports torch.
 """
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from harness.errors import HarnessError
-from harness.results import Record, frame
+from harness.results import CHANGE, Record, frame
 
 FORMATS = ("markdown", "csv", "latex")
 MISSING = "–"
@@ -132,6 +133,7 @@ def render(
     Raises:
         HarnessError: there is nothing to show.
     """
+    records = list(records)
     table = summarise(records)
     if task is not None:
         table = table[table["task"] == task]
@@ -153,7 +155,34 @@ def render(
             parts.append(_overview(part, datasets, form))
         if by_dataset:
             parts += [_scores(part, name, f"{title}, {name}", form) for name in datasets]
+    for key, part in table.groupby([name for name in TABLES if name != "shots"], sort=False):
+        if part["shots"].nunique() > 1:
+            parts.append(_by_shots(part, f"{key[0]}, {key[1]}", form))
+    if form == "markdown":
+        parts += [textwrap.fill(each, 100) for each in differing(records, task)]
     return "\n\n".join(parts)
+
+
+def differing(records: Iterable[Record], task: str | None = None) -> list[str]:
+    """A sentence for each dataset whose records were made on different lists of images, and so are
+    not averaged together: the tables hold the newest."""
+    found = []
+    rows = frame(records).sort_values("time", kind="stable")
+    for key, part in rows.groupby([*TABLES, "dataset", "seed"], sort=False):
+        lists = part.groupby("images", sort=False)["label"].unique()
+        if len(lists) < 2 or task not in (None, key[0]):
+            continue
+        newest = part["images"].iloc[-1]
+        others = "; ".join(
+            f"{', '.join(sorted(labels))} on {images}"
+            for images, labels in lists.items()
+            if images != newest
+        )
+        found.append(
+            f"Left out, {key[0]}, {key[-2]}, seed {key[-1]}: the lists of images differ, and are "
+            f"not averaged. Shown is the newest, {newest}; left out: {others}."
+        )
+    return found
 
 
 def _scores(part: pd.DataFrame, dataset: str, title: str, form: str) -> str:
@@ -171,6 +200,8 @@ def _scores(part: pd.DataFrame, dataset: str, title: str, form: str) -> str:
     notes = [f"{title}.", "Top-1 in percent: mean ± sample standard deviation over n seeds."]
     if both:
         notes.append("HM: of the averaged base and new. Mean of HMs: over the datasets' HMs.")
+    if CHANGE in _evaluations(part):
+        notes.append(f"{CHANGE}: mean over the other datasets of accuracy minus zero-shot's.")
     if rows["checks"].gt(0).any():
         notes.append(f"†: runs that look wrong; `{CHECKS}` lists them.")
     return _text(shown, form, "\n".join(notes))
@@ -198,6 +229,20 @@ def _overview(part: pd.DataFrame, names: list[str], form: str) -> str:
         )
     title = "HM of each dataset's base and new" if column == "hm" else f"{column} of each dataset"
     return _text(shown, form, f"{title} ({prefix}…)." if prefix else f"{title}.")
+
+
+def _by_shots(part: pd.DataFrame, title: str, form: str) -> str:
+    """Methods by shots: the average of the datasets."""
+    column = "hm" if _paired(part) else _evaluations(part)[0]
+    averages = part[part["dataset"] == "average"]
+    shots = sorted(averages["shots"].unique(), key=int)
+    shown = []
+    for label, mine in averages.groupby("label", sort=False):
+        values = mine.set_index("shots")[column]
+        row = {number: _percent(values.get(number)) for number in shots}
+        shown.append({"method": str(label)} | row)
+    name = "HM" if column == "hm" else column
+    return _text(shown, form, f"{title}: {name} by shots, average of the datasets.")
 
 
 def _evaluations(part: pd.DataFrame) -> list[str]:

@@ -10,15 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from harness.cache import Cache
 from harness.clip import Clip
 from harness.config import Engine
 from harness.data import Augmentation, FiveCrop, Source
 from harness.dataset import Classes, Dataset, Item, Split, class_names, few_shot, select
 from harness.errors import HarnessError
 from harness.graft import Model
-from harness.inputs import Cache
 from harness.method import Method
-from harness.registry import Plugin
 from harness.results import digest
 from harness.task import Fit
 from harness.trainer import Schedule
@@ -54,6 +53,7 @@ class Bench:
     _classes: dict[str, Classes] = field(default_factory=dict)
     _contents: dict[str, str] = field(default_factory=dict)
     _shapes: dict[object, Shape] = field(default_factory=dict)
+    _sources: dict[str, Source] = field(default_factory=dict)
 
     def lists(self, dataset: str) -> dict[str, list[Item]]:
         """The full lists of a dataset, read once.
@@ -97,7 +97,10 @@ class Bench:
         return self._select(drawn, dataset, subset, "validation")
 
     def source(self, dataset: str) -> Source:
-        return Source(self.datasets[dataset], self.root)
+        """Where a dataset's images come from."""
+        if dataset not in self._sources:
+            self._sources[dataset] = Source(self.datasets[dataset], self.root, self.cache.disk)
+        return self._sources[dataset]
 
     def augmentation(self, method: Method) -> Augmentation | FiveCrop:
         """How a method's training views are made."""
@@ -109,7 +112,10 @@ class Bench:
     def _select(self, items: Sequence[Item], dataset: str, subset: str, split: str) -> Split:
         if dataset not in self._contents:
             self._contents[dataset] = self.datasets[dataset].content(self.root)
-        return select(items, subset, self.classes(dataset), self._contents[dataset], split)
+        chosen = select(items, subset, self.classes(dataset), self._contents[dataset], split)
+        if self.engine.on_bad_image == "error":
+            return chosen
+        return chosen.without(self.source(dataset).unreadable(chosen))
 
 
 @dataclass(frozen=True)
@@ -184,7 +190,9 @@ class Run:
             "settings": self.bench.engine.identity(),
             "fingerprints": prints | ({"val": self.val.fingerprint} if self.val else {}),
         }
-        return json.loads(json.dumps(identity))
+        splits = {"train": self.train, **self.evaluated}
+        skipped = {name: list(split.skipped) for name, split in splits.items() if split.skipped}
+        return json.loads(json.dumps(identity | ({"skipped": skipped} if skipped else {})))
 
     @cached_property
     def key(self) -> str:
@@ -232,14 +240,14 @@ class Run:
         return f"{self.method.name} {self.task.name} {self.dataset} seed {self.seed}"
 
 
-Build = Callable[[str, str], Sequence[Named]]  # (task, fitted dataset) -> methods
+Build = Callable[[str, str, int], Sequence[Named]]  # (task, fitted dataset, shots) -> methods
 
 
 def product(
     bench: Bench,
     methods: Build,
     task: Named,
-    datasets: Iterable[Plugin],
+    datasets: Iterable[str],
     shots: int,
     seeds: Iterable[int],
 ) -> list[Run]:
@@ -251,9 +259,9 @@ def product(
     if shots < 1:
         raise HarnessError(f"--shots must be at least 1, not {shots}.")
     return [
-        Run(method, task, dataset.name, shots, seed, bench)
+        Run(method, task, dataset, shots, seed, bench)
         for dataset, seed in itertools.product(datasets, seeds)
-        for method in methods(task.name, task.value.fit(dataset.name).dataset)
+        for method in methods(task.name, task.value.fit(dataset).dataset, shots)
     ]
 
 

@@ -8,12 +8,13 @@ import fnmatch
 import importlib
 import importlib.util
 import inspect
+import os
 import pkgutil
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -42,6 +43,11 @@ class Plugin:
     def family(self) -> str:
         """The name of the class itself, of which a variant is a special case."""
         return str(vars(self.cls)["name"])
+
+    @property
+    def lacks_path(self) -> bool:
+        """Whether it stands for data of the user's, whose path follows its name and a colon."""
+        return "path" in {f.name for f in fields(self.cls)} and "path" not in self.fixed
 
     @property
     def summary(self) -> str:
@@ -76,16 +82,38 @@ class Registry:
         parts = patterns.split(",") if isinstance(patterns, str) else patterns
         chosen: dict[str, Plugin] = {}
         for part in filter(None, (part.strip() for part in parts)):
-            names = fnmatch.filter(known, part)
+            if ":" in part and part not in known:
+                plugin = self._with_path(kind, part)
+                chosen[plugin.name] = plugin
+                continue
+            names = [n for n in fnmatch.filter(known, part) if not known[n].lacks_path or n == part]
             if not names:
                 broken = [f"{n}: {why}" for n, why in self.broken.items() if n.endswith("." + part)]
                 if broken:
                     raise HarnessError(f"{part!r} failed to import: {broken[0]}")
                 raise unknown(kind.rstrip("s"), part, known)
             chosen |= {name: known[name] for name in names}
+            if len(names) == 1 and known[names[0]].lacks_path:
+                raise HarnessError(f"{part} needs a path: write {part}:PATH.")
         if not chosen:
             raise HarnessError(f"no {kind} given. Known: {', '.join(known)}.")
         return list(chosen.values())
+
+    def _with_path(self, kind: str, part: str) -> Plugin:
+        """The plugin of `NAME:PATH`, registered as NAME and the last part of PATH."""
+        family, _, path = part.partition(":")
+        base = self.plugins[kind].get(family)
+        if base is None or not base.lacks_path or not path:
+            allowed = [f"{name}:PATH" for name, p in self.plugins[kind].items() if p.lacks_path]
+            raise HarnessError(f"{part!r} is no {kind.rstrip('s')}. Allowed: {', '.join(allowed)}.")
+        where = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - keeps links
+        plugin = Plugin(f"{family}:{where.stem}", base.cls, {"path": str(where)}, base.origin)
+        there = self.plugins[kind].setdefault(plugin.name, plugin)
+        if there.fixed != plugin.fixed:
+            raise Collision(
+                f"{there.fixed['path']} and {where} would both be called {plugin.name}. Rename one."
+            )
+        return there
 
     def add(self, kind: str, cls: type, name: str, origin: str) -> None:
         """Registers `cls` under `name` and its variants under theirs.

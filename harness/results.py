@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
+CHANGE = "change_elsewhere"  # mean over other datasets of accuracy minus zero-shot accuracy
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Record:
     @property
     def reason(self) -> str:
         """The last line of a failed run's traceback, or why it is not applicable."""
-        return (self.error or "").strip().rpartition("\n")[2]
+        line = (self.error or "").strip().rpartition("\n")[2]
+        return line.removeprefix("harness.errors.HarnessError: ")
 
 
 @dataclass(frozen=True)
@@ -111,15 +113,15 @@ class Store:
 
                 contents = {name: value.contiguous() for name, value in predictions.items()}
                 side = self.path(record.run, record.key, ".predictions.safetensors")
-                _atomically(side, lambda p: safetensors.torch.save_file(contents, str(p)))
+                atomically(side, lambda p: safetensors.torch.save_file(contents, str(p)))
             if model is not None and record.fit:
                 weights = self.weights(record.fit)
                 if not record.cost.get("fit_shared"):
                     weights.parent.mkdir(parents=True, exist_ok=True)
                     about = {"cost": json.dumps(record.cost), "run": json.dumps(record.run)}
-                    _atomically(weights, lambda p: model.save(p, about))
+                    atomically(weights, lambda p: model.save(p, about))
             text = json.dumps(asdict(record), indent=1, allow_nan=False) + "\n"
-            _atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+            atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise HarnessError(f"{path} cannot be written: {reason}.") from error
@@ -195,6 +197,9 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     rows = []
     for record in records:
         run, prints = record.run, record.run["fingerprints"]
+        fields = run.get("task_fields") or {}
+        evaluated = {n: v for n, v in (prints.get("evaluated") or {}).items()
+                     if n not in fields.get("others", ())}  # fmt: skip
         shared = {
             "key": record.key,
             "status": record.status,
@@ -208,13 +213,16 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
             "weights": prints["weights"],
             "version": digest([run.get("code"), run.get("task_fields")]),
             "content": digest(run.get("hyperparameters")),
-            "source": (run.get("task_fields") or {}).get("source", ""),
-            "images": digest([prints.get("train"), prints.get("evaluated")]),
+            "source": fields.get("source", ""),
+            "images": digest([prints.get("train"), evaluated]),
         }
-        scores = record.scores or {"": {"accuracy": None}}
+        scores = {name: s["accuracy"] for name, s in record.scores.items() if "zero_shot" not in s}
+        changes = [s["accuracy"] - s["zero_shot"] for s in record.scores.values()
+                   if "zero_shot" in s]  # fmt: skip
+        scores |= {CHANGE: sum(changes) / len(changes)} if changes else {}
         rows += [
-            {**shared, "evaluation": name, "accuracy": score["accuracy"]}
-            for name, score in scores.items()
+            {**shared, "evaluation": name, "accuracy": accuracy}
+            for name, accuracy in (scores or {"": None}).items()
         ]
     return pd.DataFrame(rows)
 
@@ -235,7 +243,8 @@ def _short(value: Any) -> str:
     return text.replace(" ", "")
 
 
-def _atomically(path: Path, write: Any) -> None:
+def atomically(path: Path, write: Any) -> None:
+    """Calls `write` with a temporary path beside `path` and renames the result to it."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)

@@ -1,7 +1,9 @@
 """From a request to its runs, and from runs to records: shared by processes, safe to interrupt."""
 
+import inspect
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,15 +15,16 @@ from tqdm import tqdm
 
 from harness import backbone as backbones
 from harness import config
+from harness.cache import Cache, Disk
 from harness.config import Binding
 from harness.efficiency import forecast, forward_rate
 from harness.engine import execute
 from harness.errors import HarnessError
-from harness.inputs import Cache
 from harness.method import Method
 from harness.plan import Bench, Named, Run, product
 from harness.registry import Plugin, Registry
 from harness.results import Record, Store, label
+from harness.task import Task, Transfer
 
 BENCHMARKS = (
     "emoji_animals,emoji_food,emoji_travel,emoji_objects,emoji_activities,emoji_smileys,"
@@ -37,12 +40,13 @@ class Request:
     tasks: str
     datasets: str | None  # None: each task's own
     backbone: str
-    shots: int
+    shots: Sequence[int]
     seeds: Sequence[int]
     root: Path | None = None
     bindings: Sequence[Binding] = ()  # --config, then --set: later ones win
     sweeps: Sequence[Sequence[Binding]] = field(default_factory=lambda: [[]])
     device: str | None = None
+    disk: Disk | None = None
 
 
 def plan(request: Request, registry: Registry) -> list[Run]:
@@ -57,9 +61,10 @@ def plan(request: Request, registry: Registry) -> list[Run]:
     profile = config.profile(request.backbone)
     known = [name for kind in registry.plugins.values() for name in kind]
     config.check_targets([*profile, *request.bindings, *swept], known)
-    everything = registry.plugins["datasets"].values()  # a task may evaluate on others too
+    if request.datasets:
+        registry.find("datasets", request.datasets)  # those with a path become known
     device = _device(request.device)
-    clip, cache = backbones.load(request.backbone, device), Cache()
+    clip, cache = backbones.load(request.backbone, device), Cache(disk=request.disk)
     runs: dict[str, Run] = {}
     chosen: dict[str, Plugin] = {}
     for combination in request.sweeps:
@@ -69,27 +74,45 @@ def plan(request: Request, registry: Registry) -> list[Run]:
             cuda = clip.device.type == "cuda"
             engine = replace(engine, precision="bf16" if cuda else "fp32")
         cache.budget = engine.cache_bytes
+        protocols = [
+            Named(p.name, _with_source(task, registry), changed)
+            for p in tasks
+            for task, changed in [config.build(p, bindings)]
+        ]
+        everything = registry.plugins["datasets"].values()  # a task may evaluate on others too
         read = {plugin.name: config.build(plugin, bindings)[0] for plugin in everything}
         bench = Bench(clip, read, request.root, engine, cache)
 
-        def built(task: str, dataset: str, bindings: list[Binding] = bindings) -> list[Named]:
+        def built(
+            task: str, dataset: str, shots: int, bindings: list[Binding] = bindings
+        ) -> list[Named]:
             return [
-                Named(p.name, *config.build(p, bindings, _recipe(p, task, dataset, request.shots)))
+                Named(p.name, *config.build(p, bindings, _recipe(p, task, dataset, shots)))
                 for p in methods
             ]
 
-        protocols = [Named(p.name, *config.build(p, bindings)) for p in tasks]
         for protocol in protocols:
             usual = ",".join(protocol.value.datasets()) or BENCHMARKS
             datasets = registry.find("datasets", request.datasets or usual)
             chosen |= {plugin.name: plugin for plugin in datasets}
-            for run in product(bench, built, protocol, datasets, request.shots, request.seeds):
-                run.method.value.check()
-                runs.setdefault(run.key, run)
+            names = [plugin.name for plugin in datasets]
+            protocol = replace(protocol, value=protocol.value.among(names))
+            for shots in request.shots:
+                for run in product(bench, built, protocol, names, shots, request.seeds):
+                    run.method.value.check()
+                    runs.setdefault(run.key, run)
     _check_used([*request.bindings, *swept], [*methods, *tasks, *chosen.values()])
     for run in runs.values():
         _ = run.refusal or run.shape  # refuses what the backbone cannot carry
     return list(runs.values())
+
+
+def _with_source(task: Task, registry: Registry) -> Task:
+    """The task; a source given with its path becomes a known dataset."""
+    if not isinstance(task, Transfer):
+        return task
+    (source,) = registry.find("datasets", task.source)
+    return replace(task, source=source.name)
 
 
 def _recipe(method: Plugin, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
@@ -97,8 +120,9 @@ def _recipe(method: Plugin, task: str, dataset: str, shots: int) -> Mapping[str,
     return method.cls.recipe(task, dataset, shots)
 
 
-def describe(runs: Sequence[Run], done: Iterable[str]) -> str:
-    """The plan as text: what will run, what is done, trainable parameters, a forecast."""
+def describe(runs: Sequence[Run], done: Iterable[str], recipes: bool = False) -> str:
+    """The plan as text: what will run, what is done, trainable parameters, a forecast; with
+    `recipes` also the settings that methods change for a task."""
     done, groups = set(done), dict[tuple[str, str], list[Run]]()
     for run in runs:
         groups.setdefault((label(run.identity), run.task.name), []).append(run)
@@ -128,16 +152,51 @@ def describe(runs: Sequence[Run], done: Iterable[str]) -> str:
     seconds = forecast(pending, forward_rate(bench.clip)) if pending else 0
     datasets = ", ".join(dict.fromkeys(run.dataset for run in runs))
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
+    shots = ", ".join(map(str, sorted({run.shots for run in runs})))
     return (
         f"{len(runs)} run{'s' * (len(runs) > 1)} on {bench.clip.name} ({bench.clip.device}, "
-        f"{bench.engine.precision}), {runs[0].shots} shots, seeds {seeds}\n"
+        f"{bench.engine.precision}), {shots} shots, seeds {seeds}\n"
         + textwrap.fill(f"datasets: {datasets}", 100)
         + "\n\n"
         + f"{tabulate(rows, headers='keys', tablefmt='simple')}\n\n"
         + "".join(textwrap.fill(f"not applicable: {each}.", 100) + "\n" for each in refusals)
         + ("\n" if refusals else "")
+        + "".join(textwrap.fill(each, 100) + "\n" for each in _remarks(runs, recipes))
         + f"to run: {len(pending)} of {len(runs)}; estimated time: {_duration(seconds)}\n"
     )
+
+
+def _remarks(runs: Sequence[Run], recipes: bool) -> list[str]:
+    """Sentences on what a user would not expect of the lists, and on the methods' recipes."""
+    found = dict[str, None]()
+    for run in runs:
+        if run.refusal:
+            continue
+        splits = {"train": run.train, **run.evaluated}
+        for name, split in splits.items():
+            if split.skipped:
+                found[
+                    f"skipped, {split.classes.dataset}, {name}: {len(split.skipped)} images that "
+                    f"cannot be read, such as {split.skipped[0]}."
+                ] = None
+        count = Counter(item.name for item in run.train.items)
+        few = [name for name, number in count.items() if number < run.shots]
+        if few and run.shape.parameters:
+            found[
+                f"few images, {run.train.classes.dataset}: {len(few)} classes have fewer than "
+                f"{run.shots} training images, such as {few[0]!r} with {count[few[0]]}: all are "
+                "used."
+            ] = None
+        method, dataset = type(run.method.value), run.fit.dataset
+        recipe = method.recipe(run.task.name, dataset, run.shots) if recipes else {}
+        used = [f"{k}={v!r}" for k, v in recipe.items() if getattr(run.method.value, k) == v]
+        if used:
+            source = (inspect.getdoc(method.recipe) or "").partition("\n")[0]
+            found[
+                f"recipe, {run.method.name}, {run.task.name} on {dataset}, {run.shots} shots: "
+                f"{', '.join(used)} ({source.rstrip('.')})"
+            ] = None
+    return list(found)
 
 
 def execute_all(store: Store, pending: Sequence[Run], force: bool = False) -> dict[str, Record]:
@@ -191,8 +250,12 @@ def _outcome(run: Run, record: Record) -> str:
 
 def _check_used(given: Iterable[Binding], chosen: Sequence[Plugin]) -> None:
     """A setting of --set or --sweep that this request does not read is a mistake."""
+    given = list(given)
     for binding in given:
-        read = binding.target == "engine" or any(config.applies(binding, p) for p in chosen)
+        origins = [b for b in given if b.origin == binding.origin]  # of one option
+        read = binding.target == "engine" or any(
+            config.applies(each, p) for p in chosen for each in origins
+        )
         if binding.origin.startswith("--") and not read:
             raise HarnessError(
                 f"{binding.origin} sets {binding.target}.{binding.name}, which nothing that this "

@@ -8,11 +8,16 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One score of a run: the classes of a dataset, closed-set over their own names."""
+    """One score of a run: the classes of a dataset, closed-set over their own names.
+
+    `change`: what counts is the difference to the frozen backbone's zero-shot accuracy; a run's
+    changes are shown as their mean.
+    """
 
     name: str
     dataset: str
     subset: str  # all, base or new
+    change: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,10 @@ class Task(ABC):
     def datasets(self) -> Sequence[str]:
         """What the task runs on if the user does not say; empty: the embedded benchmarks."""
         return ()
+
+    def among(self, datasets: Sequence[str]) -> "Task":
+        """The task, knowing the datasets that it will be run on."""
+        return self
 
     @abstractmethod
     def fit(self, dataset: str) -> Fit:

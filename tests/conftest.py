@@ -1,9 +1,13 @@
 """Fixtures: the embedded backbone, a toy dataset, and a bench over both."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads wait for each other on a busy machine
+os.environ["HARNESS_CACHE"] = tempfile.mkdtemp(prefix="harness-cache-")
 
 import pytest
 import torch
@@ -12,6 +16,8 @@ from harness import backbone as backbones
 from harness import clip, registry
 from harness.config import Engine
 from harness.plan import Bench, Named, Run
+
+atexit.register(shutil.rmtree, os.environ["HARNESS_CACHE"], ignore_errors=True)
 
 TOY = Path(__file__).parent / "toy.py"
 PLUGINS = registry.load([str(TOY)])

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     {"errors", "randomness"},
     {"registry", "results"},
-    {"leaderboard", "config", "dataset", "task"},
+    {"leaderboard", "config", "dataset", "task", "cache"},
     {"data", "clip"},
     {"backbone"},
     {"method"},
