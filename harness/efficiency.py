@@ -38,14 +38,16 @@ def forward_rate(clip: Clip) -> float:
 
 def forecast(runs: Iterable[Run], rate: float) -> float:
     """Seconds that `runs` may take: forward passes once, backward passes twice a forward, over the
-    blocks after each tower's cut. Frozen parts that runs share are counted once."""
-    work, shared = 0.0, set[tuple]()
+    blocks after each tower's cut. Frozen parts and fits that runs share are counted
+    once."""
+    work, shared, fitted = 0.0, set[tuple](), set[str]()
     for run in runs:
         image, shape = run.bench.clip.image, run.shape
         live = {tower.name: _live(tower, shape) for tower in (image, run.bench.clip.text)}
         whole = _work(image, len(image.blocks))
         passes = [(split, 1, 0) for split in run.evaluated.values()]
-        if shape.parameters:
+        if shape.parameters and run.fit_key not in fitted:
+            fitted.add(run.fit_key)
             steps = run.schedule.total
             rows = min(run.method.value.batch_size or len(run.train.items), len(run.train.items))
             texts = len(run.train.classes.names)

@@ -187,16 +187,35 @@ def _remarks(runs: Sequence[Run], recipes: bool) -> list[str]:
                 f"{run.shots} training images, such as {few[0]!r} with {count[few[0]]}: all are "
                 "used."
             ] = None
+    return [*found, *(_recipes(runs) if recipes else [])]
+
+
+def _recipes(runs: Sequence[Run]) -> list[str]:
+    """The settings that methods change for a task, with their source."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    every: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
         method, dataset = type(run.method.value), run.fit.dataset
-        recipe = method.recipe(run.task.name, dataset, run.shots) if recipes else {}
-        used = [f"{k}={v!r}" for k, v in recipe.items() if getattr(run.method.value, k) == v]
-        if used:
-            source = (inspect.getdoc(method.recipe) or "").partition("\n")[0]
-            found[
-                f"recipe, {run.method.name}, {run.task.name} on {dataset}, {run.shots} shots: "
-                f"{', '.join(used)} ({source.rstrip('.')})"
-            ] = None
-    return list(found)
+        usual, recipe = method(), method.recipe(run.task.name, dataset, run.shots)
+        changed = ", ".join(
+            f"{name}={value!r}"
+            for name, value in recipe.items()
+            if getattr(run.method.value, name) == value != getattr(usual, name)
+        )
+        every.setdefault((run.method.name, run.task.name), set()).add(dataset)
+        if changed:
+            source = " ".join((inspect.getdoc(method.recipe) or "").split()).rstrip(".")
+            key = (run.method.name, run.task.name, f"{run.shots} shots", changed, source)
+            found.setdefault(key, set()).add(dataset)
+    return [
+        f"recipe, {method}, {task}{_only(datasets, every[method, task])}, {shots}: {changed} "
+        f"({source})"
+        for (method, task, shots, changed, source), datasets in found.items()
+    ]
+
+
+def _only(some: set[str], every: set[str]) -> str:
+    return "" if some == every else f" on {', '.join(sorted(some))}"
 
 
 def execute_all(store: Store, pending: Sequence[Run], force: bool = False) -> dict[str, Record]:
