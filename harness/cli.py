@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         "under one protocol.",
     )
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_run, _add_list, _add_show, _add_leaderboard):
+    for add in (_add_run, _add_leaderboard, _add_data, _add_list, _add_show):
         add(verbs)
     return parser
 
@@ -80,13 +80,7 @@ def _add_run(verbs: Any) -> None:
         "the other selected datasets",
     )  # fmt: skip
     run.add_argument("--seeds", default="1", metavar="LIST", help="1,2,3 or 1-3 (default: 1)")
-    run.add_argument(
-        "--data-root",
-        type=Path,
-        default=os.environ.get("DATA"),
-        metavar="DIR",
-        help="the folder with every dataset in CoOp's layout (default: $DATA)",
-    )
+    _add_root(run)
     run.add_argument(
         "--config", type=Path, metavar="FILE.gin", help="settings, `name.field = value` a line"
     )
@@ -150,9 +144,46 @@ def _add_leaderboard(verbs: Any) -> None:
     board.set_defaults(command=_leaderboard)
 
 
+def _add_data(verbs: Any) -> None:
+    data = verbs.add_parser(
+        "data",
+        help="what is on disk of the datasets; downloads, checks, and the cache",
+        description="What is on disk of the datasets. Those with no files of their own to get are "
+        "embedded.",
+    )
+    whats = data.add_subparsers(required=True, metavar="WHAT")
+    for what, text, names in (
+        ("status", "what is found, what is missing, where it is expected and where to get it", "*"),
+        ("prepare", "download images through torchvision and lay them out; goes on where it "
+         "stopped", "+"),
+        ("verify", "count images by class and split, open each of them, find those in both train "
+         "and test; exit code 1 if something is wrong", "+"),
+    ):  # fmt: skip
+        parser = whats.add_parser(what, help=text, description=text)
+        parser.add_argument("names", nargs=names, metavar="NAME", help="see `list datasets`")
+        _add_root(parser)
+        _add_plugin(parser)
+        parser.set_defaults(command=_data, what=what)
+    text = "what the cache holds of decoded images and frozen features"
+    cache = whats.add_parser("cache", help=text, description=text)
+    cache.add_argument("--clear", action="store_true", help="delete all of it")
+    _add_cache(cache)
+    cache.set_defaults(command=_cache)
+
+
 def _add_results(parser: argparse.ArgumentParser) -> None:
     text = f"the folder of the records (default: {RESULTS})"
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help=text)
+
+
+def _add_root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        default=os.environ.get("DATA"),
+        metavar="DIR",
+        help="the folder with every dataset in CoOp's layout (default: $DATA)",
+    )
 
 
 def _add_own(parser: argparse.ArgumentParser) -> None:
@@ -257,6 +288,45 @@ def _run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 1 if failed else 0
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from harness import library
+
+    names = [name for each in arguments.names for name in each.split(",")]
+    plugins = _registry(arguments.plugin)
+    chosen = plugins.find("datasets", names or ["*"])
+    root = arguments.data_root and Path(arguments.data_root)
+    if arguments.what == "status":
+        print(library.status(chosen, root))
+        return 0
+    if arguments.what == "prepare":
+        for plugin in chosen:
+            print(library.prepare(plugin, root))
+        print(library.status(chosen, root))
+        return 0
+    wrong = 0
+    for plugin in chosen:
+        found = library.verify(plugin, root)
+        print(f"{plugin.name}\n\n{found.table}\n")
+        for problem in found.problems:
+            print(f"  {problem}")
+        print(f"  {len(found.problems)} problems\n" if found.problems else "  nothing is wrong\n")
+        wrong += len(found.problems)
+    return 1 if wrong else 0
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    disk = _disk(arguments)
+    if arguments.clear:
+        print(f"{disk.clear() / 2**20:,.1f} MB deleted from {disk.folder}")
+        return 0
+    rows = [
+        (kind, count, f"{size / 2**20:,.1f} MB") for kind, (count, size) in disk.kinds().items()
+    ]
+    print(f"cache in {disk.folder}, at most {arguments.cache_limit:g} GB\n")
+    print(tabulate(rows, headers=["what", "entries", "size"], tablefmt="simple") or "empty")
+    return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ import os
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
@@ -86,6 +86,24 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Published:
+    """What is known of a dataset whether or not it is on disk.
+
+    images: how many by split. torchvision: the class there that downloads it, if one does; layout:
+    where its files go (see `library.prepare`); images_folder: the last of them to arrive.
+    """
+
+    home: str
+    licence: str
+    size: str  # of the download, about
+    classes: int
+    images: Mapping[str, int]
+    torchvision: str | None = None
+    layout: Mapping[str, str] = field(default_factory=dict)
+    images_folder: str = "images"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dataset(ABC):
     """A classification dataset. Subclasses read; they never sample, transform or cache.
 
@@ -95,6 +113,7 @@ class Dataset(ABC):
     name: ClassVar[str] = ""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     template: ClassVar[str] = "a photo of a {}."
+    published: ClassVar[Published | None] = None
 
     @abstractmethod
     def read(self, root: Path | None) -> dict[str, list[Item]]:

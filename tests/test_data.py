@@ -85,8 +85,10 @@ def test_order_differs_between_epochs_and_seeds_and_repeats():
 
 
 def test_pixels_come_in_order_across_chunks(plugins, monkeypatch):
-    monkeypatch.setattr(data, "AHEAD", 3)
+    monkeypatch.setattr(data, "GROUP", 3)
     toy = plugins.plugins["datasets"]["toy"].cls()
     items = toy.read(None)["test"][:8]
-    seen = list(Source(toy, None).pixels(items, lambda image, index: torch.tensor(index)))
-    assert [int(index) for index in seen] == list(range(8))
+    split = select(items, "all", Classes("toy", tuple(class_names(items)), "{}"))
+    seen = torch.cat(list(Source(toy, None).test(split, 20)))
+    expected = torch.stack([centre(toy.open(item, None), 20) for item in items])
+    assert torch.equal(seen, expected)

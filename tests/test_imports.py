@@ -12,7 +12,7 @@ ORDER = [
     {"errors", "randomness"},
     {"registry", "results"},
     {"leaderboard", "config", "dataset", "task", "cache"},
-    {"data", "clip"},
+    {"data", "clip", "own", "library"},
     {"backbone"},
     {"method"},
     {"graft"},

@@ -25,7 +25,10 @@ def record(method="dra", dataset="toy_a", seed=1, base=0.8, new=0.6, time="2026-
         "shots": 16,
         "seed": seed,
         "settings": {},
-        "fingerprints": {"weights": more.pop("weights", "w"), "evaluated": more.pop("images", "i")},
+        "fingerprints": {
+            "weights": more.pop("weights", "w"),
+            "evaluated": {"base": more.pop("images", "i")},
+        },
         "code": more.pop("code", "c"),
         "hyperparameters": more.pop("hyperparameters", {"rank": 32}),
     }
@@ -171,6 +174,10 @@ def test_records_of_other_images_of_a_dataset_are_left_out():
     assert table["mma", "toy_a"]["runs"] == 2
     assert table["dra", "toy_a"]["runs"] == 0
     assert table["dra", "toy_a"]["stale"] == 2
+    text = render([*older, *newer])
+    assert text.count("the lists of images differ, and are not averaged") == 2
+    assert "toy_a, seed 1" in text
+    assert "left out: dra on" in " ".join(text.split())
 
 
 def test_a_newer_failure_is_not_hidden_by_an_older_success():

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.dataset import SplitFile
+from harness.dataset import Published, SplitFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,3 +17,13 @@ class Caltech101(SplitFile):
     folder: ClassVar[str] = "caltech-101"
     images: ClassVar[str] = "101_ObjectCategories"
     split: ClassVar[str] = "split_zhou_Caltech101.json"
+    published: ClassVar[Published | None] = Published(
+        home="https://data.caltech.edu/records/mzrjq-6wc02",
+        licence="CC BY 4.0",
+        size="137 MB",
+        classes=100,
+        images={"train": 4128, "val": 1649, "test": 2465},
+        torchvision="Caltech101",
+        layout={"caltech101/101_ObjectCategories": ""},
+        images_folder="101_ObjectCategories",
+    )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.dataset import SplitFile
+from harness.dataset import Published, SplitFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,3 +18,12 @@ class DTD(SplitFile):
     folder: ClassVar[str] = "dtd"
     images: ClassVar[str] = "images"
     split: ClassVar[str] = "split_zhou_DescribableTextures.json"
+    published: ClassVar[Published | None] = Published(
+        home="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+        licence="research only",
+        size="600 MB",
+        classes=47,
+        images={"train": 2820, "val": 1128, "test": 1692},
+        torchvision="DTD",
+        layout={"dtd/dtd/*": ""},
+    )

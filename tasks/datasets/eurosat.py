@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.dataset import SplitFile
+from harness.dataset import Published, SplitFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,3 +18,13 @@ class EuroSAT(SplitFile):
     folder: ClassVar[str] = "eurosat"
     images: ClassVar[str] = "2750"
     split: ClassVar[str] = "split_zhou_EuroSAT.json"
+    published: ClassVar[Published | None] = Published(
+        home="https://github.com/phelber/EuroSAT",
+        licence="MIT",
+        size="90 MB",
+        classes=10,
+        images={"train": 13500, "val": 5400, "test": 8100},
+        torchvision="EuroSAT",
+        layout={"eurosat/2750": ""},
+        images_folder="2750",
+    )

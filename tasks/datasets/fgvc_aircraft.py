@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from harness.dataset import Files, Item
+from harness.dataset import Files, Item, Published
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,15 @@ class FGVCAircraft(Files):
     template: ClassVar[str] = "a photo of a {}, a type of aircraft."
     folder: ClassVar[str] = "fgvc_aircraft"
     images: ClassVar[str] = "images"
+    published: ClassVar[Published | None] = Published(
+        home="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
+        licence="research only",
+        size="2.8 GB",
+        classes=100,
+        images={"train": 3334, "val": 3333, "test": 3333},
+        torchvision="FGVCAircraft",
+        layout={"fgvc-aircraft-2013b/data/*": ""},
+    )
 
     def read(self, root: Path | None) -> dict[str, list[Item]]:
         labels = {name: label for label, name in enumerate(self.lines(root, "variants.txt"))}

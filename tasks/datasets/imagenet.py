@@ -5,7 +5,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from harness.dataset import Files, HarnessError, Item
+from harness.dataset import Files, HarnessError, Item, Published
+
+HENDRYCKS = "https://github.com/hendrycks/"
+PUBLISHED = {
+    "imagenet": Published(
+        home="https://image-net.org/download", licence="research only", size="145 GB",
+        classes=1000, images={"train": 1281167, "test": 50000},
+    ),
+    "imagenetv2": Published(
+        home="https://github.com/modestyachts/ImageNetV2", licence="MIT", size="1.3 GB",
+        classes=1000, images={"test": 10000},
+    ),
+    "imagenet-sketch": Published(
+        home="https://github.com/HaohanWang/ImageNet-Sketch", licence="MIT", size="7 GB",
+        classes=1000, images={"test": 50889},
+    ),
+    "imagenet-adversarial": Published(
+        home=f"{HENDRYCKS}natural-adv-examples", licence="MIT", size="690 MB",
+        classes=200, images={"test": 7500},
+    ),
+    "imagenet-rendition": Published(
+        home=f"{HENDRYCKS}imagenet-r", licence="MIT", size="2.2 GB",
+        classes=200, images={"test": 30000},
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +61,10 @@ class ImageNet(Files):
     test: str = "images/val"
     numbered: bool = False  # folders are label numbers, not WordNet ids
     subset: bool = False  # only the classes that have a folder
+
+    @property
+    def published(self) -> Published:  # type: ignore[override]
+        return PUBLISHED[self.home]
 
     @property
     def folder(self) -> str:  # type: ignore[override]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.dataset import SplitFile
+from harness.dataset import Published, SplitFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,3 +19,13 @@ class OxfordFlowers(SplitFile):
     folder: ClassVar[str] = "oxford_flowers"
     images: ClassVar[str] = "jpg"
     split: ClassVar[str] = "split_zhou_OxfordFlowers.json"
+    published: ClassVar[Published | None] = Published(
+        home="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
+        licence="not stated",
+        size="345 MB",
+        classes=102,
+        images={"train": 4093, "val": 1633, "test": 2463},
+        torchvision="Flowers102",
+        layout={"flowers-102/jpg": "", "flowers-102/imagelabels.mat": ""},
+        images_folder="jpg",
+    )

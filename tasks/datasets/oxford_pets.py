@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.dataset import SplitFile
+from harness.dataset import Published, SplitFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,3 +18,12 @@ class OxfordPets(SplitFile):
     folder: ClassVar[str] = "oxford_pets"
     images: ClassVar[str] = "images"
     split: ClassVar[str] = "split_zhou_OxfordPets.json"
+    published: ClassVar[Published | None] = Published(
+        home="https://www.robots.ox.ac.uk/~vgg/data/pets/",
+        licence="CC BY-SA 4.0",
+        size="811 MB",
+        classes=37,
+        images={"train": 2944, "val": 736, "test": 3669},
+        torchvision="OxfordIIITPet",
+        layout={"oxford-iiit-pet/images": "", "oxford-iiit-pet/annotations": ""},
+    )

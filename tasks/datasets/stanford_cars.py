@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.dataset import SplitFile
+from harness.dataset import Published, SplitFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,3 +17,10 @@ class StanfordCars(SplitFile):
     folder: ClassVar[str] = "stanford_cars"
     images: ClassVar[str] = ""
     split: ClassVar[str] = "split_zhou_StanfordCars.json"
+    published: ClassVar[Published | None] = Published(
+        home="https://ai.stanford.edu/~jkrause/cars/car_dataset.html (gone; see CoOp's list)",
+        licence="research only",
+        size="1.9 GB",
+        classes=196,
+        images={"train": 6509, "val": 1635, "test": 8041},
+    )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.dataset import SplitFile
+from harness.dataset import Published, SplitFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,3 +18,10 @@ class UCF101(SplitFile):
     folder: ClassVar[str] = "ucf101"
     images: ClassVar[str] = "UCF-101-midframes"
     split: ClassVar[str] = "split_zhou_UCF101.json"
+    published: ClassVar[Published | None] = Published(
+        home="https://www.crcv.ucf.edu/data/UCF101.php (the middle frames: CoOp's list)",
+        licence="not stated",
+        size="6.5 GB as video",
+        classes=101,
+        images={"train": 7639, "val": 1898, "test": 3783},
+    )
