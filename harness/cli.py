@@ -99,6 +99,11 @@ def _add_run(verbs: Any) -> None:
         metavar="NAME.FIELD=V1,V2,...",
         help="run once per value; several sweeps combine; repeatable",
     )
+    run.add_argument(
+        "--views", type=int, metavar="N", help="reuse N views of each training image, so that long "
+        "fits train from cached features: an approximation (0: a fresh one every epoch, as "
+        "published)",
+    )  # fmt: skip
     run.add_argument("--device", metavar="NAME", help="cuda, cuda:1, cpu (default: CUDA if there)")
     run.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="as engine.precision")
     _add_cache(run)
@@ -248,6 +253,8 @@ def _run(arguments: argparse.Namespace) -> int:
     bindings = config.read_gin(arguments.config) if arguments.config else []
     bindings += [config.read_set(text) for text in arguments.settings]
     bindings += _own(arguments)
+    if arguments.views is not None:
+        bindings.append(config.Binding("engine", "views", arguments.views, "--views"))
     if arguments.forgetting:
         bindings.append(config.Binding("few_shot", "forgetting", True, "--forgetting"))
     if arguments.on_bad_image:

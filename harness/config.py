@@ -38,6 +38,7 @@ class Engine:
     max_epochs: int | None = setting(None, "cap on a method's epochs")
     max_steps: int | None = setting(None, "cap on its optimiser steps, in whole epochs")
     crop_scale: tuple[float, float] = setting((0.08, 1.0), "area of the random resized crop")
+    views: int = setting(0, "views of each training image, reused; 0: a fresh one every epoch")
     precision: Literal["auto", "fp32", "bf16"] = setting("auto", "bf16 on CUDA, else fp32")
     split: Literal["test", "val"] = setting("test", "what is scored; choose settings on val only")
     on_bad_image: Literal["error", "skip"] = setting("error", "of images that cannot be read")
@@ -50,7 +51,8 @@ class Engine:
         """The fields that a result depends on; the others change memory and time only, or show in
         the lists of images."""
         memory = {"image_chunk", "text_chunk", "checkpointing", "cache_bytes", "on_bad_image"}
-        return {name: value for name, value in asdict(self).items() if name not in memory}
+        given = {name: value for name, value in asdict(self).items() if name not in memory}
+        return given if self.views else {k: v for k, v in given.items() if k != "views"}
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,8 @@ def build_engine(bindings: Iterable[Binding]) -> Engine:
     for name in ("max_epochs", "max_steps"):
         if getattr(engine, name) is not None and getattr(engine, name) < 1:
             raise HarnessError(f"engine.{name} must be at least 1, or None for no cap.")
+    if engine.views < 0:
+        raise HarnessError("engine.views must be 0 (a fresh view every epoch) or more.")
     low, high = engine.crop_scale
     if not 0 < low <= high <= 1:
         raise HarnessError(f"engine.crop_scale must be 0 < low <= high <= 1, not {low}, {high}.")

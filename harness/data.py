@@ -44,10 +44,11 @@ class Augmentation:
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    views: int = 0  # how many of each image there are; 0: as many as epochs
 
     def view(self, seed: int, epoch: int) -> View:
-        """What an epoch's views depend on: they are fresh ones every epoch."""
-        return (seed, epoch)
+        """What an epoch's views depend on: fresh ones every epoch, or the next of the pool."""
+        return (seed, epoch % self.views if self.views else epoch)
 
     def __call__(self, image: Image.Image, size: int, view: View, position: int) -> Tensor:
         """A view of `image`, uint8 [3, size, size]."""

@@ -3,6 +3,7 @@
 Percent and rounding happen here and nowhere else. It never imports torch.
 """
 
+import json
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -146,6 +147,8 @@ def render(
         task_name, backbone, weights, shots, settings = map(str, key)
         like = table[(table["task"] == task_name) & (table["backbone"] == backbone)]
         title = f"{task_name}, {backbone}, {shots} shots"
+        pool = json.loads(settings).get("views", 0)
+        title += f", {pool} views an image" if pool else ""
         title += f", weights {weights}" if like["weights"].nunique() > 1 else ""
         title += f", settings {settings}" if like["settings"].nunique() > 1 else ""
         datasets = [name for name in part["dataset"].drop_duplicates() if name != "average"]

@@ -107,7 +107,7 @@ class Bench:
         views = method.views()
         if views.crop == "five":
             return FiveCrop()
-        return Augmentation(scale=views.scale or self.engine.crop_scale)
+        return Augmentation(views.scale or self.engine.crop_scale, views=self.engine.views)
 
     def _select(self, items: Sequence[Item], dataset: str, subset: str, split: str) -> Split:
         if dataset not in self._contents:
