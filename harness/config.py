@@ -42,15 +42,17 @@ class Engine:
     precision: Literal["auto", "fp32", "bf16"] = setting("auto", "bf16 on CUDA, else fp32")
     split: Literal["test", "val"] = setting("test", "what is scored; choose settings on val only")
     on_bad_image: Literal["error", "skip"] = setting("error", "of images that cannot be read")
-    image_chunk: int = setting(0, "micro-batch of images; 0: the whole batch")
-    text_chunk: int = setting(0, "micro-batch of texts; 0: all")
+    memory: float = setting(0.0, "GiB a training step may take; 0: a share of the device's")
+    image_chunk: int = setting(0, "micro-batch of images; 0: what the memory allows")
+    text_chunk: int = setting(0, "micro-batch of texts; 0: what the memory allows")
     checkpointing: bool = setting(False, "recompute activations in the backward pass")
     cache_bytes: int = setting(2 * 2**30, "for frozen activations and features")
 
     def identity(self) -> dict[str, Any]:
         """The fields that a result depends on; the others change memory and time only, or show in
         the lists of images."""
-        memory = {"image_chunk", "text_chunk", "checkpointing", "cache_bytes", "on_bad_image"}
+        memory = {"memory", "image_chunk", "text_chunk", "checkpointing", "cache_bytes",
+                  "on_bad_image"}  # fmt: skip
         given = {name: value for name, value in asdict(self).items() if name not in memory}
         return given if self.views else {k: v for k, v in given.items() if k != "views"}
 

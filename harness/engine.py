@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from harness.errors import HarnessError
 from harness.evaluate import Scores, evaluate, zero_shot
 from harness.graft import Model
 from harness.inputs import Images, texts
+from harness.memory import Chunks, choose, memory_of
 from harness.plan import Run
 from harness.results import Record
-from harness.trainer import Chunks, Report, fit
+from harness.trainer import Report, fit
 
 SOURCES = ("harness", "methods", "tasks", "pyproject.toml")
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
@@ -108,8 +110,12 @@ def _fit(run: Run, model: Model) -> Report | None:
     images = _images(run, model, run.train)
     val = _images(run, model, run.val) if run.val else None
     prompts = texts(model, run.train.classes, training=True, cache=run.bench.cache)
-    chunks = Chunks(engine.image_chunk, engine.text_chunk)
-    model.checkpointing = engine.checkpointing
+    rows = min(run.method.value.batch_size or len(run.train.items), len(run.train.items))
+    each = rows if run.method.value.text_per_image else 1
+    given = Chunks(engine.image_chunk, engine.text_chunk, engine.checkpointing)
+    memory = int(engine.memory * 2**30) or memory_of(run.bench.clip.device)
+    count, length = prompts.ids.shape
+    chunks = choose(model, rows, count * each, length, memory) if given == Chunks() else given
     return fit(
         model, images, prompts, run.schedule, run.seed, val=val, chunks=chunks, label=str(run)
     )
@@ -167,6 +173,8 @@ def _cost(
             "steps": report.steps,
             "epoch_losses": report.losses,
         }
+        if report.chunks != Chunks():
+            cost["micro_batches"] = asdict(report.chunks) | {"made_smaller": report.shrunk}
     return cost
 
 

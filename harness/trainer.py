@@ -1,9 +1,10 @@
 """The one training loop: schedule, precision, micro-batches, and what it reports of itself."""
 
+import gc
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from harness.data import epoch_order, steps_per_epoch
 from harness.errors import HarnessError
 from harness.graft import Model
 from harness.inputs import CHUNK_TEXTS, FewShot, Images, Texts
+from harness.memory import Chunks, halved
 from harness.method import Given, Gradients, Loss, Method, Rows
 from harness.randomness import generator
 
@@ -47,21 +49,15 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Report:
-    """What a fit says of itself: mean loss of each epoch, optimiser steps, images seen."""
+    """What a fit says of itself: mean loss of each epoch, optimiser steps, images seen, whether a
+    parameter moved, how much was held at once, and how often that had to be made smaller."""
 
     losses: list[float]
     steps: int
     images: int
     moved: bool
-
-
-@dataclass(frozen=True)
-class Chunks:
-    """Micro-batch sizes: images and text rows at once; 0 takes all (of texts per image at most
-    CHUNK_TEXTS)."""
-
-    images: int = 0
-    texts: int = 0
+    chunks: Chunks
+    shrunk: int
 
 
 def fit(
@@ -88,6 +84,7 @@ def fit(
     optimiser = method.optimiser(model.parameters() or [nn.Parameter(torch.zeros(()))])
     frozen = images.frozen() if method.frozen_images else None
     losses, seen, done = [], 0, 0
+    room = Room(chunks)
     total = schedule.total if model.parameters() else 0
     with tqdm(total=total, desc=label, unit="step", leave=False, disable=None) as bar:
         for epoch in range(math.ceil(total / schedule.steps)):
@@ -103,7 +100,8 @@ def fit(
                 rate = method.learning_rate(done, schedule.steps, schedule.total)
                 labels = support.labels[batch]
                 data = Batch(model, x, texts, labels, (seed, done), chunks, features)
-                epoch_losses.append(method.step(TrainingStep(data, optimiser, rate, done, total)))
+                step = TrainingStep(data, optimiser, rate, done, total, room)
+                epoch_losses.append(method.step(step))
                 seen, done = seen + len(batch), done + 1
                 bar.update()
             losses.append(float(torch.stack(epoch_losses).mean()))
@@ -112,7 +110,15 @@ def fit(
                 raise HarnessError(f"the loss of {method.name} is not finite in epoch {epoch + 1}")
     method.finish(model.head, support)
     moved = any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    return Report(losses, done, seen, moved or not before)
+    return Report(losses, done, seen, moved or not before, room.chunks, room.shrunk)
+
+
+@dataclass
+class Room:
+    """How much of a step is held at once, made smaller when the device runs out of memory."""
+
+    chunks: Chunks = Chunks()
+    shrunk: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,7 @@ class TrainingStep:
     rate: float
     number: int = 0
     total: int = 1
+    room: Room = field(default_factory=Room)
 
     def __post_init__(self) -> None:
         for group in self.optimiser.param_groups:
@@ -183,10 +190,20 @@ class TrainingStep:
         return self.batch.key
 
     def gradients(self, loss: Loss, classes: Tensor | None = None) -> tuple[Tensor, Gradients]:
-        self.optimiser.zero_grad(set_to_none=True)
         batch = self.batch if classes is None else self.batch.of_classes(classes)
-        value = gradients(batch, loss)
-        return value, {name: each.grad for name, each in self.parameters.items()}
+        while True:
+            self.optimiser.zero_grad(set_to_none=True)
+            try:
+                value = gradients(replace(batch, chunks=self.room.chunks), loss)
+                return value, {name: each.grad for name, each in self.parameters.items()}
+            except torch.OutOfMemoryError:
+                smaller = halved(self.room.chunks, len(batch.x), len(batch.texts.ids))
+                if smaller is None:
+                    raise
+                self.room.chunks, self.room.shrunk = smaller, self.room.shrunk + 1
+            gc.collect()
+            if batch.x.is_cuda:
+                torch.cuda.empty_cache()
 
     def update(self, gradients: Gradients) -> None:
         for name, parameter in self.parameters.items():
@@ -203,6 +220,7 @@ def gradients(batch: Batch, loss: Loss | None = None) -> Tensor:
     """
     batch = batch.drawn()
     model, device = batch.model, batch.labels.device
+    model.checkpointing = batch.chunks.checkpointing
     loss = loss or model.method.loss
     per_image = model.method.text_per_image
     count, most = len(batch.texts.ids), batch.chunks.texts

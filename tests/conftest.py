@@ -49,7 +49,9 @@ def make_run(mini: clip.Clip):
     def make(name: str, *, seed: int = 1, backbone: clip.Clip | None = None, **fields) -> Run:
         plugin = PLUGINS.plugins["methods"][name]
         steps = fields.pop("max_steps", 4)
-        engine = Engine(max_steps=steps, precision=fields.pop("precision", "fp32"))
+        memory = fields.pop("memory", 0.0)
+        precision = fields.pop("precision", "fp32")
+        engine = Engine(max_steps=steps, precision=precision, memory=memory)
         toy = PLUGINS.plugins["datasets"]["toy"].cls()
         bench = Bench(backbone or mini, {"toy": toy}, None, engine)
         method = Named(name, plugin.cls(**{**plugin.fixed, **fields}), fields)

@@ -16,7 +16,7 @@ ORDER = [
     {"backbone"},
     {"method"},
     {"graft"},
-    {"inputs"},
+    {"inputs", "memory"},
     {"trainer", "evaluate"},
     {"plan"},
     {"efficiency"},

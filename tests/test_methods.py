@@ -9,8 +9,9 @@ import torch
 from harness.dataset import Classes
 from harness.graft import Model
 from harness.inputs import Texts, image_features, text_features, texts
+from harness.memory import Chunks
 from harness.method import Given, Method
-from harness.trainer import Batch, Chunks, gradients
+from harness.trainer import Batch, gradients
 from tests.conftest import METHODS, PLUGINS
 
 FIT = Classes("toy", ("red", "green", "blue"), "{} disc.")
@@ -174,7 +175,7 @@ def test_micro_batches_and_recomputation_give_the_whole_batchs_gradient(name, ex
         return
     shake(model)
     grads, losses = [], []
-    for chunks, model.checkpointing in ((Chunks(), False), (Chunks(3, 2), True)):
+    for chunks in (Chunks(), Chunks(3, 2, checkpointing=True)):
         model.trained.zero_grad()
         losses.append(gradients(batch(model, chunks=chunks)))
         grads.append([p.grad for p in model.parameters()])
