@@ -58,6 +58,8 @@ def test_every_reference_record_has_its_predictions_and_they_give_its_scores():
     store = Store(results)
     assert store.done()
     for record in store.done().values():
+        if record.status == "not applicable":
+            continue
         side = load_file(store.path(record.run, record.key, ".predictions.safetensors"))
         for name, score in record.scores.items():
             correct = (side[f"{name}.predictions"] == side[f"{name}.labels"]).sum()
