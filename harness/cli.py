@@ -1,10 +1,12 @@
 """The command line: argv -> plan -> records -> leaderboard."""
 
 import argparse
+import contextlib
 import inspect
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from harness.results import Store
 
 if TYPE_CHECKING:
     from harness.cache import Disk
+    from harness.plan import Run
 
 DEFAULT_BACKBONE = "emoji-mini"
 RESULTS = Path("results/runs")
@@ -107,6 +110,10 @@ def _add_run(verbs: Any) -> None:
     run.add_argument("--device", metavar="NAME", help="cuda, cuda:1, cpu (default: CUDA if there)")
     run.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="as engine.precision")
     _add_cache(run)
+    run.add_argument(
+        "--jobs", type=int, metavar="N", help="processes that share the runs, and the processor's "
+        "threads (default: 1; on emoji-mini 0: one for each thread)",
+    )  # fmt: skip
     run.add_argument(
         "--on-bad-image", choices=("error", "skip"), help="of an image that cannot be read: fail "
         "before training, or leave it out and record that (default: error)",
@@ -247,7 +254,7 @@ def _add_plugin(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help=text)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _plan(arguments: argparse.Namespace) -> "list[Run]":
     from harness import runner
 
     bindings = config.read_gin(arguments.config) if arguments.config else []
@@ -259,6 +266,8 @@ def _run(arguments: argparse.Namespace) -> int:
         bindings.append(config.Binding("few_shot", "forgetting", True, "--forgetting"))
     if arguments.on_bad_image:
         bindings.append(config.Binding("engine", "on_bad_image", arguments.on_bad_image, "option"))
+    if arguments.jobs is not None:
+        bindings.append(config.Binding("engine", "jobs", arguments.jobs, "--jobs"))
     if arguments.precision:
         bindings.append(config.Binding("engine", "precision", arguments.precision, "--precision"))
     request = runner.Request(
@@ -274,17 +283,26 @@ def _run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         disk=_disk(arguments),
     )
-    runs = runner.plan(request, _registry(arguments.plugin))
-    store = Store(arguments.results)
+    return runner.plan(request, _registry(arguments.plugin))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from harness import runner
+
+    runs, store = _plan(arguments), Store(arguments.results)
     done = {} if arguments.force else store.done()
-    print(runner.describe(runs, done, arguments.dry_run))
+    pending = [run for run in runs if run.key not in done]
+    seconds = runner.estimate(pending)
+    jobs = runner.processes(pending, seconds)
+    print(runner.describe(runs, done, seconds, jobs, arguments.dry_run))
     if arguments.dry_run:
         return 0
     store.open()
-    pending = [run for run in runs if run.key not in done]
     if not pending:
         print("Everything is done already; --force runs it again.")
-    ended = {**done, **runner.execute_all(store, pending, arguments.force)}
+    since = time.time()
+    with runner.helped(jobs - 1, _help, arguments, since, jobs):
+        ended = {**done, **runner.execute_all(store, pending, since, arguments.force)}
     records = [ended[run.key] for run in runs]
     print("\n" + leaderboard.render(records))
     failed = [record for record in records if record.status == "failed"]
@@ -295,6 +313,22 @@ def _run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 1 if failed else 0
+
+
+def _help(arguments: argparse.Namespace, since: float, jobs: int, number: int) -> None:
+    """Another process of the same command; what it finishes, the first one reports."""
+    from harness import runner
+
+    with (
+        Path(os.devnull).open("w") as nothing,
+        contextlib.redirect_stdout(nothing),
+        contextlib.redirect_stderr(nothing),
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        runs, store = _plan(arguments), Store(arguments.results)
+        done = {} if arguments.force else store.done()
+        pending = [run for run in runs if run.key not in done]
+        runner.execute_all(store, pending, since, arguments.force, number / jobs)
 
 
 def _data(arguments: argparse.Namespace) -> int:

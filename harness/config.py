@@ -47,11 +47,12 @@ class Engine:
     text_chunk: int = setting(0, "micro-batch of texts; 0: what the memory allows")
     checkpointing: bool = setting(False, "recompute activations in the backward pass")
     cache_bytes: int = setting(2 * 2**30, "for frozen activations and features")
+    jobs: int = setting(1, "processes that share runs and threads; 0: one for each thread")
 
     def identity(self) -> dict[str, Any]:
         """The fields that a result depends on; the others change memory and time only, or show in
         the lists of images."""
-        memory = {"memory", "image_chunk", "text_chunk", "checkpointing", "cache_bytes",
+        memory = {"memory", "image_chunk", "text_chunk", "checkpointing", "cache_bytes", "jobs",
                   "on_bad_image"}  # fmt: skip
         given = {name: value for name, value in asdict(self).items() if name not in memory}
         return given if self.views else {k: v for k, v in given.items() if k != "views"}
@@ -163,6 +164,8 @@ def build_engine(bindings: Iterable[Binding]) -> Engine:
             raise HarnessError(f"engine.{name} must be at least 1, or None for no cap.")
     if engine.views < 0:
         raise HarnessError("engine.views must be 0 (a fresh view every epoch) or more.")
+    if engine.jobs < 0:
+        raise HarnessError("engine.jobs must be 0 (as many as there are threads) or more.")
     low, high = engine.crop_scale
     if not 0 < low <= high <= 1:
         raise HarnessError(f"engine.crop_scale must be 0 < low <= high <= 1, not {low}, {high}.")

@@ -113,7 +113,8 @@ def _fit(run: Run, model: Model) -> Report | None:
     rows = min(run.method.value.batch_size or len(run.train.items), len(run.train.items))
     each = rows if run.method.value.text_per_image else 1
     given = Chunks(engine.image_chunk, engine.text_chunk, engine.checkpointing)
-    memory = int(engine.memory * 2**30) or memory_of(run.bench.clip.device)
+    share = memory_of(run.bench.clip.device) // max(engine.jobs, 1)
+    memory = int(engine.memory * 2**30) or share
     count, length = prompts.ids.shape
     chunks = choose(model, rows, count * each, length, memory) if given == Chunks() else given
     return fit(

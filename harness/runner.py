@@ -1,10 +1,14 @@
 """From a request to its runs, and from runs to records: shared by processes, safe to interrupt."""
 
 import inspect
+import multiprocessing
+import os
+import signal
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,8 @@ BENCHMARKS = (
     "emoji_animals,emoji_food,emoji_travel,emoji_objects,emoji_activities,emoji_smileys,"
     "emoji_people,emoji_symbols"
 )
+THREADS = torch.get_num_threads()  # of the processor, for all processes of a command
+START = 15  # seconds of work that repay the start of a process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +80,8 @@ def plan(request: Request, registry: Registry) -> list[Run]:
             cuda = clip.device.type == "cuda"
             engine = replace(engine, precision="bf16" if cuda else "fp32")
         cache.budget = engine.cache_bytes
+        if clip.device.type == "cpu":  # never by how many there are: threads change the last bits
+            torch.set_num_threads(max(1, THREADS // (engine.jobs or THREADS)))
         protocols = [
             Named(p.name, _with_source(task, registry), changed)
             for p in tasks
@@ -120,7 +128,26 @@ def _recipe(method: Plugin, task: str, dataset: str, shots: int) -> Mapping[str,
     return method.cls.recipe(task, dataset, shots)
 
 
-def describe(runs: Sequence[Run], done: Iterable[str], recipes: bool = False) -> str:
+def estimate(pending: Sequence[Run]) -> float:
+    """Seconds that the runs may take in one process."""
+    pending = [run for run in pending if not run.refusal]
+    return forecast(pending, forward_rate(pending[0].bench.clip)) if pending else 0.0
+
+
+def processes(pending: Sequence[Run], seconds: float) -> int:
+    """How many processes share the runs: engine.jobs, or as many as there are threads and the work
+    repays; one on CUDA if the user says nothing."""
+    if not pending:
+        return 1
+    bench = pending[0].bench
+    each = THREADS if bench.clip.device.type == "cpu" else 1
+    most = bench.engine.jobs or min(each, 1 + int(seconds / START))
+    return min(most, len({run.fit_key for run in pending}))
+
+
+def describe(
+    runs: Sequence[Run], done: Iterable[str], seconds: float, jobs: int, recipes: bool = False
+) -> str:
     """The plan as text: what will run, what is done, trainable parameters, a forecast; with
     `recipes` also the settings that methods change for a task."""
     done, groups = set(done), dict[tuple[str, str], list[Run]]()
@@ -149,7 +176,6 @@ def describe(runs: Sequence[Run], done: Iterable[str], recipes: bool = False) ->
     refusals = dict.fromkeys(filter(None, (run.refusal for run in runs)))
     bench = runs[0].bench
     pending = [run for run in runs if run.key not in done and not run.refusal]
-    seconds = forecast(pending, forward_rate(bench.clip)) if pending else 0
     datasets = ", ".join(dict.fromkeys(run.dataset for run in runs))
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
     shots = ", ".join(map(str, sorted({run.shots for run in runs})))
@@ -162,7 +188,9 @@ def describe(runs: Sequence[Run], done: Iterable[str], recipes: bool = False) ->
         + "".join(textwrap.fill(f"not applicable: {each}.", 100) + "\n" for each in refusals)
         + ("\n" if refusals else "")
         + "".join(textwrap.fill(each, 100) + "\n" for each in _remarks(runs, recipes))
-        + f"to run: {len(pending)} of {len(runs)}; estimated time: {_duration(seconds)}\n"
+        + f"to run: {len(pending)} of {len(runs)}; estimated time: {_duration(seconds / jobs)}"
+        + f" in {jobs} processes" * (jobs > 1)
+        + "\n"
     )
 
 
@@ -218,14 +246,39 @@ def _only(some: set[str], every: set[str]) -> str:
     return "" if some == every else f" on {', '.join(sorted(some))}"
 
 
-def execute_all(store: Store, pending: Sequence[Run], force: bool = False) -> dict[str, Record]:
+@contextmanager
+def helped(count: int, work: Callable[..., None], *arguments: Any) -> Iterator[None]:
+    """Meanwhile `count` other processes do work(*arguments, number), with numbers from 1."""
+    spawn = multiprocessing.get_context("spawn")
+    numbers = range(1, count + 1)
+    helpers = [spawn.Process(target=work, args=(*arguments, i), daemon=True) for i in numbers]
+    for helper in helpers:
+        helper.start()
+    try:
+        yield
+    finally:
+        for helper in helpers:  # all is done, or the user stopped it
+            if helper.is_alive() and helper.pid:
+                os.kill(helper.pid, signal.SIGINT)
+        for helper in helpers:
+            helper.join(10)
+
+
+def execute_all(
+    store: Store, pending: Sequence[Run], since: float, force: bool = False, first: float = 0.0
+) -> dict[str, Record]:
     """Runs what no other process is running; waits for the rest, and takes over what crashed.
+
+    Args:
+        since: what another process wrote after this time is not run again, even with `force`.
+        first: the share of the runs to begin after, so that processes start apart.
 
     Raises:
         KeyboardInterrupt: with a sentence on what is kept and how to go on.
     """
     ended: dict[str, Record] = {}
-    queue, kept, since = list(pending), 0, time.time()
+    start = int(first * len(pending))
+    queue = [*pending[start:], *pending[:start]]
     with tqdm(total=len(queue), desc="runs", unit="run", disable=None) as bar:
         try:
             while queue:
@@ -236,14 +289,14 @@ def execute_all(store: Store, pending: Sequence[Run], force: bool = False) -> di
                             waiting.append(run)
                             continue
                         record = store.ended(run.identity, run.key, since, force)
+                        elsewhere = record is not None
                         if record is None:
                             bar.set_postfix_str(str(run))
                             known = None if force else store.weights(run.fit_key)
                             record, predictions, model = execute(run, known)
                             store.write(record, predictions, model)
-                            kept += 1
-                            if not run.refusal:
-                                tqdm.write(_outcome(run, record))
+                        if not run.refusal:
+                            tqdm.write(_outcome(run, record, elsewhere))
                         ended[run.key] = record
                         bar.update()
                 if len(waiting) == len(queue):
@@ -251,6 +304,7 @@ def execute_all(store: Store, pending: Sequence[Run], force: bool = False) -> di
                     time.sleep(1)
                 queue = waiting
         except KeyboardInterrupt:
+            kept = sum(store.ended(r.identity, r.key, since, force) is not None for r in pending)
             raise KeyboardInterrupt(
                 f"{kept} of {len(pending)} runs are finished and kept in {store.folder}.\n"
                 "The same command goes on with the rest."
@@ -258,13 +312,14 @@ def execute_all(store: Store, pending: Sequence[Run], force: bool = False) -> di
     return ended
 
 
-def _outcome(run: Run, record: Record) -> str:
+def _outcome(run: Run, record: Record, elsewhere: bool) -> str:
     name = f"{label(record.run)} {run.task.name} {run.dataset} seed {run.seed}"
     if record.status != "done":
         return f"{name}: {record.status}, {record.reason}"
     scores = ", ".join(f"{name} {100 * s['accuracy']:.2f}" for name, s in record.scores.items())
     seconds = sum(value for name, value in record.cost.items() if name.endswith("_seconds"))
-    return "; ".join([f"{name}: {scores} ({seconds:.1f} s)", *record.checks])
+    took = f"{seconds:.1f} s" + ", another process" * elsewhere
+    return "; ".join([f"{name}: {scores} ({took})", *record.checks])
 
 
 def _check_used(given: Iterable[Binding], chosen: Sequence[Plugin]) -> None:

@@ -251,10 +251,30 @@ def test_two_processes_share_the_work_and_run_nothing_twice(tmp_path):
     outputs = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert len(runs(tmp_path)) == 6
-    executed = sum((out + error).count(": base ") for out, error in outputs)
-    assert executed == 6
+    printed = "".join(out + error for out, error in outputs)
+    assert printed.count(": base ") - printed.count(", another process") == 6
     tables = [out[out.index("base2new, emoji-mini") :] for out, _ in outputs]
     assert tables[0] == tables[1]
+
+
+def test_jobs_share_the_runs_and_change_no_prediction(tmp_path):
+    from safetensors.torch import load_file
+
+    def files(folder):
+        found = sorted(folder.rglob("*.predictions.safetensors"))
+        return {path.name: load_file(path) for path in found}
+
+    for jobs in ("1", "2"):
+        arguments = command(tmp_path / jobs, "--methods", "adapter,mma,coop", "--jobs", jobs)
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        assert ("in 2 processes" in done.stdout) == (jobs == "2")
+        assert (done.stdout + done.stderr).count(": base ") == 3
+    one, two = files(tmp_path / "1"), files(tmp_path / "2")
+    assert len(one) == 3
+    assert one.keys() == two.keys()
+    for name, tensors in one.items():
+        assert all(tensors[part].equal(two[name][part]) for part in tensors)
 
 
 def test_leaderboard_reads_records_alone(tmp_path, capsys):
