@@ -10,6 +10,7 @@ import json
 import os
 import random
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -46,6 +47,17 @@ class Classes:
         """`templates` filled in for each class: C lists of T texts; '_' reads as a space."""
         spoken = [name.replace("_", " ") for name in self.names]
         return [[template.replace("{}", name) for template in templates] for name in spoken]
+
+    def numbers(self, others: "Classes") -> list[int] | None:
+        """The labels that the names of other classes have here; None if one is not here, or
+        here twice."""
+        if others.names == self.names:
+            return list(range(len(self.names)))
+        labels = {name: label for label, name in enumerate(self.names)}
+        twice = {name for name, count in Counter(self.names).items() if count > 1}
+        if not set(others.names) <= labels.keys() - twice:
+            return None
+        return [labels[name] for name in others.names]
 
 
 @dataclass(frozen=True)

@@ -30,18 +30,26 @@ class Scores:
 
 @torch.no_grad()
 def evaluate(model: Model, images: Images) -> Scores:
-    """Closed-set over the split's own class names; the first of equal logits wins."""
+    """Closed-set over the split's own class names; the first of equal logits wins.
+
+    A method that knows only the fitted classes is asked for all of them; the split's count.
+    """
     classes, method, clip = images.split.classes, model.method, model.clip
+    columns: list[int] | slice = slice(None)
+    if method.only_fitted_classes:
+        columns = model.classes.numbers(classes) or []
+        classes = model.classes
     prompts = texts(model, classes, training=False, cache=images.cache)
     text = None if method.text_per_image else text_features(model, prompts)
-    given = Given(clip.logit_scale.exp(), prompts.references, fitted=classes == model.classes)
+    fitted = classes.names == model.classes.names
+    given = Given(clip.logit_scale.exp(), prompts.references, fitted=fitted)
     frozen = images.frozen().test() if method.frozen_images else itertools.repeat(None)
     predictions = []
     for x, seen in zip(images.test(), frozen, strict=False):
         image = image_features(model, x)
         own = text_features(model, prompts, image) if text is None else text
         output = model.output(image, own, replace(given, image=seen))
-        predictions.append(output.logits.argmax(-1).cpu())
+        predictions.append(output.logits[:, columns].argmax(-1).cpu())
     return Scores(torch.cat(predictions), images.labels.cpu())
 
 

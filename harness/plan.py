@@ -147,12 +147,11 @@ class Run:
     @cached_property
     def refusal(self) -> str | None:
         """Why the method cannot serve the task, or None."""
-        others = [
-            e.name
-            for e in self.task.value.evaluations(self.dataset)
-            if (e.dataset, e.subset) != (self.fit.dataset, self.fit.subset)
-        ]
-        if not others or not self.method.value.only_fitted_classes:
+        if not self.method.value.only_fitted_classes:
+            return None
+        mine = self.train.classes
+        others = [name for name, s in self.evaluated.items() if mine.numbers(s.classes) is None]
+        if not others:
             return None
         return (
             f"{self.method.name} classifies only the classes that it was fitted on, and "

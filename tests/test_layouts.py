@@ -5,8 +5,10 @@ import json
 import pytest
 from PIL import Image
 
+from harness.cli import main
 from harness.dataset import class_names, few_shot
 from harness.errors import HarnessError
+from harness.results import Store
 from tests.conftest import PLUGINS
 
 SPLIT_FILES = {  # dataset: (folder of the items' paths, split file, a real path, its class name)
@@ -196,3 +198,86 @@ def test_an_image_that_cannot_be_read_is_an_error_that_names_it(tmp_path):
     (tmp_path / folder / real).write_bytes(b"not an image")
     with pytest.raises(HarnessError, match=r"polka-dotted_0071\.jpg cannot be read"):
         read.open(read.read(tmp_path)["test"][0], tmp_path)
+
+
+def all_fifteen(root):
+    """A tree of every dataset: four classes, of each some images in every split."""
+    wnids = ("n01440764", "n01443537", "n01484850", "n01491361")
+    words = ("tench", "goldfish", "great white shark", "tiger shark")
+    for folder, below in (
+        ("imagenet", "images/train"),
+        ("imagenet", "images/val"),
+        ("imagenetv2", "imagenetv2-matched-frequency-format-val"),
+        ("imagenet-sketch", "images"),
+        ("imagenet-adversarial", "imagenet-a"),
+        ("imagenet-rendition", "imagenet-r"),
+    ):
+        home = root / folder
+        few = wnids[:2] if folder in ("imagenet-adversarial", "imagenet-rendition") else wnids
+        for number, wnid in enumerate(few):
+            name = str(number) if folder == "imagenetv2" else wnid
+            for image in range(4 if below == "images/train" else 1):
+                draw(home / below / name / f"{wnid}_{image}.JPEG")
+        lines = [f"{wnid} {word}" for wnid, word in zip(wnids, words, strict=True)]
+        (home / "classnames.txt").write_text("\n".join(lines) + "\n")
+    for folder, split, real, label in SPLIT_FILES.values():
+        rows = {part: [] for part in ("train", "val", "test")}
+        for number, name in enumerate((label, "hot air balloon", "ring-tailed lemur", "T shirt")):
+            for place, part in enumerate(("train", "train", "val", "test")):
+                path = real.replace(".jpg", f"_{number}{place}.jpg")
+                draw(root / folder / path)
+                rows[part].append([path, number, name])
+        (root / split).write_text(json.dumps(rows))
+    home = root / "fgvc_aircraft"
+    variants = ("707-320", "727-200", "A300B4", "Yak-42")
+    (home / "images").mkdir(parents=True)
+    (home / "variants.txt").write_text("\n".join(variants) + "\n")
+    for place, part in enumerate(("train", "val", "test")):
+        numbers = [f"10{number}{place}" for number in range(4)]
+        for number in numbers:
+            draw(home / "images" / f"{number}.jpg")
+        lines = [f"{n} {variant}" for n, variant in zip(numbers, variants, strict=True)]
+        (home / f"images_variant_{part}.txt").write_text("\n".join(lines) + "\n")
+
+
+TRAINED = ("imagenet", "fgvc_aircraft", *SPLIT_FILES)
+SHIFTED = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
+
+
+def test_every_task_runs_on_all_fifteen_datasets_as_published(tmp_path, capsys):
+    """On the embedded backbone, which is small, with the source and targets of the papers."""
+    all_fifteen(tmp_path / "data")
+    results = tmp_path / "runs"
+
+    def run(tasks, *arguments):
+        chosen = ["--methods", "zero_shot,adapter,tip_adapter", "--tasks", tasks, "--shots", "1"]
+        places = ["--data-root", str(tmp_path / "data"), "--results", str(results)]
+        return main(["run", *chosen, *places, "--set", "engine.max_steps=1", *arguments])
+
+    source = ("--set", "cross_dataset.source=imagenet")
+    source += ("--set", "domain_generalization.source=imagenet")
+    assert run("base2new,few_shot", "--datasets", ",".join(TRAINED)) == 0
+    assert run("cross_dataset,domain_generalization", *source) == 0
+    records = Store(results).records()
+    ended = {(r.run["method"], r.run["task"], r.run["dataset"]): r for r in records}
+    total = {key: {n: s["total"] for n, s in r.scores.items()} for key, r in ended.items()}
+    for method in ("zero_shot", "adapter"):
+        for name in TRAINED:
+            assert total[method, "base2new", name] == {"base": 2, "new": 2}
+            assert total[method, "few_shot", name] == {"test": 4}
+            assert total[method, "cross_dataset", name] == {"test": 4}
+        for name in SHIFTED:
+            classes = 2 if name in ("imagenet_a", "imagenet_r") else 4
+            assert total[method, "domain_generalization", name] == {"test": classes}
+    # a classifier of the fitted classes serves the variants, which have no others
+    for name in SHIFTED:
+        assert ended["tip_adapter", "domain_generalization", name].status == "done"
+    for name in TRAINED:
+        status = ended["tip_adapter", "cross_dataset", name].status
+        assert status == ("done" if name == "imagenet" else "not applicable")
+    fits = {r.fit for (method, task, _), r in ended.items() if method == "adapter"
+            and task in ("cross_dataset", "domain_generalization")}  # fmt: skip
+    assert len(fits) == 1
+    assert len(ended) == 3 * (2 * 11 + 11 + 5)
+    assert run("cross_dataset,domain_generalization", *source) == 0
+    assert "to run: 0 of 48" in capsys.readouterr().out
