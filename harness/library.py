@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import http.client
 import os
 import shutil
 import textwrap
@@ -257,7 +258,12 @@ def _fetch(url: str, filename: str, chunk_size: int = 2**20) -> None:
             if _fetch_rest(url, part, chunk_size):
                 part.replace(filename)
                 return
-        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+        except (
+            urllib.error.URLError,
+            http.client.HTTPException,
+            ConnectionError,
+            TimeoutError,
+        ) as error:
             reason = str(error)
     raise HarnessError(
         f"{url} cannot be downloaded: {reason}. The same command goes on where it stopped."
