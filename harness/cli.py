@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from harness import config, leaderboard, registry
+from harness import config, costs, leaderboard, registry
 from harness.errors import HarnessError, unknown
 from harness.results import Store
+from harness.tables import FORMATS
 
 if TYPE_CHECKING:
     from harness.cache import Disk
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "under one protocol.",
     )
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_run, _add_leaderboard, _add_data, _add_list, _add_show):
+    for add in (_add_run, _add_leaderboard, _add_data, _add_bench, _add_list, _add_show):
         add(verbs)
     return parser
 
@@ -147,9 +148,12 @@ def _add_show(verbs: Any) -> None:
 def _add_leaderboard(verbs: Any) -> None:
     board = verbs.add_parser("leaderboard", help="make the tables again from the records")
     board.add_argument("--task", metavar="NAME", help="only this task")
+    board.add_argument("--format", choices=FORMATS, default="markdown", help="default: %(default)s")
     board.add_argument(
-        "--format", choices=leaderboard.FORMATS, default="markdown", help="default: %(default)s"
-    )
+        "--pareto", choices=costs.COSTS, metavar="COST", help="mark the methods that no other "
+        f"beats in accuracy and a cost: {', '.join(costs.COSTS)} (all but params need "
+        "`run --tasks efficiency`)",
+    )  # fmt: skip
     board.add_argument("--by-dataset", action="store_true", help="one table a dataset as well")
     board.add_argument("--checks", action="store_true", help="list the runs that look wrong")
     _add_results(board)
@@ -181,6 +185,41 @@ def _add_data(verbs: Any) -> None:
     cache.add_argument("--clear", action="store_true", help="delete all of it")
     _add_cache(cache)
     cache.set_defaults(command=_cache)
+
+
+def _add_bench(verbs: Any) -> None:
+    text = "time the engine against the arithmetic of the published training loops"
+    bench = verbs.add_parser(
+        "bench",
+        help=text,
+        description=f"{text.capitalize()}: training steps and evaluation on random images with a "
+        "backbone of random weights, then a matrix of runs on the embedded default. Takes about an "
+        "hour on two processor cores; run it with nothing beside it.",
+    )
+    bench.add_argument(
+        "--methods", default="coop,cocoop,kgcoop,maple,mma,adapter,dra", metavar="NAMES",
+        help="see `list methods` (default: %(default)s)",
+    )  # fmt: skip
+    bench.add_argument(
+        "--classes", default="100,1000", metavar="LIST", help="how many (default: %(default)s)"
+    )
+    bench.add_argument(
+        "--backbone", default="ViT-B-16-quickgelu:random", metavar="NAME",
+        help="of the training steps (default: %(default)s)",
+    )  # fmt: skip
+    bench.add_argument(
+        "--repeats", type=int, default=3, metavar="N", help="of each step (default: %(default)s)"
+    )
+    bench.add_argument(
+        "--part", choices=("steps", "matrix", "all"), default="all",
+        help="steps and evaluation, the matrix of runs, or both (default: %(default)s)",
+    )  # fmt: skip
+    bench.add_argument("--device", metavar="NAME", help="cuda, cpu (default: CUDA if there)")
+    bench.add_argument(
+        "--out", type=Path, metavar="FILE.json", help="keep what was measured, and the text as .md"
+    )
+    _add_plugin(bench)
+    bench.set_defaults(command=_bench)
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
@@ -370,6 +409,20 @@ def _cache(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(arguments: argparse.Namespace) -> int:
+    from harness import bench, runner
+
+    if arguments.repeats < 1:
+        raise HarnessError(f"--repeats must be at least 1, not {arguments.repeats}.")
+    chosen = _registry(arguments.plugin).find("methods", arguments.methods)
+    counts = _numbers("--classes", arguments.classes)
+    print(bench.run(
+        {plugin.name: plugin for plugin in chosen}, counts, arguments.backbone,
+        runner.usable(arguments.device), arguments.repeats, arguments.part, arguments.out,
+    ))  # fmt: skip
+    return 0
+
+
 def _list(arguments: argparse.Namespace) -> int:
     if arguments.kind == "backbones":
         from harness import backbone
@@ -422,7 +475,8 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
             for check in record.checks:
                 print(f"{run['method']} {run['dataset']} seed {run['seed']}: {check}")
         return 0
-    print(leaderboard.render(records, arguments.format, arguments.task, arguments.by_dataset))
+    asked = (arguments.format, arguments.task, arguments.by_dataset, arguments.pareto)
+    print(leaderboard.render(records, *asked))
     return 0
 
 

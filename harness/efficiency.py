@@ -1,24 +1,31 @@
-"""What a run costs: a forecast of its time, and peak memory."""
+"""What a run costs: a forecast of its time, and a measurement of its parts."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from harness import data
 from harness.clip import Clip, Tower
+from harness.data import epoch_order
+from harness.inputs import (
+    CHUNK,
+    FewShot,
+    Images,
+    Texts,
+    image_features,
+    text_features,
+    texts,
+)
+from harness.measure import operations, taken, timed
+from harness.memory import Chunks
+from harness.method import Given
 from harness.plan import Run, Shape
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Starts the measurement that `peak_memory` reads."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """Bytes allocated on the CUDA device at most since the reset; None on a CPU, where a process
-    knows only the peak of its whole life."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+from harness.trainer import Batch, Room, TrainingStep, part, pieces
 
 
 @torch.no_grad()
@@ -71,3 +78,125 @@ def _live(tower: Tower, shape: Shape) -> float:
 
 def _work(tower: Tower, blocks: int) -> float:
     return tower.length * blocks * tower.width**2
+
+
+def measured(run: Run, images: Images, val: Images | None, chunks: Chunks) -> dict[str, Any]:
+    """Seconds (median, least, most), operations and bytes of a run's parts; see tasks/efficiency.
+
+    train, of a method that takes steps: data, image tower, text tower, and the whole step.
+    inference, of a batch: data, image tower, head; texts of all classes, or of the whole batch and
+    all classes where each image has its own.
+    """
+    model, method, split = images.model, images.model.method, images.split
+    cost: dict[str, Any] = {
+        "trainable_parameters": run.shape.parameters,
+        "stored_bytes": sum(t.nbytes for t in model.trained.state_dict().values()),
+        "classes": len(split.classes.names),
+        "cuda": model.clip.device.type == "cuda",
+    }
+    printed = getattr(run.task.value, "printed", {}).get(run.method.name)
+    if printed and model.clip.name.startswith("ViT-B-16"):
+        cost["printed_parameters"] = printed
+    prompts = texts(model, split.classes, training=True, cache=images.cache)
+    support = FewShot(images, prompts, val, run.seed)
+    started = time.perf_counter()
+    method.prepare(model.head, support)
+    cost["prepare_seconds"] = time.perf_counter() - started
+    repeats = getattr(run.task.value, "repeats", 5)
+    if model.parameters() and run.schedule.total:
+        cost["train"] = _training(run, images, prompts, chunks, repeats)
+    method.finish(model.head, support)
+    (evaluated,) = run.evaluated.values()
+    return cost | {"inference": _inference(replace(images, split=evaluated), repeats)}
+
+
+def _training(
+    run: Run, images: Images, prompts: Texts, chunks: Chunks, repeats: int
+) -> dict[str, Any]:
+    model, split, device = images.model, images.split, images.model.clip.device
+    (batch,) = epoch_order(len(split.items), model.method.batch_size, run.seed, 0)[:1]
+    view = images.augmentation.view(run.seed, 0)
+    labels, optimiser = images.labels[batch], model.method.optimiser(model.parameters())
+
+    def read() -> Tensor:
+        arguments = (images.source, split, model.clip.size, images.augmentation)
+        (pixels,) = data.train_batches(*arguments, view, [batch])
+        return pixels
+
+    pixels = read()
+    frozen = None
+    if model.method.frozen_images:
+        with torch.no_grad():
+            frozen = model.clip.image(images.normalised(pixels))
+
+    def given() -> Batch:
+        x = model.start(model.clip.image, images.normalised(pixels))
+        return Batch(model, x, prompts, labels, (run.seed, 0), chunks, frozen)
+
+    def step() -> None:
+        model.method.step(TrainingStep(given(), optimiser, 0.0, room=Room(chunks)))
+
+    def tower(kind: str) -> None:
+        """Forward and backward of one tower."""
+        whole = (given() if kind == "image" else known).drawn()
+        for numbers in pieces(whole, kind):
+            features, _ = part(whole, kind, numbers)
+            if features.requires_grad:
+                features.sum().backward()
+
+    known = given()
+    works: dict[str, Callable[[], object]] = {
+        "data": read, "step": step,
+        "image": partial(tower, "image"), "text": partial(tower, "text"),
+    }  # fmt: skip
+    seconds = {name: asdict(each) for name, each in timed(works, repeats, device).items()}
+    optimiser.zero_grad(set_to_none=True)
+    return {
+        **seconds, "batch": len(labels), "steps": run.schedule.total, "repeats": repeats,
+        "bytes": taken(step, device), "chunks": asdict(chunks),
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def _inference(images: Images, repeats: int) -> dict[str, Any]:
+    model, clip, method = images.model, images.model.clip, images.model.method
+    split = images.split
+    few = replace(split, items=split.items[:CHUNK], positions=split.positions[:CHUNK])
+
+    def read() -> Tensor:
+        return torch.cat(list(data.test_batches(images.source, few, clip.size, CHUNK)))
+
+    pixels = read()
+
+    def seen(count: int = CHUNK) -> Tensor:
+        x = model.start(clip.image, images.normalised(pixels[:count]))
+        return image_features(model, x)
+
+    def read_texts(count: int = CHUNK) -> Tensor:
+        prompts = texts(model, split.classes, training=False, cache=images.cache)
+        return text_features(model, prompts, image[:count] if method.text_per_image else None)
+
+    image = seen()
+    prompts = texts(model, split.classes, training=False, cache=images.cache)
+    text = read_texts()
+    frozen = clip.image(images.normalised(pixels)) if method.frozen_images else None
+    fitted = Given(clip.logit_scale.exp(), prompts.references, frozen, fitted=True)
+
+    def head() -> Tensor:
+        return model.output(image, text, fitted).logits.argmax(-1)
+
+    def whole() -> Tensor:
+        seen()
+        read_texts()
+        return head()
+
+    works: dict[str, Callable[[], object]] = {
+        "data": read, "image": seen, "texts": read_texts, "head": head,
+    }  # fmt: skip
+    seconds = {n: asdict(each) for n, each in timed(works, repeats, clip.device).items()}
+    return {
+        **seconds, "batch": len(pixels), "repeats": repeats, "bytes": taken(whole, clip.device),
+        "text_per_image": method.text_per_image,
+        "operations_an_image": operations(partial(seen, 1)),
+        "operations_a_class": operations(partial(read_texts, 1)) / len(split.classes.names),
+    }  # fmt: skip

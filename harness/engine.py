@@ -21,11 +21,12 @@ from torch import Tensor
 
 from harness.cache import Cache
 from harness.dataset import Split
-from harness.efficiency import peak_memory, reset_peak_memory
+from harness.efficiency import measured
 from harness.errors import HarnessError
 from harness.evaluate import Scores, evaluate, zero_shot
 from harness.graft import Model
-from harness.inputs import Images, texts
+from harness.inputs import Images, Texts, texts
+from harness.measure import device_name, peak, start_peak
 from harness.memory import Chunks, choose, memory_of
 from harness.plan import Run
 from harness.results import Record
@@ -47,7 +48,9 @@ def execute(
         return _record(run, "not applicable", error=run.refusal), {}, None
     with _precision(run):
         try:
-            reset_peak_memory(run.bench.clip.device)
+            if run.task.value.measures:
+                return _record(run, "done", cost=_measured(run)), {}, None
+            start_peak(run.bench.clip.device)
             clock = Clock(run.bench.cache)
             model, shared = _stored(run, weights) or (run.model(), {})
             _read(run, fits=not shared and bool(model.trained.state_dict()))
@@ -106,20 +109,35 @@ def _fit(run: Run, model: Model) -> Report | None:
     """Nothing is fitted where the method inserts nothing."""
     if not model.trained.state_dict():
         return None
-    engine = run.bench.engine
     images = _images(run, model, run.train)
     val = _images(run, model, run.val) if run.val else None
     prompts = texts(model, run.train.classes, training=True, cache=run.bench.cache)
-    rows = min(run.method.value.batch_size or len(run.train.items), len(run.train.items))
-    each = rows if run.method.value.text_per_image else 1
-    given = Chunks(engine.image_chunk, engine.text_chunk, engine.checkpointing)
-    share = memory_of(run.bench.clip.device) // max(engine.jobs, 1)
-    memory = int(engine.memory * 2**30) or share
-    count, length = prompts.ids.shape
-    chunks = choose(model, rows, count * each, length, memory) if given == Chunks() else given
+    chunks = _chunks(run, model, prompts)
     return fit(
         model, images, prompts, run.schedule, run.seed, val=val, chunks=chunks, label=str(run)
     )
+
+
+def _chunks(run: Run, model: Model, prompts: Texts) -> Chunks:
+    """What the user says of micro-batches, or what the memory allows."""
+    engine, method = run.bench.engine, run.method.value
+    given = Chunks(engine.image_chunk, engine.text_chunk, engine.checkpointing)
+    if given != Chunks():
+        return given
+    rows = min(method.batch_size or len(run.train.items), len(run.train.items))
+    share = memory_of(run.bench.clip.device) // max(engine.jobs, 1)
+    memory = int(engine.memory * 2**30) or share
+    count, length = prompts.ids.shape
+    return choose(model, rows, count * (rows if method.text_per_image else 1), length, memory)
+
+
+def _measured(run: Run) -> dict[str, Any]:
+    """What the method costs: nothing is fitted and kept."""
+    model = run.model()
+    images = _images(run, model, run.train)
+    val = _images(run, model, run.val) if run.val else None
+    prompts = texts(model, run.train.classes, training=True, cache=run.bench.cache)
+    return measured(run, images, val, _chunks(run, model, prompts))
 
 
 def _read(run: Run, fits: bool) -> None:
@@ -165,7 +183,7 @@ def _cost(
         "trainable_parameters": run.shape.parameters,
         "stored_bytes": sum(state.values()),
         "evaluated_images": sum(len(s.labels) for s in scores.values()),
-        "peak_memory_bytes": peak_memory(run.bench.clip.device),
+        "peak_memory_bytes": peak(run.bench.clip.device),
     }
     if report:
         cost |= {
@@ -232,17 +250,6 @@ def provenance_of(device: torch.device) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
-
-
-def device_name(device: torch.device) -> str:
-    """The model of the device, such as `NVIDIA H200` or the processor's name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 @functools.cache

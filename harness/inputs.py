@@ -186,10 +186,13 @@ class Images:
     def _in_order(self) -> Sequence[Tensor]:
         return torch.arange(len(self.split.items)).split(CHUNK)
 
-    def _start(self, pixels: Tensor) -> Tensor:
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Pixels, uint8, as the image tower takes them, on its device."""
         clip = self.model.clip
-        images = data.normalise(pixels.to(clip.device), clip.mean, clip.std)
-        return self.model.start(clip.image, images)
+        return data.normalise(pixels.to(clip.device), clip.mean, clip.std)
+
+    def _start(self, pixels: Tensor) -> Tensor:
+        return self.model.start(self.model.clip.image, self.normalised(pixels))
 
     def _fits(self) -> bool:
         """Whether one pass over the split may be kept: a quarter of the budget, in float32."""

@@ -1,21 +1,20 @@
 """Records to tables: accuracies averaged from raw values, both harmonic means, what is missing.
 
-Percent and rounding happen here and nowhere else. It never imports torch.
+It never imports torch.
 """
 
 import json
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from tabulate import tabulate
 
+from harness import costs
 from harness.errors import HarnessError
 from harness.results import CHANGE, Record, frame
+from harness.tables import MISSING, count, laid_out, percent
 
-FORMATS = ("markdown", "csv", "latex")
-MISSING = "–"
 TABLES = ["task", "backbone", "weights", "shots", "settings"]  # what one table is about
 CHECKS = "python -m harness leaderboard --checks"
 
@@ -128,18 +127,24 @@ def render(
     form: str = "markdown",
     task: str | None = None,
     by_dataset: bool = False,
+    pareto: str | None = None,
 ) -> str:
-    """The leaderboards of `records` as text; with `by_dataset` one more table for each dataset.
+    """The leaderboards of `records` as text; with `by_dataset` one more table for each dataset;
+    with `pareto` (of costs.COSTS) a mark at methods that no other beats in accuracy and that cost.
 
     Raises:
-        HarnessError: there is nothing to show.
+        HarnessError: there is nothing to show, or nothing to mark by.
     """
-    records = list(records)
+    every = list(records)
+    chosen = [record for record in every if task in (None, record.run["task"])]
+    if task is not None and not chosen:
+        raise HarnessError(f"there are no records of the task {task!r} yet.")
+    spent = costs.of_methods(every, pareto) if pareto not in (None, "params") else {}
+    records = [record for record in chosen if not costs.measures(record)]
+    about_costs = costs.tables((r for r in chosen if costs.measures(r)), form)
+    if about_costs and not records:
+        return "\n\n".join(about_costs)
     table = summarise(records)
-    if task is not None:
-        table = table[table["task"] == task]
-        if table.empty:
-            raise HarnessError(f"there are no records of the task {task!r} yet.")
     if form == "csv":
         return table.drop(columns="evaluations").to_csv(index=False).rstrip("\n")
     parts = []
@@ -153,7 +158,12 @@ def render(
         title += f", settings {settings}" if like["settings"].nunique() > 1 else ""
         datasets = [name for name in part["dataset"].drop_duplicates() if name != "average"]
         averaged = [name for name in datasets if part[part["dataset"] == name]["averaged"].all()]
-        parts.append(_scores(part, "average", f"{title}, {_number(averaged)}", form))
+        mine = {label: c for (b, w, label), c in spent.items() if (b, w) == (backbone, weights)}
+        if pareto == "params":
+            counts = part.dropna(subset="parameters")
+            mine = dict(zip(counts["label"], counts["parameters"], strict=True))
+        heading = f"{title}, {_number(averaged)}"
+        parts.append(_scores(part, "average", heading, form, mine, pareto))
         if len(datasets) > 1:
             parts.append(_overview(part, datasets, form))
         if by_dataset:
@@ -161,6 +171,7 @@ def render(
     for key, part in table.groupby([name for name in TABLES if name != "shots"], sort=False):
         if part["shots"].nunique() > 1:
             parts.append(_by_shots(part, f"{key[0]}, {key[1]}", form))
+    parts += about_costs
     if form == "markdown":
         parts += [textwrap.fill(each, 100) for each in differing(records, task)]
     return "\n\n".join(parts)
@@ -188,26 +199,53 @@ def differing(records: Iterable[Record], task: str | None = None) -> list[str]:
     return found
 
 
-def _scores(part: pd.DataFrame, dataset: str, title: str, form: str) -> str:
-    """One table: every method's scores on a dataset, or on their average."""
+def _scores(
+    part: pd.DataFrame,
+    dataset: str,
+    title: str,
+    form: str,
+    spent: Mapping[str, float] | None = None,
+    pareto: str | None = None,
+) -> str:
+    """One table: every method's scores on a dataset, or on their average; with the methods' costs
+    (`spent`, of the kind `pareto`) which of them no other beats."""
     rows = part[part["dataset"] == dataset].dropna(axis="columns", how="all")
     both = _paired(part) and dataset == "average"
+    best = _unbeaten(rows, "hm" if _paired(part) else _evaluations(part)[0], spent or {})
     shown = []
     for _, row in rows.iterrows():
-        line = {"method": row["label"], "params": _count(row.get("parameters"))}
-        line |= {n: _percent(row.get(n), row.get(f"{n}_std")) for n in _evaluations(part)}
-        line |= {"HM": _percent(row.get("hm"))} if _paired(part) else {}
-        line |= {"mean of HMs": _percent(row.get("mean_hm"))} if both else {}
-        line |= {"n": _count(row.get("n")), "runs": _runs(row)}
+        line = {"method": row["label"], "params": count(row.get("parameters"))}
+        line |= {n: percent(row.get(n), row.get(f"{n}_std")) for n in _evaluations(part)}
+        line |= {"HM": percent(row.get("hm"))} if _paired(part) else {}
+        line |= {"mean of HMs": percent(row.get("mean_hm"))} if both else {}
+        if pareto and spent:
+            if pareto != "params":  # they have a column already
+                value = spent.get(row["label"])
+                line[pareto] = MISSING if value is None else f"{value:,.4g}"
+            line["unbeaten"] = "*" * (row["label"] in best)
+        line |= {"n": count(row.get("n")), "runs": _runs(row)}
         shown.append(line)
     notes = [f"{title}.", "Top-1 in percent: mean ± sample standard deviation over n seeds."]
     if both:
         notes.append("HM: of the averaged base and new. Mean of HMs: over the datasets' HMs.")
     if CHANGE in _evaluations(part):
         notes.append(f"{CHANGE}: mean over the other datasets of accuracy minus zero-shot's.")
+    if pareto and spent:
+        notes.append(f"{pareto}: {costs.COSTS[pareto][0]}; *: no method is better in both.")
     if rows["checks"].gt(0).any():
         notes.append(f"†: runs that look wrong; `{CHECKS}` lists them.")
-    return _text(shown, form, "\n".join(notes))
+    return laid_out(shown, form, "\n".join(notes))
+
+
+def _unbeaten(rows: pd.DataFrame, score: str, spent: Mapping[str, float]) -> set[str]:
+    """The methods that no other beats in score and cost, of those with both."""
+    both = [
+        (row["label"], (row[score], spent[row["label"]]))
+        for _, row in rows.iterrows()
+        if row["label"] in spent and not pd.isna(row.get(score))
+    ]
+    marks = costs.unbeaten([point for _, point in both])
+    return {label for (label, _), mark in zip(both, marks, strict=True) if mark}
 
 
 def _runs(row: pd.Series) -> str:
@@ -228,10 +266,10 @@ def _overview(part: pd.DataFrame, names: list[str], form: str) -> str:
     for label, mine in part.groupby("label", sort=False):
         values = mine.set_index("dataset")[column]
         shown.append(
-            {"method": str(label)} | {n.removeprefix(prefix): _percent(values[n]) for n in names}
+            {"method": str(label)} | {n.removeprefix(prefix): percent(values[n]) for n in names}
         )
     title = "HM of each dataset's base and new" if column == "hm" else f"{column} of each dataset"
-    return _text(shown, form, f"{title} ({prefix}…)." if prefix else f"{title}.")
+    return laid_out(shown, form, f"{title} ({prefix}…)." if prefix else f"{title}.")
 
 
 def _by_shots(part: pd.DataFrame, title: str, form: str) -> str:
@@ -242,10 +280,10 @@ def _by_shots(part: pd.DataFrame, title: str, form: str) -> str:
     shown = []
     for label, mine in averages.groupby("label", sort=False):
         values = mine.set_index("shots")[column]
-        row = {number: _percent(values.get(number)) for number in shots}
+        row = {number: percent(values.get(number)) for number in shots}
         shown.append({"method": str(label)} | row)
     name = "HM" if column == "hm" else column
-    return _text(shown, form, f"{title}: {name} by shots, average of the datasets.")
+    return laid_out(shown, form, f"{title}: {name} by shots, average of the datasets.")
 
 
 def _evaluations(part: pd.DataFrame) -> list[str]:
@@ -255,30 +293,6 @@ def _evaluations(part: pd.DataFrame) -> list[str]:
 def _paired(part: pd.DataFrame) -> bool:
     """Whether the table has base and new, and so harmonic means."""
     return {"base", "new"} <= set(_evaluations(part))
-
-
-def _text(rows: list[dict[str, str]], form: str, caption: str) -> str:
-    style = {"markdown": "pipe", "latex": "latex_booktabs"}[form]
-    align = ["left"] + ["right"] * (len(rows[0]) - 1)
-    if form == "markdown":
-        rows = [{k: str(v).replace("|", "\\|") for k, v in row.items()} for row in rows]
-    else:
-        caption = "".join(f"% {line}\n" for line in caption.splitlines())
-    table = tabulate(rows, headers="keys", tablefmt=style, colalign=align, disable_numparse=True)
-    return f"{caption}\n\n{table}" if form == "markdown" else f"{caption}{table}"
-
-
-def _percent(mean: float | None, deviation: float | None = None) -> str:
-    if mean is None or pd.isna(mean):
-        return MISSING
-    text = f"{100 * mean:.2f}"
-    if deviation is not None and not pd.isna(deviation):
-        text += f" ± {100 * deviation:.2f}"
-    return text
-
-
-def _count(value: float | None) -> str:
-    return MISSING if value is None or pd.isna(value) else f"{int(value):,}"
 
 
 def _number(datasets: list[str]) -> str:

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from harness.cache import Cache
 from harness.clip import Clip
 from harness.config import Engine
@@ -17,6 +19,7 @@ from harness.data import Augmentation, FiveCrop, Source
 from harness.dataset import Classes, Dataset, Item, Split, class_names, few_shot, select
 from harness.errors import HarnessError
 from harness.graft import Model
+from harness.measure import device_name
 from harness.method import Method
 from harness.results import digest
 from harness.task import Fit
@@ -189,6 +192,8 @@ class Run:
             "settings": self.bench.engine.identity(),
             "fingerprints": prints | ({"val": self.val.fingerprint} if self.val else {}),
         }
+        if self.task.value.measures:
+            identity["measured_on"] = [device_name(clip.device), torch.get_num_threads()]
         splits = {"train": self.train, **self.evaluated}
         skipped = {name: list(split.skipped) for name, split in splits.items() if split.skipped}
         return json.loads(json.dumps(identity | ({"skipped": skipped} if skipped else {})))

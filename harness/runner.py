@@ -69,7 +69,7 @@ def plan(request: Request, registry: Registry) -> list[Run]:
     config.check_targets([*profile, *request.bindings, *swept], known)
     if request.datasets:
         registry.find("datasets", request.datasets)  # those with a path become known
-    device = _device(request.device)
+    device = usable(request.device)
     clip, cache = backbones.load(request.backbone, device), Cache(disk=request.disk)
     runs: dict[str, Run] = {}
     chosen: dict[str, Plugin] = {}
@@ -137,8 +137,8 @@ def estimate(pending: Sequence[Run]) -> float:
 def processes(pending: Sequence[Run], seconds: float) -> int:
     """How many processes share the runs: engine.jobs, or as many as there are threads and the work
     repays; one on CUDA if the user says nothing."""
-    if not pending:
-        return 1
+    if not pending or any(run.task.value.measures for run in pending):
+        return 1  # what is measured has nothing beside it
     bench = pending[0].bench
     each = THREADS if bench.clip.device.type == "cpu" else 1
     most = bench.engine.jobs or min(each, 1 + int(seconds / START))
@@ -316,6 +316,8 @@ def _outcome(run: Run, record: Record, elsewhere: bool) -> str:
     name = f"{label(record.run)} {run.task.name} {run.dataset} seed {run.seed}"
     if record.status != "done":
         return f"{name}: {record.status}, {record.reason}"
+    if run.task.value.measures:
+        return f"{name}: measured"
     scores = ", ".join(f"{name} {100 * s['accuracy']:.2f}" for name, s in record.scores.items())
     seconds = sum(value for name, value in record.cost.items() if name.endswith("_seconds"))
     took = f"{seconds:.1f} s" + ", another process" * elsewhere
@@ -337,7 +339,12 @@ def _check_used(given: Iterable[Binding], chosen: Sequence[Plugin]) -> None:
             )
 
 
-def _device(given: str | None) -> str:
+def usable(given: str | None) -> str:
+    """The device of that name, or CUDA where it is there.
+
+    Raises:
+        HarnessError: it cannot be used, with the reason.
+    """
     if given is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -34,6 +34,7 @@ class Task(ABC):
 
     name: ClassVar[str] = ""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    measures: ClassVar[bool] = False  # what a method costs, and not how well it does
 
     def datasets(self) -> Sequence[str]:
         """What the task runs on if the user does not say; empty: the embedded benchmarks."""

@@ -3,7 +3,7 @@
 import gc
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -222,29 +222,24 @@ def gradients(batch: Batch, loss: Loss | None = None) -> Tensor:
     model, device = batch.model, batch.labels.device
     model.checkpointing = batch.chunks.checkpointing
     loss = loss or model.method.loss
-    per_image = model.method.text_per_image
-    count, most = len(batch.texts.ids), batch.chunks.texts
-    if per_image:
-        count, most = count * len(batch.x), most or CHUNK_TEXTS
-    parts = [("image", c) for c in _chunks(len(batch.x), batch.chunks.images, device)]
-    parts += [("text", c) for c in _chunks(count, most, device)]
+    parts = [(kind, c) for kind in ("image", "text") for c in pieces(batch, kind)]
     if len(parts) == 2:
-        pairs = [_part(batch, *part) for part in parts]
+        pairs = [part(batch, *each) for each in parts]
         auxiliary = sum((rows.auxiliary() for _, rows in pairs), start=0.0)
         value = _loss(batch, loss, [f for f, _ in pairs], parts, auxiliary)
         value.backward()
         return value.detach()
 
     with torch.no_grad():
-        pairs = [_part(batch, *part) for part in parts]
+        pairs = [part(batch, *each) for each in parts]
     leaves = [features.requires_grad_() for features, _ in pairs]
     parts_auxiliary = sum((rows.auxiliary() for _, rows in pairs), start=0.0)
     auxiliary = torch.as_tensor(parts_auxiliary, device=device).requires_grad_()
     value = _loss(batch, loss, leaves, parts, auxiliary)
     value.backward()
     weight = 0.0 if auxiliary.grad is None else auxiliary.grad
-    for part, leaf in zip(parts, leaves, strict=True):
-        features, rows = _part(batch, *part)
+    for each, leaf in zip(parts, leaves, strict=True):
+        features, rows = part(batch, *each)
         surrogate = torch.as_tensor(rows.auxiliary() * weight)
         if leaf.grad is not None:
             surrogate = surrogate + (features * leaf.grad).sum()
@@ -253,7 +248,18 @@ def gradients(batch: Batch, loss: Loss | None = None) -> Tensor:
     return value.detach()
 
 
-def _part(batch: Batch, kind: str, numbers: Tensor) -> tuple[Tensor, Rows]:
+def pieces(batch: Batch, kind: str) -> Sequence[Tensor]:
+    """The micro-batches of a step's images or text rows: their numbers."""
+    per_image = batch.model.method.text_per_image
+    count, most = len(batch.x), batch.chunks.images
+    if kind == "text":
+        rows = len(batch.texts.ids)
+        count = rows * count if per_image else rows
+        most = batch.chunks.texts or (CHUNK_TEXTS if per_image else 0)
+    return torch.arange(count, device=batch.labels.device).split(most or count)
+
+
+def part(batch: Batch, kind: str, numbers: Tensor) -> tuple[Tensor, Rows]:
     """Features of some of the step's images or text rows."""
     model = batch.model
     if kind == "image":
@@ -274,7 +280,7 @@ def _loss(
 ) -> Tensor:
     model, texts = batch.model, batch.texts
     by_kind = {
-        kind: torch.cat([f for f, part in zip(features, parts, strict=True) if part[0] == kind])
+        kind: torch.cat([f for f, each in zip(features, parts, strict=True) if each[0] == kind])
         for kind in ("image", "text")
     }
     lead = (len(batch.x), -1) if model.method.text_per_image else (-1,)
@@ -284,7 +290,3 @@ def _loss(
     output = model.output(by_kind["image"], text, given, auxiliary)
     with torch.autocast(batch.labels.device.type, enabled=False):
         return loss(output, batch.labels)
-
-
-def _chunks(count: int, size: int, device: torch.device) -> list[Tensor]:
-    return list(torch.arange(count, device=device).split(size or count))

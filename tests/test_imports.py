@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    {"errors", "randomness"},
+    {"errors", "randomness", "measure", "tables"},
     {"registry", "results"},
+    {"costs"},
     {"leaderboard", "config", "dataset", "task", "cache"},
     {"data", "clip", "own", "library"},
     {"backbone"},
@@ -19,15 +20,16 @@ ORDER = [
     {"inputs", "memory"},
     {"trainer", "evaluate"},
     {"plan"},
-    {"efficiency"},
+    {"efficiency", "bench"},
     {"engine"},
     {"runner"},
     {"cli"},
+    {"naive"},
 ]
 ONLY = {
     "gin": {"config"},
     "open_clip": {"clip", "backbone"},
-    "pandas": {"results", "leaderboard"},
+    "pandas": {"results", "leaderboard", "tables"},
 }
 
 

@@ -1,0 +1,418 @@
+"""The engine against the arithmetic of the published training loops: seconds, FLOPs and memory.
+
+The naive way encodes 77 tokens of every class in every step, through the whole tower; frozen
+texts (teachers) are encoded once, as the published loops do. Both ways take the same steps on the
+same random pixels and names, in one process and in turn; the images are encoded in every step.
+"""
+
+import contextlib
+import datetime
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from tabulate import tabulate
+from torch import Tensor
+from tqdm import tqdm
+
+from harness import backbone as backbones
+from harness import data, inputs
+from harness.cache import Cache
+from harness.clip import Clip, Tower
+from harness.dataset import Classes
+from harness.graft import Model
+from harness.inputs import Texts, image_features, text_features, texts
+from harness.measure import device_name, operations, taken, timed
+from harness.memory import Chunks, choose, memory_of
+from harness.method import Given, Method
+from harness.randomness import generator
+from harness.registry import Plugin
+from harness.trainer import Batch, Room, TrainingStep
+
+MATRIX = ("emoji_food", (1, 2, 3))  # dataset and seeds
+FEW = (50, 100, 200)  # classes from which the naive way is extrapolated
+COUNTED = (50, 100)  # classes at which FLOPs are counted: they are linear in the classes
+SCORED = 32  # images of an evaluation
+WORDS = (
+    ("golden", "striped", "wooden", "small", "red", "old", "long"),
+    ("retriever", "violin", "teapot", "bus", "fox", "chair", "rose", "bridge", "cake", "boat"),
+)
+
+
+def names(count: int) -> tuple[str, ...]:
+    """Class names of ordinary lengths, the longest among the first."""
+    adjectives, nouns = WORDS
+    return tuple(
+        f"{adjectives[i % 7]} {nouns[i // 7 % 10]} {chr(97 + i // 70)}" for i in range(count)
+    )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one training step: seconds (median), counted FLOPs, bytes above what was in use before.
+
+    extrapolated: measured with fewer classes, and continued along a straight line.
+    """
+
+    seconds: float
+    flops: float
+    bytes: float | None
+    extrapolated: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method at a number of classes, both ways. cached: seconds of the engine's step when another
+    run has seen the same views; evaluated, limit: images a second, without the texts that are
+    encoded once an evaluation, and of the bare image tower."""
+
+    method: str
+    classes: int
+    batch: int
+    engine: Cost
+    naive: Cost
+    cached: float
+    chunks: Chunks
+    evaluated: float
+    limit: float
+
+    @property
+    def saved(self) -> float | None:
+        """The seconds saved over those that the FLOPs say are saved; None where they say none."""
+        predicted = 1 - self.engine.flops / self.naive.flops
+        if predicted < 0.02:
+            return None
+        return (1 - self.engine.seconds / self.naive.seconds) / predicted
+
+
+class Bed:
+    """A method on a backbone with some classes, and one step of it, either way."""
+
+    def __init__(self, clip: Clip, method: Method, count: int, memory: int) -> None:
+        self.clip, self.method = clip, method
+        self.classes = Classes("bench", names(count), "a photo of a {}.")
+        self.model = Model(clip, method, self.classes, seed=1)
+        size = (max(method.batch_size, SCORED), 3, clip.size, clip.size)
+        self.pixels = torch.randint(0, 256, size, generator=generator("pixels"), dtype=torch.uint8)
+        self.labels = (torch.arange(method.batch_size) % count).to(clip.device)
+        self.optimiser = method.optimiser(self.model.parameters())
+        self.cache = Cache()
+        self.prompts = self.encode()
+        self.chunks = choose(self.model, method.batch_size, *self.rows(), memory)
+        with naively():
+            prompts = self.encode()
+            needs = choose(self.model, method.batch_size, *self.rows(prompts), memory)
+        self.fitsnaively = needs == Chunks()
+        self.kept = self.start()
+        self.number = 0
+
+    def encode(self) -> Texts:
+        """What reaches the changed part of the text tower."""
+        return texts(self.model, self.classes, training=True, cache=self.cache)
+
+    def rows(self, prompts: Texts | None = None) -> tuple[int, int]:
+        """Text rows of a step, and their length."""
+        count, length = (prompts or self.prompts).ids.shape
+        return count * (self.method.batch_size if self.method.text_per_image else 1), length
+
+    def start(self) -> Tensor:
+        """What reaches the changed part of the image tower."""
+        pixels = self.pixels[: self.method.batch_size]
+        return self.model.start(self.clip.image, self.normalised(pixels))
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        clip = self.clip
+        images = data.normalise(pixels.to(clip.device), clip.mean, clip.std)
+        return images.to(clip.logit_scale.dtype)
+
+    def engine(self, chunks: Chunks | None = None) -> None:
+        """A step as the trainer does it, images encoded anew."""
+        self._step(self.start(), self.prompts, chunks or self.chunks)
+
+    def cached(self) -> None:
+        """A step whose images another run has encoded."""
+        self._step(self.kept, self.prompts, self.chunks)
+
+    def naive(self) -> None:
+        """A step as the published loops do it."""
+        with naively():
+            prompts = self.encode()
+            self._step(self.start(), prompts, Chunks(texts=self.rows(prompts)[0]))
+
+    def evaluate(self) -> Callable[[], object]:
+        """Scores a batch of decoded images, the texts being there unless each image has its own."""
+        prompts = texts(self.model, self.classes, training=False, cache=self.cache)
+        shared = None if self.method.text_per_image else text_features(self.model, prompts)
+        given = Given(self.clip.logit_scale.exp(), prompts.references)
+
+        @torch.no_grad()
+        def once() -> None:
+            x = self.model.start(self.clip.image, self.normalised(self.pixels[:SCORED]))
+            image = image_features(self.model, x)
+            own = text_features(self.model, prompts, image) if shared is None else shared
+            self.model.output(image, own, given).logits.argmax(-1)
+
+        return once
+
+    @torch.no_grad()
+    def bare(self, images: Tensor) -> None:
+        """The image tower alone, on images that are in memory as it takes them."""
+        self.clip.image(images)
+
+    def _step(self, x: Tensor, prompts: Texts, chunks: Chunks) -> None:
+        batch = Batch(self.model, x, prompts, self.labels, (1, self.number), chunks)
+        self.method.step(TrainingStep(batch, self.optimiser, 1e-5, 0, 10**6, Room(chunks)))
+        self.number += 1
+
+
+@contextlib.contextmanager
+def naively() -> Iterator[None]:
+    """No cropping, and no tower that is started from a block after its first."""
+    real = Model.cut
+
+    def whole(model: Model, tower: Tower) -> int | None:
+        return None if real(model, tower) is None else -1
+
+    with mock.patch.object(Model, "cut", whole), mock.patch.object(inputs, "crop", lambda ids: ids):
+        yield
+
+
+def steps(
+    clip: Clip, methods: Mapping[str, Method], counts: Sequence[int], repeats: int
+) -> Iterator[Row]:
+    """A row for each method and number of classes."""
+    memory = memory_of(clip.device)
+    with tqdm(total=len(methods) * len(counts), desc="bench", disable=None) as bar:
+        for name, method in methods.items():
+            flops = _flops(clip, method, memory)
+            for count in counts:
+                bar.set_postfix_str(f"{name}, {count} classes")
+                yield _row(clip, name, method, count, memory, repeats, flops)
+                bar.update()
+
+
+Line = tuple[float, float]  # at no classes, and for each
+
+
+def _row(
+    clip: Clip, name: str, method: Method, count: int, memory: int, repeats: int, flops: "_Counted"
+) -> Row:
+    bed = Bed(clip, method, count, memory)
+    works: dict[str, Callable[[], object]] = {"engine": bed.engine, "cached": bed.cached}
+    if bed.fitsnaively:
+        works["naive"] = bed.naive
+    seconds = timed(works, repeats, clip.device)
+    whole = flops.naive(count)
+    if bed.fitsnaively:
+        naive = Cost(seconds["naive"].median, whole, taken(bed.naive, clip.device))
+    else:
+        beds = [Bed(clip, method, few, memory) for few in FEW]
+        beds = [each for each in beds if each.fitsnaively]
+        points = [timed({"n": each.naive}, 1, clip.device)["n"].median for each in beds]
+        sizes = [taken(each.naive, clip.device) for each in beds]
+        at = [float(len(each.classes.names)) for each in beds]
+        most = None if None in sizes else _along(at, [float(s or 0) for s in sizes], count)
+        naive = Cost(_along(at, points, count), whole, most, extrapolated=True)
+    engine = Cost(
+        seconds["engine"].median, flops.engine(count, bed.chunks), taken(bed.engine, clip.device)
+    )
+    images = bed.normalised(bed.pixels[:SCORED])
+    scoring = timed(
+        {"score": bed.evaluate(), "bare": partial(bed.bare, images)}, repeats, clip.device
+    )
+    limit = scoring["bare"].median
+    if method.text_per_image:  # the texts of each image, at the rate of the bare tower
+        rate = operations(partial(bed.bare, images[:1])) * SCORED / limit
+        prompts = texts(bed.model, bed.classes, training=False, cache=bed.cache)
+        one = torch.zeros(1, clip.embedding, device=clip.device)
+        limit += SCORED * operations(lambda: text_features(bed.model, prompts, one)) / rate
+    return Row(
+        name, count, method.batch_size, engine, naive, seconds["cached"].median, bed.chunks,
+        SCORED / scoring["score"].median, SCORED / limit,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """FLOPs of a step: at the COUNTED classes, naively, by the engine, and by the engine in
+    micro-batches of texts, each of which is encoded twice."""
+
+    naively: Line
+    whole: Line
+    halves: Line
+    twice: Line
+
+    def naive(self, count: int) -> float:
+        return self.naively[0] + self.naively[1] * count
+
+    def engine(self, count: int, chunks: Chunks) -> float:
+        line = self.whole
+        if chunks != Chunks():
+            line = self.twice if chunks.checkpointing else self.halves
+        return line[0] + line[1] * count
+
+
+def _flops(clip: Clip, method: Method, memory: int) -> _Counted:
+    at = list(map(float, COUNTED))
+    found: dict[str, list[float]] = {"naive": [], "whole": [], "halves": [], "twice": []}
+    for count in COUNTED:
+        bed = Bed(clip, method, count, memory)
+        half = max(1, bed.rows()[0] // 2)
+        all_rows = Chunks(texts=bed.rows()[0]) if method.text_per_image else Chunks()
+        found["naive"].append(operations(bed.naive))
+        found["whole"].append(operations(partial(bed.engine, all_rows)))
+        found["halves"].append(operations(partial(bed.engine, Chunks(0, half))))
+        found["twice"].append(operations(partial(bed.engine, Chunks(0, half, True))))
+    lines = [(_along(at, y, 0), _along(at, y, 1) - _along(at, y, 0)) for y in found.values()]
+    return _Counted(*lines)
+
+
+def _along(at: Sequence[float], values: Sequence[float], where: float) -> float:
+    """A straight line of least squares through the values, at `where`."""
+    line = statistics.linear_regression(at, values)
+    return line.intercept + line.slope * where
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as a table, with what the columns mean."""
+    shown = [
+        {
+            "method": row.method,
+            "C": row.classes,
+            "batch": row.batch,
+            "naive": f"{row.naive.seconds:.2f}" + "~" * row.naive.extrapolated,
+            "engine": f"{row.engine.seconds:.2f}",
+            "cached": f"{row.cached:.2f}",
+            "faster": f"{row.naive.seconds / row.engine.seconds:.2f}",
+            "FLOPs": f"{row.naive.flops / row.engine.flops:.2f}",
+            "saved": "–" if row.saved is None else f"{row.saved:.0%}",
+            "naive GB": _gigabytes(row.naive.bytes) + "~" * row.naive.extrapolated,
+            "GB": _gigabytes(row.engine.bytes),
+            "scored": f"{row.evaluated:.3g}",
+            "limit": f"{row.evaluated / row.limit:.0%}",
+        }
+        for row in rows
+    ]
+    notes = (
+        "C classes. Seconds of a training step: naively (all positions of a text, whole towers,\n"
+        "nothing kept), by the engine, and by the engine when another run has seen the views.\n"
+        "faster: naive over engine; FLOPs: the same of counted operations; saved: time saved over\n"
+        "what the FLOPs say is saved (– under 2%). GB: above what was in use. scored: images\n"
+        "evaluated a second; limit: in percent of the bare image tower's, with texts for each\n"
+        "image at the tower's rate of FLOPs. ~: does not fit in memory, continued from fewer\n"
+        "classes."
+    )
+    align = ["left"] + ["right"] * (len(shown[0]) - 1)
+    laid = tabulate(shown, headers="keys", tablefmt="simple", disable_numparse=True, colalign=align)
+    return f"{laid}\n\n{notes}"
+
+
+def _gigabytes(value: float | None) -> str:
+    return "–" if value is None else f"{value / 2**30:.2f}"
+
+
+def matrix(methods: Sequence[str], dataset: str, seeds: Sequence[int]) -> dict[str, Any]:
+    """Seconds of the whole `run` command for methods x seeds on a dataset of the embedded default,
+    from empty caches, and of naive runs of each method (one seed, times the number of seeds)."""
+    chosen = ["run", "--tasks", "base2new", "--datasets", dataset]
+    with tempfile.TemporaryDirectory() as folder:
+        every = ["--methods", ",".join(methods), "--seeds", ",".join(map(str, seeds))]
+        places = ["--results", f"{folder}/runs", "--cache-dir", f"{folder}/cache"]
+        engine = _seconds([sys.executable, "-m", "harness", *chosen, *every, *places])
+        naive: dict[str, float] = {}
+        for name in tqdm(methods, desc="naive runs", disable=None):
+            one = ["--methods", name, "--seeds", str(seeds[0]), "--results", f"{folder}/{name}"]
+            naive[name] = _seconds(
+                [sys.executable, "-m", "harness.naive", *chosen, *one, "--cache-limit", "0"]
+            )
+    return {
+        "methods": list(methods), "dataset": dataset, "seeds": list(seeds),
+        "engine_seconds": engine, "naive_seconds_a_seed": naive,
+        "naive_seconds": len(seeds) * sum(naive.values()),
+    }  # fmt: skip
+
+
+def _seconds(command: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def report(rows: Sequence[Row], whole: Mapping[str, Any] | None, about: Mapping[str, Any]) -> str:
+    """All that was measured as text, with the device."""
+    parts = [f"{about['backbone']}, {about['precision']}, {about['device']}, "
+             f"{about['threads']} threads, torch {about['torch']}."]  # fmt: skip
+    if rows:
+        parts.append(table(rows))
+    if whole:
+        speed = whole["naive_seconds"] / whole["engine_seconds"]
+        parts.append(
+            f"emoji-mini, {whole['dataset']}, {len(whole['methods'])} methods x "
+            f"{len(whole['seeds'])} seeds from empty caches: {whole['engine_seconds']:.0f} s "
+            f"against {whole['naive_seconds']:.0f} s of naive runs, {speed:.1f} times faster\n("
+            + ", ".join(f"{n} {s:.0f} s" for n, s in whole["naive_seconds_a_seed"].items())
+            + " a naive run)."
+        )
+    return "\n\n".join(parts)
+
+
+def save(path: Path, rows: Sequence[Row], whole: Any, about: Mapping[str, Any], text: str) -> None:
+    """A JSON file, and the printed text beside it as .md."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"about": about, "steps": [asdict(row) for row in rows], "matrix": whole}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(f"```\n{text}\n```\n", encoding="utf-8")
+
+
+def run(
+    plugins: Mapping[str, Plugin],
+    counts: Sequence[int],
+    backbone: str,
+    device: str,
+    repeats: int,
+    part: str,
+    out: Path | None,
+) -> str:
+    """Measures what is asked for; returns the text, and keeps it in `out` as it goes."""
+    rows: list[Row] = []
+    whole = None
+    about = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "backbone": backbone, "device": device_name(torch.device(device)),
+        "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "precision": "bf16" if device.startswith("cuda") else "fp32", "repeats": repeats,
+    }  # fmt: skip
+
+    def so_far() -> str:
+        text = report(rows, whole, about)
+        if out:
+            save(out, rows, whole, about, text)
+        return text
+
+    if part in ("steps", "all"):
+        clip = backbones.load(backbone, device)
+        methods = {n: p.cls(**{**p.fixed, **_recipe(p)}) for n, p in plugins.items()}
+        bf16 = about["precision"] == "bf16"
+        with torch.autocast(clip.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            for row in steps(clip, methods, counts, repeats):
+                rows.append(row)
+                so_far()
+        del clip
+    if part in ("matrix", "all"):
+        whole = matrix(list(plugins), MATRIX[0], MATRIX[1])
+    return so_far()
+
+
+def _recipe(plugin: Plugin) -> Mapping[str, Any]:
+    """The published settings of base-to-new with 16 shots."""
+    return plugin.cls.recipe("base2new", "bench", 16)  # type: ignore[attr-defined]

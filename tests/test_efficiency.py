@@ -1,0 +1,195 @@
+"""What is measured of a method, the tables of it, and the benchmark's two ways of one step."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from harness import backbone as backbones
+from harness import bench, costs, measure
+from harness.cli import main
+from harness.errors import HarnessError
+from harness.results import Store
+from tests.conftest import PLUGINS
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["emoji-mini", "ViT-B-32:random"])
+def test_the_operations_of_a_block_are_those_of_the_formula(name):
+    """q, k, v and o: 8 L D^2; the MLP of four widths: 16 L D^2; the attention's two products:
+    4 L^2 D."""
+    clip = backbones.load(name)
+    for tower in (clip.image, clip.text):
+        length, width = tower.length, tower.width
+        x = torch.randn(2, length, width)
+        counted = measure.operations(lambda tower=tower, x=x: tower.block(0, x))
+        assert counted == 2 * (24 * length * width**2 + 4 * length**2 * width)
+
+
+def test_bytes_are_those_of_the_largest_moment():
+    def work():
+        torch.zeros(25 * 2**20).sum()  # 100 MB, freed again
+        torch.zeros(2**20).sum()
+
+    assert 95 * 2**20 < measure.taken(work, CPU) < 120 * 2**20
+
+
+def test_repetitions_take_turns_after_one_that_is_not_measured():
+    done = []
+    works = {name: lambda name=name: done.append(name) for name in "ab"}
+    seconds = measure.timed(works, 3, CPU)
+    assert "".join(done) == "abababab"
+    assert all(s.least <= s.median <= s.most for s in seconds.values())
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("costs")
+    assert run(folder) == 0
+    return folder
+
+
+def run(folder, methods="coop,cocoop,zero_shot,tip_adapter,adapter", tasks="efficiency"):
+    chosen = ["--methods", methods, "--tasks", tasks, "--datasets", "emoji_food", "--shots", "2"]
+    quick = ["--set", "engine.max_steps=2", "--results", str(folder)]
+    if tasks == "efficiency":
+        quick += ["--set", "efficiency.repeats=1"]
+    return main(["run", *chosen, *quick])
+
+
+def test_a_record_of_costs_has_every_part(measured):
+    records = {record.run["method"]: record for record in Store(measured).records()}
+    assert {name for name, r in records.items() if "train" in r.cost} == {
+        "coop",
+        "cocoop",
+        "adapter",
+    }
+    for record in records.values():
+        assert record.status == "done"
+        assert not record.scores
+        inference = record.cost["inference"]
+        assert inference["batch"] == 100
+        assert inference["operations_an_image"] > 10**8
+        assert all(inference[part]["median"] > 0 for part in ("data", "image", "texts", "head"))
+    train = records["adapter"].cost["train"]
+    assert train["batch"] == 16
+    assert train["bytes"] > 2**20
+    assert train["step"]["median"] > max(train[part]["median"] for part in ("image", "text")) * 0.5
+    # a step of 32 images, and texts for each image only where the method has them
+    assert records["cocoop"].cost["inference"]["text_per_image"]
+    assert costs.image_rate(records["cocoop"].cost) < costs.image_rate(records["coop"].cost) / 3
+
+
+def test_costs_are_tables_by_device_and_nothing_is_measured_twice(measured, capsys):
+    assert run(measured) == 0
+    printed = capsys.readouterr().out
+    assert "to run: 0 of 5" in printed
+    assert printed.count("efficiency, emoji-mini, fp32") == 2
+    assert "emoji_food (50 classes): training." in printed
+    assert "Top-1" not in printed
+    assert max(map(len, printed.splitlines())) <= 120
+    assert main(["leaderboard", "--results", str(measured), "--format", "csv"]) == 0
+    assert capsys.readouterr().out.startswith("method,params")
+    assert main(["leaderboard", "--results", str(measured), "--format", "latex"]) == 0
+
+
+def test_pareto_marks_what_no_method_beats(measured, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(measured, tmp_path / "r")
+    assert run(tmp_path / "r", "coop,zero_shot,adapter", "base2new") == 0
+    capsys.readouterr()
+    for cost in costs.COSTS:
+        arguments = ["leaderboard", "--results", str(tmp_path / "r"), "--task", "base2new"]
+        assert main([*arguments, "--pareto", cost]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        (header,) = (line for line in lines if "unbeaten" in line)
+        marked = {line.split("|")[1].strip() for line in lines if "| " in line and " * |" in line}
+        assert "zero_shot" in marked  # nothing costs less, in any way that is asked for
+        assert cost in header.split()
+        assert costs.COSTS[cost][0] in "\n".join(lines)
+    assert main(["leaderboard", "--results", str(tmp_path / "none"), "--pareto", "fit"]) == 2
+
+
+def test_unbeaten_is_not_beaten_in_both():
+    points = [(0.7, 10.0), (0.7, 5.0), (0.6, 5.0), (0.5, 1.0), (0.5, 1.0)]
+    assert costs.unbeaten(points) == [False, True, False, True, True]
+
+
+def test_costs_of_different_devices_are_never_in_one_column(measured, capsys):
+    records = list(Store(measured).records())
+    run = {**records[0].run, "measured_on": ["another", 64]}
+    other = dataclasses.replace(records[0], run=run)
+    assert len(costs.tables([*records, other], "markdown")) == 4
+    with pytest.raises(HarnessError, match="different devices"):
+        costs.of_methods([*records, other], "fit")
+    with pytest.raises(HarnessError, match="--tasks efficiency"):
+        costs.of_methods([], "fit")
+
+
+def test_a_printed_count_that_differs_is_shown_beside_ours():
+    text = costs._parameters({"trainable_parameters": 35_360, "printed_parameters": 354_000})
+    assert text == "35,360 (printed: 354,000)"
+    assert costs._parameters({"trainable_parameters": 2048, "printed_parameters": 2000}) == "2,048"
+
+
+BENCHED = ("coop", "cocoop", "kgcoop", "maple", "mma", "adapter", "dra")
+
+
+@pytest.mark.parametrize("name", BENCHED)
+def test_both_ways_of_the_benchmark_take_the_same_step(name, exact):
+    plugin = PLUGINS.plugins["methods"][name]
+
+    def stepped(way):
+        bed = bench.Bed(exact, plugin.cls(**{**plugin.fixed, "batch_size": 2}), 9, 2**40)
+        bed.model.trained.double()
+        bed.optimiser = bed.method.optimiser(bed.model.parameters())
+        for group in bed.optimiser.param_groups:
+            group["weight_decay"] = 0
+        getattr(bed, way)()
+        return [parameter.grad for parameter in bed.model.parameters()]
+
+    engine, naive, cached = map(stepped, ("engine", "naive", "cached"))
+    assert any(grad is not None and grad.abs().max() > 0 for grad in engine)
+    for one, other, third in zip(engine, naive, cached, strict=True):
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(one, third, rtol=1e-9, atol=1e-12)
+
+
+def test_the_classes_of_the_benchmark_are_as_long_at_any_number(mini):
+    lengths = {
+        int(mini.tokenize([f"a photo of a {n}." for n in bench.names(count)]).argmax(-1).max())
+        for count in (*bench.COUNTED, 100, 1000)
+    }
+    assert len(lengths) == 1
+    assert len(set(bench.names(1000))) == 1000
+
+
+def test_bench_prints_and_keeps_what_it_measured(tmp_path, capsys):
+    out = tmp_path / "new" / "bench.json"
+    few = ["--methods", "coop", "--classes", "8", "--repeats", "1", "--part", "steps"]
+    assert main(["bench", *few, "--backbone", "emoji-mini", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    (row,) = json.loads(out.read_text())["steps"]
+    assert row["engine"]["flops"] < row["naive"]["flops"]
+    assert row["evaluated"] > 0
+    assert printed.strip() == out.with_suffix(".md").read_text().strip("`\n")
+    assert max(map(len, printed.splitlines())) <= 120
+    assert main(["bench", "--methods", "coopp"]) == 2
+    assert main(["bench", "--repeats", "0"]) == 2
+
+
+def test_what_does_not_fit_is_continued_from_fewer_classes(mini, monkeypatch):
+    plugin = PLUGINS.plugins["methods"]["coop"]
+    method = plugin.cls(**plugin.fixed)
+    monkeypatch.setattr(bench, "FEW", (10, 20))
+    monkeypatch.setattr(bench, "memory_of", lambda device: 40 * 10**6 * 10)
+    (fits,) = bench.steps(mini, {"coop": method}, [30], 1)
+    (not_,) = bench.steps(mini, {"coop": method}, [120], 1)
+    assert not fits.naive.extrapolated
+    assert not_.naive.extrapolated
+    assert "~" in bench.table([not_])
+    assert not_.naive.flops > fits.naive.flops
