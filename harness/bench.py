@@ -7,14 +7,17 @@ same random pixels and names, in one process and in turn; the images are encoded
 
 import contextlib
 import datetime
+import functools
+import itertools
 import json
+import math
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,7 +84,7 @@ class Row:
     batch: int
     engine: Cost
     naive: Cost
-    cached: float
+    cached: float | None
     chunks: Chunks
     evaluated: float
     limit: float
@@ -113,8 +116,8 @@ class Bed:
             prompts = self.encode()
             needs = choose(self.model, method.batch_size, *self.rows(prompts), memory)
         self.fitsnaively = needs == Chunks()
-        self.kept = self.start()
         self.number = 0
+        self.scored = SCORED if not method.text_per_image else SCORED // 8
 
     def encode(self) -> Texts:
         """What reaches the changed part of the text tower."""
@@ -143,6 +146,11 @@ class Bed:
         """A step whose images another run has encoded."""
         self._step(self.kept, self.prompts, self.chunks)
 
+    @functools.cached_property
+    def kept(self) -> Tensor:
+        """What `start` gives, computed once."""
+        return self.start()
+
     def naive(self) -> None:
         """A step as the published loops do it."""
         with naively():
@@ -157,7 +165,7 @@ class Bed:
 
         @torch.no_grad()
         def once() -> None:
-            x = self.model.start(self.clip.image, self.normalised(self.pixels[:SCORED]))
+            x = self.model.start(self.clip.image, self.normalised(self.pixels[: self.scored]))
             image = image_features(self.model, x)
             own = text_features(self.model, prompts, image) if shared is None else shared
             self.model.output(image, own, given).logits.argmax(-1)
@@ -192,13 +200,14 @@ def steps(
 ) -> Iterator[Row]:
     """A row for each method and number of classes."""
     memory = memory_of(clip.device)
+    flops: dict[str, _Counted] = {}
     with tqdm(total=len(methods) * len(counts), desc="bench", disable=None) as bar:
-        for name, method in methods.items():
-            flops = _flops(clip, method, memory)
-            for count in counts:
-                bar.set_postfix_str(f"{name}, {count} classes")
-                yield _row(clip, name, method, count, memory, repeats, flops)
-                bar.update()
+        for count, (name, method) in itertools.product(counts, methods.items()):
+            bar.set_postfix_str(f"{name}, {count} classes")
+            if name not in flops:
+                flops[name] = _flops(clip, method, memory)
+            yield _row(clip, name, method, count, memory, repeats, flops[name])
+            bar.update()
 
 
 Line = tuple[float, float]  # at no classes, and for each
@@ -208,38 +217,48 @@ def _row(
     clip: Clip, name: str, method: Method, count: int, memory: int, repeats: int, flops: "_Counted"
 ) -> Row:
     bed = Bed(clip, method, count, memory)
-    works: dict[str, Callable[[], object]] = {"engine": bed.engine, "cached": bed.cached}
-    if bed.fitsnaively:
+    works: dict[str, Callable[[], object]] = {"engine": bed.engine}
+    if bed.fits_naively:
         works["naive"] = bed.naive
-    seconds = timed(works, repeats, clip.device)
-    whole = flops.naive(count)
-    if bed.fitsnaively:
-        naive = Cost(seconds["naive"].median, whole, taken(bed.naive, clip.device))
+    memories = {way: taken(work, clip.device) for way, work in works.items()}
+    if bed.chunks == Chunks():
+        works["cached"] = bed.cached
+        bed.cached()
+    seconds = timed(works, repeats, clip.device, warm=True)
+    engine = Cost(seconds["engine"].median, flops.engine(count, bed.chunks), memories["engine"])
+    if bed.fits_naively:
+        naive = Cost(seconds["naive"].median, flops.naive(count), memories["naive"])
     else:
-        beds = [Bed(clip, method, few, memory) for few in FEW]
-        beds = [each for each in beds if each.fitsnaively]
-        points = [timed({"n": each.naive}, 1, clip.device)["n"].median for each in beds]
-        sizes = [taken(each.naive, clip.device) for each in beds]
-        at = [float(len(each.classes.names)) for each in beds]
-        most = None if None in sizes else _along(at, [float(s or 0) for s in sizes], count)
-        naive = Cost(_along(at, points, count), whole, most, extrapolated=True)
-    engine = Cost(
-        seconds["engine"].median, flops.engine(count, bed.chunks), taken(bed.engine, clip.device)
-    )
-    images = bed.normalised(bed.pixels[:SCORED])
+        naive = _continued(clip, method, count, memory, flops.naive(count))
+    images = bed.normalised(bed.pixels[: bed.scored])
     scoring = timed(
         {"score": bed.evaluate(), "bare": partial(bed.bare, images)}, repeats, clip.device
     )
     limit = scoring["bare"].median
     if method.text_per_image:  # the texts of each image, at the rate of the bare tower
-        rate = operations(partial(bed.bare, images[:1])) * SCORED / limit
+        rate = operations(partial(bed.bare, images[:1])) * bed.scored / limit
         prompts = texts(bed.model, bed.classes, training=False, cache=bed.cache)
         one = torch.zeros(1, clip.embedding, device=clip.device)
-        limit += SCORED * operations(lambda: text_features(bed.model, prompts, one)) / rate
+        limit += bed.scored * operations(lambda: text_features(bed.model, prompts, one)) / rate
+    cached = seconds["cached"].median if "cached" in seconds else None
     return Row(
-        name, count, method.batch_size, engine, naive, seconds["cached"].median, bed.chunks,
-        SCORED / scoring["score"].median, SCORED / limit,
+        name, count, method.batch_size, engine, naive, cached, bed.chunks,
+        bed.scored / scoring["score"].median, bed.scored / limit,
     )  # fmt: skip
+
+
+def _continued(clip: Clip, method: Method, count: int, memory: int, flops: float) -> Cost:
+    """The naive way's cost from what it is at fewer classes."""
+    at, seconds, sizes = list[float](), list[float](), list[float]()
+    for few in FEW:
+        bed = Bed(clip, method, few, memory)
+        if bed.fits_naively:
+            size = taken(bed.naive, clip.device)
+            at.append(few)
+            sizes.append(math.nan if size is None else size)
+            seconds.append(timed({"n": bed.naive}, 1, clip.device, warm=True)["n"].median)
+    size = _along(at, sizes, count)
+    return Cost(_along(at, seconds, count), flops, None if math.isnan(size) else size, True)
 
 
 @dataclass(frozen=True)
@@ -263,17 +282,25 @@ class _Counted:
 
 
 def _flops(clip: Clip, method: Method, memory: int) -> _Counted:
-    at = list(map(float, COUNTED))
+    """Counted with two images at most, and few classes: the rest is proportional."""
+    few = replace(method, batch_size=min(method.batch_size, 2))
+    more = method.batch_size / few.batch_size
     found: dict[str, list[float]] = {"naive": [], "whole": [], "halves": [], "twice": []}
     for count in COUNTED:
-        bed = Bed(clip, method, count, memory)
+        bed = Bed(clip, few, count, memory)
         half = max(1, bed.rows()[0] // 2)
-        all_rows = Chunks(texts=bed.rows()[0]) if method.text_per_image else Chunks()
         found["naive"].append(operations(bed.naive))
-        found["whole"].append(operations(partial(bed.engine, all_rows)))
-        found["halves"].append(operations(partial(bed.engine, Chunks(0, half))))
-        found["twice"].append(operations(partial(bed.engine, Chunks(0, half, True))))
-    lines = [(_along(at, y, 0), _along(at, y, 1) - _along(at, y, 0)) for y in found.values()]
+        for name, chunks in (
+            ("whole", Chunks(texts=bed.rows()[0] if method.text_per_image else 0)),
+            ("halves", Chunks(0, half)),
+            ("twice", Chunks(0, half, True)),
+        ):
+            found[name].append(operations(partial(bed.engine, chunks)))
+    at = list(map(float, COUNTED))
+    lines = []
+    for values in found.values():
+        images, each = _along(at, values, 0), _along(at, values, 1) - _along(at, values, 0)
+        lines.append((images * more, each * (more if method.text_per_image else 1)))
     return _Counted(*lines)
 
 
@@ -292,7 +319,7 @@ def table(rows: Sequence[Row]) -> str:
             "batch": row.batch,
             "naive": f"{row.naive.seconds:.2f}" + "~" * row.naive.extrapolated,
             "engine": f"{row.engine.seconds:.2f}",
-            "cached": f"{row.cached:.2f}",
+            "cached": "–" if row.cached is None else f"{row.cached:.2f}",
             "faster": f"{row.naive.seconds / row.engine.seconds:.2f}",
             "FLOPs": f"{row.naive.flops / row.engine.flops:.2f}",
             "saved": "–" if row.saved is None else f"{row.saved:.0%}",

@@ -25,19 +25,25 @@ class Seconds:
 
 
 def timed(
-    works: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
+    works: Mapping[str, Callable[[], object]],
+    repeats: int,
+    device: torch.device,
+    warm: bool = False,
 ) -> dict[str, Seconds]:
-    """Seconds of each piece of work: each is done once unmeasured, then all of them in turn."""
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(repeats + 1):
+    """Seconds of each piece of work: each is done once unmeasured, unless it is `warm` already,
+    then all of them in turn."""
+    if not warm:
+        for work in works.values():
+            work()
+    spent: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
         for name, work in works.items():
             wait(device)
             started = time.perf_counter()
             work()
             wait(device)
-            if number:
-                taken[name].append(time.perf_counter() - started)
-    return {n: Seconds(statistics.median(t), min(t), max(t)) for n, t in taken.items()}
+            spent[name].append(time.perf_counter() - started)
+    return {n: Seconds(statistics.median(t), min(t), max(t)) for n, t in spent.items()}
 
 
 def wait(device: torch.device) -> None:
