@@ -115,7 +115,7 @@ class Bed:
         with naively():
             prompts = self.encode()
             needs = choose(self.model, method.batch_size, *self.rows(prompts), memory)
-        self.fitsnaively = needs == Chunks()
+        self.fits_naively = needs == Chunks()
         self.number = 0
         self.scored = SCORED if not method.text_per_image else SCORED // 8
 
@@ -257,8 +257,8 @@ def _continued(clip: Clip, method: Method, count: int, memory: int, flops: float
             at.append(few)
             sizes.append(math.nan if size is None else size)
             seconds.append(timed({"n": bed.naive}, 1, clip.device, warm=True)["n"].median)
-    size = _along(at, sizes, count)
-    return Cost(_along(at, seconds, count), flops, None if math.isnan(size) else size, True)
+    most = _along(at, sizes, count)
+    return Cost(_along(at, seconds, count), flops, None if math.isnan(most) else most, True)
 
 
 @dataclass(frozen=True)
