@@ -42,6 +42,7 @@ from harness.randomness import generator
 from harness.registry import Plugin
 from harness.trainer import Batch, Room, TrainingStep
 
+PARTS = ("steps", "memory", "matrix")
 MATRIX = ("emoji_food", (1, 2, 3))  # dataset and seeds
 FEW = (50, 100, 200)  # classes from which the naive way is extrapolated
 COUNTED = (50, 100)  # classes at which FLOPs are counted: they are linear in the classes
@@ -348,6 +349,43 @@ def _gigabytes(value: float | None) -> str:
     return "–" if value is None else f"{value / 2**30:.2f}"
 
 
+@dataclass(frozen=True)
+class Within:
+    """What a training step takes when it may take `allowed` bytes; both above what was in use."""
+
+    method: str
+    classes: int
+    allowed: int
+    bytes: int | None
+    chunks: Chunks
+
+
+def within(clip: Clip, methods: Mapping[str, Method], count: int, allowed: int) -> Iterator[Within]:
+    """A step of each method, in the micro-batches that the engine chooses."""
+    for name, method in tqdm(methods.items(), desc="memory", disable=None):
+        bed = Bed(clip, method, count, allowed)
+        yield Within(name, count, allowed, taken(bed.engine, clip.device), bed.chunks)
+
+
+def tight(rows: Sequence[Within]) -> str:
+    """The rows as a table."""
+    shown = [
+        {
+            "method": row.method,
+            "C": row.classes,
+            "allowed GB": _gigabytes(row.allowed),
+            "taken GB": _gigabytes(row.bytes),
+            "images at once": row.chunks.images or "all",
+            "texts at once": row.chunks.texts or "all",
+            "recomputed": "yes" if row.chunks.checkpointing else "no",
+        }
+        for row in rows
+    ]
+    return "Memory of a training step, above what was in use:\n\n" + tabulate(
+        shown, headers="keys", tablefmt="simple", disable_numparse=True
+    )
+
+
 def matrix(methods: Sequence[str], dataset: str, seeds: Sequence[int]) -> dict[str, Any]:
     """Seconds of the whole `run` command for methods x seeds on a dataset of the embedded default,
     from empty caches, and of naive runs of each method (one seed, times the number of seeds)."""
@@ -375,12 +413,19 @@ def _seconds(command: list[str]) -> float:
     return time.perf_counter() - started
 
 
-def report(rows: Sequence[Row], whole: Mapping[str, Any] | None, about: Mapping[str, Any]) -> str:
+def report(
+    rows: Sequence[Row],
+    sizes: Sequence[Within],
+    whole: Mapping[str, Any] | None,
+    about: Mapping[str, Any],
+) -> str:
     """All that was measured as text, with the device."""
     parts = [f"{about['backbone']}, {about['precision']}, {about['device']}, "
              f"{about['threads']} threads, torch {about['torch']}."]  # fmt: skip
     if rows:
         parts.append(table(rows))
+    if sizes:
+        parts.append(tight(sizes))
     if whole:
         speed = whole["naive_seconds"] / whole["engine_seconds"]
         parts.append(
@@ -393,10 +438,9 @@ def report(rows: Sequence[Row], whole: Mapping[str, Any] | None, about: Mapping[
     return "\n\n".join(parts)
 
 
-def save(path: Path, rows: Sequence[Row], whole: Any, about: Mapping[str, Any], text: str) -> None:
+def save(path: Path, content: Mapping[str, Any], text: str) -> None:
     """A JSON file, and the printed text beside it as .md."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"about": about, "steps": [asdict(row) for row in rows], "matrix": whole}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(f"```\n{text}\n```\n", encoding="utf-8")
 
@@ -407,12 +451,14 @@ def run(
     backbone: str,
     device: str,
     repeats: int,
-    part: str,
+    parts: Sequence[str],
+    memory: float,
     out: Path | None,
 ) -> str:
     """Measures what is asked for; returns the text, and keeps it in `out` as it goes."""
     rows: list[Row] = []
-    whole = None
+    sizes: list[Within] = []
+    whole: dict[str, Any] | None = None
     about = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "backbone": backbone, "device": device_name(torch.device(device)),
@@ -421,21 +467,27 @@ def run(
     }  # fmt: skip
 
     def so_far() -> str:
-        text = report(rows, whole, about)
+        text = report(rows, sizes, whole, about)
         if out:
-            save(out, rows, whole, about, text)
+            lists = {"steps": [asdict(r) for r in rows], "memory": [asdict(r) for r in sizes]}
+            save(out, {"about": about, **lists, "matrix": whole}, text)
         return text
 
-    if part in ("steps", "all"):
+    if {"steps", "memory"} & set(parts):
         clip = backbones.load(backbone, device)
         methods = {n: p.cls(**{**p.fixed, **_recipe(p)}) for n, p in plugins.items()}
         bf16 = about["precision"] == "bf16"
         with torch.autocast(clip.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
-            for row in steps(clip, methods, counts, repeats):
-                rows.append(row)
-                so_far()
+            if "memory" in parts:
+                for size in within(clip, methods, max(counts), int(memory * 2**30)):
+                    sizes.append(size)
+                    so_far()
+            if "steps" in parts:
+                for row in steps(clip, methods, counts, repeats):
+                    rows.append(row)
+                    so_far()
         del clip
-    if part in ("matrix", "all"):
+    if "matrix" in parts:
         whole = matrix(list(plugins), MATRIX[0], MATRIX[1])
     return so_far()
 

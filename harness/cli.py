@@ -211,8 +211,12 @@ def _add_bench(verbs: Any) -> None:
         "--repeats", type=int, default=3, metavar="N", help="of each step (default: %(default)s)"
     )
     bench.add_argument(
-        "--part", choices=("steps", "matrix", "all"), default="all",
-        help="steps and evaluation, the matrix of runs, or both (default: %(default)s)",
+        "--parts", default="steps,memory,matrix", metavar="NAMES", help="steps and evaluation, the "
+        "memory of a step, the matrix of runs (default: %(default)s)",
+    )  # fmt: skip
+    bench.add_argument(
+        "--memory", type=float, default=5, metavar="GB", help="what a step may take in the part "
+        "`memory` (default: %(default)s)",
     )  # fmt: skip
     bench.add_argument("--device", metavar="NAME", help="cuda, cpu (default: CUDA if there)")
     bench.add_argument(
@@ -414,11 +418,15 @@ def _bench(arguments: argparse.Namespace) -> int:
 
     if arguments.repeats < 1:
         raise HarnessError(f"--repeats must be at least 1, not {arguments.repeats}.")
+    parts = arguments.parts.split(",")
+    for name in parts:
+        if name not in bench.PARTS:
+            raise unknown("part", name, bench.PARTS)
     chosen = _registry(arguments.plugin).find("methods", arguments.methods)
     counts = _numbers("--classes", arguments.classes)
     print(bench.run(
         {plugin.name: plugin for plugin in chosen}, counts, arguments.backbone,
-        runner.usable(arguments.device), arguments.repeats, arguments.part, arguments.out,
+        runner.usable(arguments.device), arguments.repeats, parts, arguments.memory, arguments.out,
     ))  # fmt: skip
     return 0
 

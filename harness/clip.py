@@ -6,8 +6,9 @@ frozen module `op` and y left it; what that returns travels on. `unedited` retur
 Shapes: B images, R text rows, L tokens, D width, E embedding, H heads.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -253,6 +254,23 @@ class Clip(nn.Module):
                     f"{self.name} takes. Shorten the class name or the template."
                 )
         return ids.to(self.device)
+
+
+@contextlib.contextmanager
+def cast_once(clip: Clip, dtype: torch.dtype) -> Iterator[None]:
+    """Meanwhile the frozen matrices are kept in `dtype`, so that autocast need not cast them at
+    every call: the same numbers. Embeddings and norms, which autocast leaves alone, stay."""
+    kinds = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
+    modules = [m for m in (*clip.image.modules(), *clip.text.modules()) if isinstance(m, kinds)]
+    matrices = {id(p): p for module in modules for p in module.parameters(recurse=False)}
+    whole = {key: parameter.data for key, parameter in matrices.items()}
+    try:
+        for parameter in matrices.values():
+            parameter.data = parameter.data.to(dtype)
+        yield
+    finally:
+        for key, parameter in matrices.items():
+            parameter.data = whole[key]
 
 
 def crop(ids: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def measured(run: Run, images: Images, val: Images | None, chunks: Chunks) -> di
     model, method, split = images.model, images.model.method, images.split
     cost: dict[str, Any] = {
         "trainable_parameters": run.shape.parameters,
-        "stored_bytes": sum(t.nbytes for t in model.trained.state_dict().values()),
+        "stored_bytes": model.stored_bytes(),
         "classes": len(split.classes.names),
         "cuda": model.clip.device.type == "cuda",
     }
@@ -169,8 +169,10 @@ def _inference(images: Images, repeats: int) -> dict[str, Any]:
     pixels = read()
 
     def seen(count: int = CHUNK) -> Tensor:
-        x = model.start(clip.image, images.normalised(pixels[:count]))
-        return image_features(model, x)
+        x = images.normalised(pixels[:count])
+        if method.frozen_images:
+            clip.image(x)
+        return image_features(model, model.start(clip.image, x))
 
     def read_texts(count: int = CHUNK) -> Tensor:
         prompts = texts(model, split.classes, training=False, cache=images.cache)

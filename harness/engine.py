@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from harness.cache import Cache
+from harness.clip import cast_once
 from harness.dataset import Split
 from harness.efficiency import measured
 from harness.errors import HarnessError
@@ -53,23 +54,24 @@ def execute(
             start_peak(run.bench.clip.device)
             clock = Clock(run.bench.cache)
             model, shared = _stored(run, weights) or (run.model(), {})
-            _read(run, fits=not shared and bool(model.trained.state_dict()))
-            clock.lap("read")
-            report = None if shared else _fit(run, model)
-            clock.lap("train")
-            scores = {
-                name: evaluate(model, _images(run, model, split))
-                for name, split in run.evaluated.items()
-            }
-            frozen = {
-                e.name: zero_shot(_images(run, model, run.evaluated[e.name])).accuracy
-                for e in run.task.value.evaluations(run.dataset)
-                if e.change
-            }
-            clock.lap("evaluate")
-            fit = run.fit_key if model.trained.state_dict() else None
-            losses = report.losses if report else shared.get("epoch_losses", [])
-            checks = _checks(run, model, losses, scores) if fit else []
+            with _frozen(run):
+                _read(run, fits=not shared and bool(model.trained.state_dict()))
+                clock.lap("read")
+                report = None if shared else _fit(run, model)
+                clock.lap("train")
+                scores = {
+                    name: evaluate(model, _images(run, model, split))
+                    for name, split in run.evaluated.items()
+                }
+                frozen = {
+                    e.name: zero_shot(_images(run, model, run.evaluated[e.name])).accuracy
+                    for e in run.task.value.evaluations(run.dataset)
+                    if e.change
+                }
+                clock.lap("evaluate")
+                fit = run.fit_key if model.trained.state_dict() else None
+                losses = report.losses if report else shared.get("epoch_losses", [])
+                checks = _checks(run, model, losses, scores) if fit else []
             if report and not report.moved:
                 checks.append("no trained parameter moved")
         except Exception:
@@ -137,7 +139,8 @@ def _measured(run: Run) -> dict[str, Any]:
     images = _images(run, model, run.train)
     val = _images(run, model, run.val) if run.val else None
     prompts = texts(model, run.train.classes, training=True, cache=run.bench.cache)
-    return measured(run, images, val, _chunks(run, model, prompts))
+    with _frozen(run):
+        return measured(run, images, val, _chunks(run, model, prompts))
 
 
 def _read(run: Run, fits: bool) -> None:
@@ -178,10 +181,9 @@ def _checks(run: Run, model: Model, losses: list[float], scores: dict[str, Score
 def _cost(
     run: Run, model: Model, report: Report | None, scores: dict[str, Scores]
 ) -> dict[str, Any]:
-    state = {t.data_ptr(): t.nbytes for t in model.trained.state_dict().values() if t.numel()}
     cost: dict[str, Any] = {
         "trainable_parameters": run.shape.parameters,
-        "stored_bytes": sum(state.values()),
+        "stored_bytes": model.stored_bytes(),
         "evaluated_images": sum(len(s.labels) for s in scores.values()),
         "peak_memory_bytes": peak(run.bench.clip.device),
     }
@@ -235,6 +237,13 @@ def _precision(run: Run) -> Any:
     # no cache of cast weights: it would outlive the optimiser's steps and freeze the first ones
     with torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):
         yield
+
+
+def _frozen(run: Run) -> contextlib.AbstractContextManager[None]:
+    """The frozen matrices in the precision of the run; a model is built before, of whole ones."""
+    if run.bench.engine.precision == "bf16":
+        return cast_once(run.bench.clip, torch.bfloat16)
+    return contextlib.nullcontext()
 
 
 def provenance_of(device: torch.device) -> dict[str, Any]:

@@ -48,6 +48,11 @@ class Model:
         """What is optimised; a parameter that several edits share appears once."""
         return list(self.trained.parameters())
 
+    def stored_bytes(self) -> int:
+        """Of the trained modules' state, what is shared counted once."""
+        state = self.trained.state_dict().values()
+        return sum({t.data_ptr(): t.nbytes for t in state if t.numel()}.values())
+
     def edits_of(self, tower: Tower) -> dict[Site, Edit]:
         return {s: e for s, e in self.edits.items() if s.startswith(f"{tower.name}.")}
 

@@ -189,7 +189,10 @@ class Images:
     def normalised(self, pixels: Tensor) -> Tensor:
         """Pixels, uint8, as the image tower takes them, on its device."""
         clip = self.model.clip
-        return data.normalise(pixels.to(clip.device), clip.mean, clip.std)
+        if clip.device.type == "cuda":  # pinned, the transfer waits for nothing
+            pixels = pixels.pin_memory()
+        pixels = pixels.to(clip.device, non_blocking=True)
+        return data.normalise(pixels, clip.mean, clip.std)
 
     def _start(self, pixels: Tensor) -> Tensor:
         return self.model.start(self.model.clip.image, self.normalised(pixels))

@@ -211,7 +211,7 @@ def _scores(
     (`spent`, of the kind `pareto`) which of them no other beats."""
     rows = part[part["dataset"] == dataset].dropna(axis="columns", how="all")
     both = _paired(part) and dataset == "average"
-    best = _unbeaten(rows, "hm" if _paired(part) else _evaluations(part)[0], spent or {})
+    best = _unbeaten(rows, "hm" if _paired(part) else _evaluations(part)[0], spent) if spent else ()
     shown = []
     for _, row in rows.iterrows():
         line = {"method": row["label"], "params": count(row.get("parameters"))}

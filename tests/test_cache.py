@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.cache import Cache, Disk
 from harness.cli import main
+from tests.conftest import TOY
 
 KEY = ("weights", 1)
 
@@ -138,8 +139,17 @@ def test_the_memory_cache_drops_the_least_recently_used():
 
 def results(folder, *arguments):
     """Predictions and fitted weights of a method that reads everything that is cached."""
-    chosen = ["--methods", "kgcoop,zero_shot", "--tasks", "base2new", "--datasets", "emoji_food"]
-    quick = ["--shots", "2", "--set", "engine.max_steps=3", "--results", str(folder)]
+    chosen = ["--methods", "kgcoop,zero_shot", "--tasks", "base2new", "--datasets", "toy"]
+    quick = [
+        "--plugin",
+        str(TOY),
+        "--shots",
+        "2",
+        "--set",
+        "engine.max_steps=3",
+        "--results",
+        str(folder),
+    ]
     assert main(["run", *chosen, *quick, *arguments]) == 0
     return {path.name: load_file(path) for path in folder.rglob("*.safetensors")}
 

@@ -177,3 +177,21 @@ def test_under_bfloat16_autocast_the_residual_stream_stays_float32(mini):
         mini.image(torch.zeros(1, 3, mini.size, mini.size), edit)
         mini.text(mini.tokenize(["sun"]), edit)
     assert seen == {torch.float32}
+
+
+def test_matrices_that_are_cast_once_give_the_same_bits_and_come_back(mini):
+    pixels = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    ids = mini.tokenize(["a photo of a cat.", "a dog"])
+    before = {name: value.clone() for name, value in mini.state_dict().items()}
+
+    def features():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            return mini.image(pixels), mini.text(ids)
+
+    usual = features()
+    with clip.cast_once(mini, torch.bfloat16):
+        assert mini.image.blocks[0].attn.weight.dtype == torch.bfloat16
+        assert mini.image.blocks[0].ln1.weight.dtype == torch.float32
+        once = features()
+    assert all(a.equal(b) for a, b in zip(usual, once, strict=True))
+    assert all(value.equal(before[name]) for name, value in mini.state_dict().items())

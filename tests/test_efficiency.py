@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from harness import backbone as backbones
-from harness import bench, costs, measure
+from harness import bench, costs, efficiency, measure
 from harness.cli import main
 from harness.errors import HarnessError
 from harness.results import Store
-from tests.conftest import PLUGINS
+from tests.conftest import PLUGINS, TOY
 
 CPU = torch.device("cpu")
 
@@ -49,15 +49,19 @@ def test_repetitions_take_turns_after_one_that_is_not_measured():
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("costs")
-    assert run(folder) == 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(efficiency, "CHUNK", 10)
+        assert run(folder) == 0
     return folder
 
 
 def run(folder, methods="coop,cocoop,zero_shot,tip_adapter,adapter", tasks="efficiency"):
-    chosen = ["--methods", methods, "--tasks", tasks, "--datasets", "emoji_food", "--shots", "2"]
-    quick = ["--set", "engine.max_steps=2", "--results", str(folder)]
+    chosen = ["--methods", methods, "--tasks", tasks, "--shots", "2", "--results", str(folder)]
+    quick = ["--set", "engine.max_steps=2", "--plugin", str(TOY)]
     if tasks == "efficiency":
-        quick += ["--set", "efficiency.repeats=1"]
+        quick += ["--set", "efficiency.repeats=1", "--datasets", "emoji_food"]
+    else:
+        quick += ["--datasets", "toy"]
     return main(["run", *chosen, *quick])
 
 
@@ -72,7 +76,7 @@ def test_a_record_of_costs_has_every_part(measured):
         assert record.status == "done"
         assert not record.scores
         inference = record.cost["inference"]
-        assert inference["batch"] == 100
+        assert inference["batch"] == 10
         assert inference["operations_an_image"] > 10**8
         assert all(inference[part]["median"] > 0 for part in ("data", "image", "texts", "head"))
     train = records["adapter"].cost["train"]
@@ -110,7 +114,7 @@ def test_pareto_marks_what_no_method_beats(measured, tmp_path, capsys):
         (header,) = (line for line in lines if "unbeaten" in line)
         marked = {line.split("|")[1].strip() for line in lines if "| " in line and " * |" in line}
         assert marked
-        assert "zero_shot" in marked or cost == "inference"  # else it costs nothing
+        assert "zero_shot" in marked or cost == "inference"  # in every other way it costs nothing
         assert cost in header.split()
         assert costs.COSTS[cost][0] in "\n".join(lines)
     assert main(["leaderboard", "--results", str(tmp_path / "none"), "--pareto", "fit"]) == 2
@@ -173,25 +177,30 @@ def test_the_classes_of_the_benchmark_are_as_long_at_any_number(mini):
 
 def test_bench_prints_and_keeps_what_it_measured(tmp_path, capsys):
     out = tmp_path / "new" / "bench.json"
-    few = ["--methods", "coop", "--classes", "8", "--repeats", "1", "--part", "steps"]
+    few = ["--methods", "coop", "--classes", "8", "--repeats", "1"]
+    few += ["--parts", "steps,memory", "--memory", "0.01"]
     assert main(["bench", *few, "--backbone", "emoji-mini", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     (row,) = json.loads(out.read_text())["steps"]
+    (size,) = json.loads(out.read_text())["memory"]
+    assert size["chunks"]["texts"] <= 8
+    assert size["bytes"] < 2 * 0.01 * 2**30
     assert row["engine"]["flops"] < row["naive"]["flops"]
     assert row["evaluated"] > 0
     assert printed.strip() == out.with_suffix(".md").read_text().strip("`\n")
     assert max(map(len, printed.splitlines())) <= 120
     assert main(["bench", "--methods", "coopp"]) == 2
     assert main(["bench", "--repeats", "0"]) == 2
+    assert main(["bench", "--parts", "step"]) == 2
 
 
 def test_what_does_not_fit_is_continued_from_fewer_classes(mini, monkeypatch):
     plugin = PLUGINS.plugins["methods"]["coop"]
     method = plugin.cls(**plugin.fixed)
     monkeypatch.setattr(bench, "FEW", (10, 20))
-    monkeypatch.setattr(bench, "memory_of", lambda device: 40 * 10**6 * 10)
-    (fits,) = bench.steps(mini, {"coop": method}, [30], 1)
-    (not_,) = bench.steps(mini, {"coop": method}, [120], 1)
+    monkeypatch.setattr(bench, "COUNTED", (8, 16))
+    monkeypatch.setattr(bench, "memory_of", lambda device: 10**8)  # of 28 texts of 32 tokens
+    fits, not_ = bench.steps(mini, {"coop": method}, [20, 40], 1)
     assert not fits.naive.extrapolated
     assert not_.naive.extrapolated
     assert "~" in bench.table([not_])
