@@ -250,7 +250,7 @@ def provenance_of(device: torch.device) -> dict[str, Any]:
     """Where, when, with what and by which command; no host name."""
     return {
         "time": _now().isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "harness", *sys.argv[1:]]),
+        "command": _command(sys.argv[1:]),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--", *SOURCES)),
         "device": device_name(device),
@@ -259,6 +259,17 @@ def provenance_of(device: torch.device) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def _command(arguments: list[str]) -> str:
+    """The command that makes the record again, without where this machine keeps its cache."""
+    kept, rest = list[str](), iter(arguments)
+    for argument in rest:
+        if argument == "--cache-dir":
+            next(rest, None)
+        elif not argument.startswith("--cache-dir="):
+            kept.append(argument)
+    return shlex.join(["python", "-m", "harness", *kept])
 
 
 @functools.cache

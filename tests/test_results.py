@@ -169,3 +169,10 @@ def test_a_record_is_plain_json(store):
     path = store.write(record(), {})
     loaded = json.loads(path.read_text())
     assert loaded["scores"]["base"] == {"accuracy": 0.5, "correct": 1, "total": 2}
+
+
+def test_a_records_command_says_nothing_of_where_the_cache_is():
+    from harness.engine import _command
+
+    given = ["run", "--cache-dir", "/my/cache", "--methods", "a,b", "--cache-dir=/my/cache"]
+    assert _command(given) == "python -m harness run --methods a,b"
