@@ -39,7 +39,6 @@ from harness.measure import device_name, operations, taken, timed
 from harness.memory import Chunks, choose, memory_of
 from harness.method import Given, Method
 from harness.randomness import generator
-from harness.registry import Plugin
 from harness.trainer import Batch, Room, TrainingStep
 
 PARTS = ("steps", "memory", "matrix")
@@ -446,7 +445,7 @@ def save(path: Path, content: Mapping[str, Any], text: str) -> None:
 
 
 def run(
-    plugins: Mapping[str, Plugin],
+    methods: Mapping[str, Method],
     counts: Sequence[int],
     backbone: str,
     device: str,
@@ -475,7 +474,6 @@ def run(
 
     if {"steps", "memory"} & set(parts):
         clip = backbones.load(backbone, device)
-        methods = {n: p.cls(**{**p.fixed, **_recipe(p)}) for n, p in plugins.items()}
         bf16 = about["precision"] == "bf16"
         with torch.autocast(clip.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
             if "memory" in parts:
@@ -488,10 +486,5 @@ def run(
                     so_far()
         del clip
     if "matrix" in parts:
-        whole = matrix(list(plugins), MATRIX[0], MATRIX[1])
+        whole = matrix(list(methods), *MATRIX)
     return so_far()
-
-
-def _recipe(plugin: Plugin) -> Mapping[str, Any]:
-    """The published settings of base-to-new with 16 shots."""
-    return plugin.cls.recipe("base2new", "bench", 16)  # type: ignore[attr-defined]

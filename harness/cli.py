@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from harness import config, costs, leaderboard, registry
 from harness.errors import HarnessError, unknown
-from harness.results import Store
+from harness.results import Record, Store
 from harness.tables import FORMATS
 
 if TYPE_CHECKING:
@@ -333,8 +333,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness import runner
 
     runs, store = _plan(arguments), Store(arguments.results)
-    done = {} if arguments.force else store.done()
-    pending = [run for run in runs if run.key not in done]
+    done, pending = _left(arguments, runs, store)
     seconds = runner.estimate(pending)
     jobs = runner.processes(pending, seconds)
     print(runner.describe(runs, done, seconds, jobs, arguments.dry_run))
@@ -358,6 +357,14 @@ def _run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _left(
+    arguments: argparse.Namespace, runs: "list[Run]", store: Store
+) -> "tuple[Mapping[str, Record], list[Run]]":
+    """The records that count as done, and the runs that have none."""
+    done = {} if arguments.force else store.done()
+    return done, [run for run in runs if run.key not in done]
+
+
 def _help(arguments: argparse.Namespace, since: float, jobs: int, number: int) -> None:
     """Another process of the same command; what it finishes, the first one reports."""
     from harness import runner
@@ -369,8 +376,7 @@ def _help(arguments: argparse.Namespace, since: float, jobs: int, number: int) -
         contextlib.suppress(KeyboardInterrupt),
     ):
         runs, store = _plan(arguments), Store(arguments.results)
-        done = {} if arguments.force else store.done()
-        pending = [run for run in runs if run.key not in done]
+        _, pending = _left(arguments, runs, store)
         runner.execute_all(store, pending, since, arguments.force, number / jobs)
 
 
@@ -424,9 +430,12 @@ def _bench(arguments: argparse.Namespace) -> int:
             raise unknown("part", name, bench.PARTS)
     chosen = _registry(arguments.plugin).find("methods", arguments.methods)
     counts = _numbers("--classes", arguments.classes)
+    methods = {
+        p.name: config.build(p, [], runner.recipe(p, "base2new", "bench", 16))[0] for p in chosen
+    }
     print(bench.run(
-        {plugin.name: plugin for plugin in chosen}, counts, arguments.backbone,
-        runner.usable(arguments.device), arguments.repeats, parts, arguments.memory, arguments.out,
+        methods, counts, arguments.backbone, runner.usable(arguments.device), arguments.repeats,
+        parts, arguments.memory, arguments.out,
     ))  # fmt: skip
     return 0
 

@@ -27,9 +27,12 @@ def fit_seconds(cost: dict[str, Any]) -> float:
 
 def image_rate(cost: dict[str, Any]) -> float:
     """Images a second of inference, the texts being there unless each image has its own."""
-    inference = cost["inference"]
+    return cost["inference"]["batch"] / _batch_seconds(cost["inference"])
+
+
+def _batch_seconds(inference: dict[str, Any]) -> float:
     parts = ["data", "image", "head"] + ["texts"] * inference["text_per_image"]
-    return inference["batch"] / sum(inference[part]["median"] for part in parts)
+    return sum(inference[part]["median"] for part in parts)
 
 
 def measures(record: Record) -> bool:
@@ -93,8 +96,7 @@ def _inference(title: str, costs: dict[str, dict[str, Any]], form: str) -> str:
     for name, cost in costs.items():
         inference = cost["inference"]
         own = inference["text_per_image"]
-        parts = ["data", "image", "head"] + ["texts"] * own
-        whole = sum(inference[part]["median"] for part in parts)
+        whole = _batch_seconds(inference)
         rate = f"{_rate(image_rate(cost))} ± {_spread(inference['texts' if own else 'image'])}"
         row = {"method": name, "images/s": rate}
         for part in ("data", "image", "head"):

@@ -80,7 +80,9 @@ def _work(tower: Tower, blocks: int) -> float:
     return tower.length * blocks * tower.width**2
 
 
-def measured(run: Run, images: Images, val: Images | None, chunks: Chunks) -> dict[str, Any]:
+def measured(
+    run: Run, images: Images, val: Images | None, prompts: Texts, chunks: Chunks
+) -> dict[str, Any]:
     """Seconds (median, least, most), operations and bytes of a run's parts; see tasks/efficiency.
 
     train, of a method that takes steps: data, image tower, text tower, and the whole step.
@@ -97,7 +99,6 @@ def measured(run: Run, images: Images, val: Images | None, chunks: Chunks) -> di
     printed = getattr(run.task.value, "printed", {}).get(run.method.name)
     if printed and model.clip.name.startswith("ViT-B-16"):
         cost["printed_parameters"] = printed
-    prompts = texts(model, split.classes, training=True, cache=images.cache)
     support = FewShot(images, prompts, val, run.seed)
     started = time.perf_counter()
     method.prepare(model.head, support)

@@ -140,7 +140,7 @@ def _measured(run: Run) -> dict[str, Any]:
     val = _images(run, model, run.val) if run.val else None
     prompts = texts(model, run.train.classes, training=True, cache=run.bench.cache)
     with _frozen(run):
-        return measured(run, images, val, _chunks(run, model, prompts))
+        return measured(run, images, val, prompts, _chunks(run, model, prompts))
 
 
 def _read(run: Run, fits: bool) -> None:

@@ -95,7 +95,7 @@ def plan(request: Request, registry: Registry) -> list[Run]:
             task: str, dataset: str, shots: int, bindings: list[Binding] = bindings
         ) -> list[Named]:
             return [
-                Named(p.name, *config.build(p, bindings, _recipe(p, task, dataset, shots)))
+                Named(p.name, *config.build(p, bindings, recipe(p, task, dataset, shots)))
                 for p in methods
             ]
 
@@ -123,7 +123,8 @@ def _with_source(task: Task, registry: Registry) -> Task:
     return replace(task, source=source.name)
 
 
-def _recipe(method: Plugin, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
+def recipe(method: Plugin, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
+    """The published settings of a method that differ from its defaults there."""
     assert issubclass(method.cls, Method)
     return method.cls.recipe(task, dataset, shots)
 
