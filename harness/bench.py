@@ -36,10 +36,10 @@ from harness.dataset import Classes
 from harness.graft import Model
 from harness.inputs import Texts, image_features, text_features, texts
 from harness.measure import device_name, operations, taken, timed
-from harness.memory import Chunks, choose, memory_of
+from harness.memory import choose, kept, memory_of
 from harness.method import Given, Method
 from harness.randomness import generator
-from harness.trainer import Batch, Room, TrainingStep
+from harness.trainer import Batch, Chunks, Room, TrainingStep
 
 PARTS = ("steps", "memory", "matrix")
 MATRIX = ("emoji_food", (1, 2, 3))  # dataset and seeds
@@ -105,17 +105,17 @@ class Bed:
         self.clip, self.method = clip, method
         self.classes = Classes("bench", names(count), "a photo of a {}.")
         self.model = Model(clip, method, self.classes, seed=1)
+        self.model.trained.to(clip.logit_scale.dtype)
         size = (max(method.batch_size, SCORED), 3, clip.size, clip.size)
         self.pixels = torch.randint(0, 256, size, generator=generator("pixels"), dtype=torch.uint8)
         self.labels = (torch.arange(method.batch_size) % count).to(clip.device)
         self.optimiser = method.optimiser(self.model.parameters())
         self.cache = Cache()
         self.prompts = self.encode()
-        self.chunks = choose(self.model, method.batch_size, *self.rows(), memory)
+        self.chunks = choose(self.model, method.batch_size, self.prompts, memory)
         with naively():
             prompts = self.encode()
-            needs = choose(self.model, method.batch_size, *self.rows(prompts), memory)
-        self.fits_naively = needs == Chunks()
+            self.fits_naively = kept(self.model, method.batch_size, prompts) <= memory
         self.number = 0
         self.scored = SCORED if not method.text_per_image else SCORED // 8
 
@@ -123,10 +123,9 @@ class Bed:
         """What reaches the changed part of the text tower."""
         return texts(self.model, self.classes, training=True, cache=self.cache)
 
-    def rows(self, prompts: Texts | None = None) -> tuple[int, int]:
-        """Text rows of a step, and their length."""
-        count, length = (prompts or self.prompts).ids.shape
-        return count * (self.method.batch_size if self.method.text_per_image else 1), length
+    def rows(self, prompts: Texts) -> int:
+        """Text rows of a step."""
+        return len(prompts.ids) * (self.method.batch_size if self.method.text_per_image else 1)
 
     def start(self) -> Tensor:
         """What reaches the changed part of the image tower."""
@@ -155,7 +154,7 @@ class Bed:
         """A step as the published loops do it."""
         with naively():
             prompts = self.encode()
-            self._step(self.start(), prompts, Chunks(texts=self.rows(prompts)[0]))
+            self._step(self.start(), prompts, Chunks(texts=self.rows(prompts)))
 
     def evaluate(self) -> Callable[[], object]:
         """Scores a batch of decoded images, the texts being there unless each image has its own."""
@@ -288,10 +287,10 @@ def _flops(clip: Clip, method: Method, memory: int) -> _Counted:
     found: dict[str, list[float]] = {"naive": [], "whole": [], "halves": [], "twice": []}
     for count in COUNTED:
         bed = Bed(clip, few, count, memory)
-        half = max(1, bed.rows()[0] // 2)
+        half = max(1, bed.rows(bed.prompts) // 2)
         found["naive"].append(operations(bed.naive))
         for name, chunks in (
-            ("whole", Chunks(texts=bed.rows()[0] if method.text_per_image else 0)),
+            ("whole", Chunks(texts=bed.rows(bed.prompts) if method.text_per_image else 0)),
             ("halves", Chunks(0, half)),
             ("twice", Chunks(0, half, True)),
         ):

@@ -22,10 +22,9 @@ from harness.inputs import (
     texts,
 )
 from harness.measure import operations, taken, timed
-from harness.memory import Chunks
 from harness.method import Given
 from harness.plan import Run, Shape
-from harness.trainer import Batch, Room, TrainingStep, part, pieces
+from harness.trainer import Batch, Chunks, Room, TrainingStep, part, pieces
 
 
 @torch.no_grad()

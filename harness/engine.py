@@ -28,10 +28,10 @@ from harness.evaluate import Scores, evaluate, zero_shot
 from harness.graft import Model
 from harness.inputs import Images, Texts, texts
 from harness.measure import device_name, peak, start_peak
-from harness.memory import Chunks, choose, memory_of
+from harness.memory import choose, memory_of
 from harness.plan import Run
 from harness.results import Record
-from harness.trainer import Report, fit
+from harness.trainer import Chunks, Report, fit
 
 SOURCES = ("harness", "methods", "tasks", "pyproject.toml")
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
@@ -129,8 +129,7 @@ def _chunks(run: Run, model: Model, prompts: Texts) -> Chunks:
     rows = min(method.batch_size or len(run.train.items), len(run.train.items))
     share = memory_of(run.bench.clip.device) // max(engine.jobs, 1)
     memory = int(engine.memory * 2**30) or share
-    count, length = prompts.ids.shape
-    return choose(model, rows, count * (rows if method.text_per_image else 1), length, memory)
+    return choose(model, rows, prompts, memory)
 
 
 def _measured(run: Run) -> dict[str, Any]:

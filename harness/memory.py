@@ -1,25 +1,19 @@
 """How much of a training step is held at once: micro-batches and recomputation from the memory."""
 
 import os
-from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
-from harness.clip import Tower
 from harness.graft import Model
+from harness.inputs import Texts
+from harness.trainer import Batch, Chunks, part
 
-SAVED = 24  # widths of a token that a block keeps for its backward pass, with QuickGELU
 SHARE = {"cuda": 0.8, "cpu": 0.5}  # of the device's memory
-
-
-@dataclass(frozen=True)
-class Chunks:
-    """Micro-batch sizes: images and text rows at once; 0 takes all (of texts per image at most
-    CHUNK_TEXTS). checkpointing: whether each block recomputes its activations."""
-
-    images: int = 0
-    texts: int = 0
-    checkpointing: bool = False
+# what a step takes of memory for a byte that is kept: passing tensors, and holes between tensors,
+# which the heap of a processor leaves more of (measured: 2.0 to 2.2)
+TAKEN = {"cuda": 1.25, "cpu": 2.2}
 
 
 def memory_of(device: torch.device) -> int:
@@ -35,39 +29,62 @@ def memory_of(device: torch.device) -> int:
     return int(whole * SHARE.get(device.type, 0.5))
 
 
-def choose(model: Model, images: int, texts: int, length: int, memory: int) -> Chunks:
-    """The largest micro-batches of `images` and `texts` rows whose activations fit in `memory`.
-
-    Args:
-        length: tokens of a text, after cropping.
-    """
-    costs = {
-        "images": (images, _bytes(model, model.clip.image, model.clip.image.length)),
-        "texts": (texts, _bytes(model, model.clip.text, length)),
-    }
-    if sum(rows * whole for rows, (whole, _) in costs.values()) <= memory:
+def choose(model: Model, images: int, texts: Texts, memory: int) -> Chunks:
+    """The largest micro-batches of a step on so many images with which it takes no more than
+    `memory`."""
+    memory = int(memory / TAKEN.get(model.clip.device.type, 2.0))
+    costs = _costs(model, images, texts)
+    if sum(count * whole for count, whole, _ in costs.values()) <= memory:
         return Chunks()
-    parts = {kind: memory // max(whole, 1) for kind, (_, (whole, _)) in costs.items()}
+    parts = {kind: memory // max(whole, 1) for kind, (_, whole, _) in costs.items()}
     tight = any(part < min(8, costs[kind][0]) for kind, part in parts.items())
     if tight:
-        parts = {kind: memory // max(least, 1) for kind, (_, (_, least)) in costs.items()}
+        parts = {kind: memory // max(least, 1) for kind, (_, _, least) in costs.items()}
     sizes = {kind: max(1, min(part, costs[kind][0])) for kind, part in parts.items()}
-    return Chunks(sizes["images"], sizes["texts"], tight)
+    return Chunks(sizes["image"], sizes["text"], tight)
 
 
-def halved(chunks: Chunks, images: int, texts: int) -> Chunks | None:
-    """Half as much at once; None if there is nothing left to halve."""
-    now = (chunks.images or images, chunks.texts or texts)
-    if max(now) == 1:
-        return None if chunks.checkpointing else Chunks(1, 1, True)
-    return Chunks(max(1, now[0] // 2), max(1, now[1] // 2), chunks.checkpointing)
+def kept(model: Model, images: int, texts: Texts) -> int:
+    """Bytes of activations that a step keeps for its backward pass if it is done at once."""
+    return sum(count * whole for count, whole, _ in _costs(model, images, texts).values())
 
 
-def _bytes(model: Model, tower: Tower, length: int) -> tuple[int, int]:
-    """Of one row's activations in the blocks after the cut: all kept, and recomputed by block."""
+def _costs(model: Model, images: int, texts: Texts) -> dict[str, tuple[int, int, int]]:
+    """By tower: a step's rows, and what `_bytes` says of one."""
+    clip = model.clip
+    pixels = torch.zeros(2, 3, clip.size, clip.size, dtype=clip.logit_scale.dtype)
+    x = model.start(clip.image, pixels.to(clip.device))
+    labels = torch.zeros(2, dtype=torch.long, device=clip.device)
+    batch = Batch(model, x, texts, labels, ("memory",)).drawn()
+    rows = len(batch.texts.ids) * (images if model.method.text_per_image else 1)
+    return {"image": (images, *_bytes(batch, "image")), "text": (rows, *_bytes(batch, "text"))}
+
+
+def _bytes(batch: Batch, kind: str) -> tuple[int, int]:
+    """Of one row's activations for the backward pass: all that are kept, and, where each block
+    recomputes its own, the tokens that enter the blocks and what one block keeps."""
+    model = batch.model
+    tower = model.clip.image if kind == "image" else model.clip.text
     cut = model.cut(tower)
     blocks = 0 if cut is None else len(tower.blocks) - max(cut, 0)
+    whole = _kept(batch, kind, 2) - _kept(batch, kind, 1)  # without what does not depend on rows
     if not blocks:
-        return 0, 0
-    token = 4 * length * tower.width
-    return token * SAVED * blocks, token * (blocks + SAVED)
+        return whole, whole
+    length = tower.length if kind == "image" else batch.texts.ids.shape[1]
+    return whole, 4 * length * tower.width * blocks + whole // blocks
+
+
+def _kept(batch: Batch, kind: str, count: int) -> int:
+    """Bytes that autograd keeps for the backward pass of the first rows."""
+    sizes: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    model, numbers = batch.model, torch.arange(count, device=batch.labels.device)
+    model.checkpointing = False
+    with torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
+        _features = part(batch, kind, numbers)  # holds the graph, so that no address comes twice
+    return sum(sizes.values())

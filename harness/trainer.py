@@ -14,7 +14,6 @@ from harness.data import epoch_order, steps_per_epoch
 from harness.errors import HarnessError
 from harness.graft import Model
 from harness.inputs import CHUNK_TEXTS, FewShot, Images, Texts
-from harness.memory import Chunks, halved
 from harness.method import Given, Gradients, Loss, Method, Rows
 from harness.randomness import generator
 
@@ -45,6 +44,24 @@ class Schedule:
     @property
     def epochs(self) -> int:
         return math.ceil(self.total / self.steps)
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Micro-batch sizes: images and text rows at once; 0 takes all (of texts per image at most
+    CHUNK_TEXTS). checkpointing: whether each block recomputes its activations."""
+
+    images: int = 0
+    texts: int = 0
+    checkpointing: bool = False
+
+
+def halved(chunks: Chunks, images: int, texts: int) -> Chunks | None:
+    """Half as much at once; None if there is nothing left to halve."""
+    now = (chunks.images or images, chunks.texts or texts)
+    if max(now) == 1:
+        return None if chunks.checkpointing else Chunks(1, 1, True)
+    return Chunks(max(1, now[0] // 2), max(1, now[1] // 2), chunks.checkpointing)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ import torch
 from harness.dataset import Classes
 from harness.graft import Model
 from harness.inputs import Texts, image_features, text_features, texts
-from harness.memory import Chunks
 from harness.method import Given, Method
-from harness.trainer import Batch, gradients
+from harness.trainer import Batch, Chunks, gradients
 from tests.conftest import METHODS, PLUGINS
 
 FIT = Classes("toy", ("red", "green", "blue"), "{} disc.")
@@ -81,12 +80,14 @@ def shake(model: Model) -> None:
             parameter += 0.05 * noise
 
 
-def batch(model: Model, step: int = 0, chunks: Chunks = Chunks()) -> Batch:
+def batch(model: Model, step: int = 0, chunks: Chunks | None = None) -> Batch:
     pixels = images(dtype=model.clip.logit_scale.dtype)
     x = model.start(model.clip.image, pixels)
     labels = torch.arange(8) % len(FIT.names)
     frozen = model.clip.image(pixels) if model.method.frozen_images else None
-    return Batch(model, x, texts(model, FIT, training=True), labels, (1, step), chunks, frozen)
+    return Batch(
+        model, x, texts(model, FIT, training=True), labels, (1, step), chunks or Chunks(), frozen
+    )
 
 
 def train_step(model: Model, step: int = 0) -> torch.Tensor:
