@@ -373,7 +373,6 @@ def _help(arguments: argparse.Namespace, since: float, jobs: int, number: int) -
         Path(os.devnull).open("w") as nothing,
         contextlib.redirect_stdout(nothing),
         contextlib.redirect_stderr(nothing),
-        contextlib.suppress(KeyboardInterrupt),
     ):
         runs, store = _plan(arguments), Store(arguments.results)
         _, pending = _left(arguments, runs, store)

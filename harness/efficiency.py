@@ -24,6 +24,7 @@ from harness.inputs import (
 from harness.measure import operations, taken, timed
 from harness.method import Given
 from harness.plan import Run, Shape
+from harness.task import Measurement
 from harness.trainer import Batch, Chunks, Room, TrainingStep, part, pieces
 
 
@@ -95,19 +96,20 @@ def measured(
         "classes": len(split.classes.names),
         "cuda": model.clip.device.type == "cuda",
     }
-    printed = getattr(run.task.value, "printed", {}).get(run.method.name)
+    task = run.task.value
+    assert isinstance(task, Measurement)
+    printed = task.printed.get(run.method.name)
     if printed and model.clip.name.startswith("ViT-B-16"):
         cost["printed_parameters"] = printed
     support = FewShot(images, prompts, val, run.seed)
     started = time.perf_counter()
     method.prepare(model.head, support)
     cost["prepare_seconds"] = time.perf_counter() - started
-    repeats = getattr(run.task.value, "repeats", 5)
     if model.parameters() and run.schedule.total:
-        cost["train"] = _training(run, images, prompts, chunks, repeats)
+        cost["train"] = _training(run, images, prompts, chunks, task.repeats)
     method.finish(model.head, support)
     (evaluated,) = run.evaluated.values()
-    return cost | {"inference": _inference(replace(images, split=evaluated), repeats)}
+    return cost | {"inference": _inference(replace(images, split=evaluated), task.repeats)}
 
 
 def _training(

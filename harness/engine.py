@@ -31,6 +31,7 @@ from harness.measure import device_name, peak, start_peak
 from harness.memory import choose, memory_of
 from harness.plan import Run
 from harness.results import Record
+from harness.task import Measurement
 from harness.trainer import Chunks, Report, fit
 
 SOURCES = ("harness", "methods", "tasks", "pyproject.toml")
@@ -49,7 +50,7 @@ def execute(
         return _record(run, "not applicable", error=run.refusal), {}, None
     with _precision(run):
         try:
-            if run.task.value.measures:
+            if isinstance(run.task.value, Measurement):
                 return _record(run, "done", cost=_measured(run)), {}, None
             start_peak(run.bench.clip.device)
             clock = Clock(run.bench.cache)

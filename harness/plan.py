@@ -22,7 +22,7 @@ from harness.graft import Model
 from harness.measure import device_name
 from harness.method import Method
 from harness.results import digest
-from harness.task import Fit
+from harness.task import Fit, Measurement
 from harness.trainer import Schedule
 
 
@@ -192,7 +192,7 @@ class Run:
             "settings": self.bench.engine.identity(),
             "fingerprints": prints | ({"val": self.val.fingerprint} if self.val else {}),
         }
-        if self.task.value.measures:
+        if isinstance(self.task.value, Measurement):
             identity["measured_on"] = [device_name(clip.device), torch.get_num_threads()]
         splits = {"train": self.train, **self.evaluated}
         skipped = {name: list(split.skipped) for name, split in splits.items() if split.skipped}

@@ -1,14 +1,17 @@
 """From a request to its runs, and from runs to records: shared by processes, safe to interrupt."""
 
+import _thread
 import inspect
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import textwrap
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,7 @@ from harness.method import Method
 from harness.plan import Bench, Named, Run, product
 from harness.registry import Plugin, Registry
 from harness.results import Record, Store, label
-from harness.task import Task, Transfer
+from harness.task import Measurement, Task, Transfer
 
 BENCHMARKS = (
     "emoji_animals,emoji_food,emoji_travel,emoji_objects,emoji_activities,emoji_smileys,"
@@ -138,7 +141,7 @@ def estimate(pending: Sequence[Run]) -> float:
 def processes(pending: Sequence[Run], seconds: float) -> int:
     """How many processes share the runs: engine.jobs, or as many as there are threads and the work
     repays; one on CUDA if the user says nothing."""
-    if not pending or any(run.task.value.measures for run in pending):
+    if not pending or any(isinstance(run.task.value, Measurement) for run in pending):
         return 1  # what is measured has nothing beside it
     bench = pending[0].bench
     each = THREADS if bench.clip.device.type == "cpu" else 1
@@ -252,7 +255,9 @@ def helped(count: int, work: Callable[..., None], *arguments: Any) -> Iterator[N
     """Meanwhile `count` other processes do work(*arguments, number), with numbers from 1."""
     spawn = multiprocessing.get_context("spawn")
     numbers = range(1, count + 1)
-    helpers = [spawn.Process(target=work, args=(*arguments, i), daemon=True) for i in numbers]
+    helpers = [
+        spawn.Process(target=_follow, args=(work, *arguments, i), daemon=True) for i in numbers
+    ]
     for helper in helpers:
         helper.start()
     try:
@@ -263,6 +268,20 @@ def helped(count: int, work: Callable[..., None], *arguments: Any) -> Iterator[N
                 os.kill(helper.pid, signal.SIGINT)
         for helper in helpers:
             helper.join(10)
+
+
+def _follow(work: Callable[..., None], *arguments: Any) -> None:
+    """Work in another process, that stops when the first one ends, however that comes."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
+    first = multiprocessing.parent_process()
+
+    def watch() -> None:
+        multiprocessing.connection.wait([first.sentinel] if first else [])
+        _thread.interrupt_main()
+
+    threading.Thread(target=watch, daemon=True).start()
+    with suppress(KeyboardInterrupt):
+        work(*arguments)
 
 
 def execute_all(
@@ -317,7 +336,7 @@ def _outcome(run: Run, record: Record, elsewhere: bool) -> str:
     name = f"{label(record.run)} {run.task.name} {run.dataset} seed {run.seed}"
     if record.status != "done":
         return f"{name}: {record.status}, {record.reason}"
-    if run.task.value.measures:
+    if isinstance(run.task.value, Measurement):
         return f"{name}: measured"
     scores = ", ".join(f"{name} {100 * s['accuracy']:.2f}" for name, s in record.scores.items())
     seconds = sum(value for name, value in record.cost.items() if name.endswith("_seconds"))

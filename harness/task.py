@@ -34,7 +34,6 @@ class Task(ABC):
 
     name: ClassVar[str] = ""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    measures: ClassVar[bool] = False  # what a method costs, and not how well it does
 
     def datasets(self) -> Sequence[str]:
         """What the task runs on if the user does not say; empty: the embedded benchmarks."""
@@ -51,6 +50,18 @@ class Task(ABC):
     @abstractmethod
     def evaluations(self, dataset: str) -> list[Evaluation]:
         """What the fitted method is then evaluated on, in the order of the table's columns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement(Task):
+    """What a method costs, and not how well it does: each part is done `repeats` times.
+
+    printed: trainable parameters on ViT-B/16 that a paper prints, by method.
+    """
+
+    printed: ClassVar[Mapping[str, int]] = {}
+
+    repeats: int = 5
 
 
 @dataclass(frozen=True, kw_only=True)

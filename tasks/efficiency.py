@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.task import Evaluation, Fit, Task
+from harness.task import Evaluation, Fit, Measurement
 
 
 @dataclass(frozen=True, kw_only=True)
-class Efficiency(Task):
+class Efficiency(Measurement):
     """Nothing is fitted: seconds, memory and operations of a training step and of inference.
 
     On all classes of a dataset, images already decoded: a training step on a batch of the method's
@@ -21,12 +21,9 @@ class Efficiency(Task):
         KgCoOp, MaPLe and DRA; its parameter counts are shown beside ours.
     """
 
-    measures: ClassVar[bool] = True
     printed: ClassVar[Mapping[str, int]] = {  # parameters on ViT-B/16, DRA Table 6
         "coop": 2_000, "cocoop": 354_000, "kgcoop": 2_000, "maple": 3_555_000, "dra": 717_000,
     }  # fmt: skip
-
-    repeats: int = 5
 
     def datasets(self) -> Sequence[str]:
         return ("emoji_food",)

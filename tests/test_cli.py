@@ -219,25 +219,39 @@ def command(results, *arguments):
     ]  # fmt: skip
 
 
-def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
-    arguments = command(tmp_path, "--methods", "zero_shot,dra", "--set", "engine.max_steps=4000")
+def alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("ended", [signal.SIGINT, signal.SIGKILL])
+def test_what_is_finished_is_kept_and_no_process_goes_on(ended, tmp_path):
+    arguments = command(tmp_path, "--methods", "zero_shot,dra,mma", "--jobs", "2")
+    arguments += ["--set", "engine.max_steps=4000"]
     process = subprocess.Popen(
-        [*arguments, "--set", "dra.epochs=4000"],
+        [*arguments, "--set", "dra.epochs=4000", "--set", "mma.epochs=4000"],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        start_new_session=True,
         # a shell's background job ignores Ctrl-C, and so would its children
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob("*.json")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
+    while len(list(tmp_path.rglob("*.lock"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)  # until both train
+    process.send_signal(ended)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "1 of 2 runs are finished" in error
-    assert "same command" in error
+    if ended == signal.SIGINT:
+        assert process.returncode == 130
+        assert "1 of 3 runs are finished" in error
+        assert "same command" in error
+    while alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(process.pid)
     assert [record.run["method"] for record in runs(tmp_path)] == ["zero_shot"]
     assert not list(tmp_path.rglob("*.tmp"))
 
