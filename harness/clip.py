@@ -7,6 +7,7 @@ Shapes: B images, R text rows, L tokens, D width, E embedding, H heads.
 """
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -74,14 +75,15 @@ class Attention(nn.Module):
         packed = F.linear(x, self.weight, self.bias)  # [L, B, 3D]
         heads = []
         for op, name, y in zip((self.q, self.k, self.v), "qkv", packed.chunk(3, -1), strict=True):
-            y = _batch_first(edit, f"{self.site}.{name}", op, x, y)
+            y = y if edit is unedited else _batch_first(edit, f"{self.site}.{name}", op, x, y)
             y = y.reshape(length, batch * self.heads, width // self.heads).transpose(0, 1)
             heads.append(y.view(batch, self.heads, length, -1))  # [B, H, L, D/H]
         q, k, v = heads
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [B, H, L, D/H]
         y = y.permute(2, 0, 1, 3).reshape(length * batch, width)  # [L*B, D]
         z = self.o(y).view(length, batch, width)
-        z = _batch_first(edit, f"{self.site}.o", self.o, y.view(length, batch, width), z)
+        if edit is not unedited:
+            z = _batch_first(edit, f"{self.site}.o", self.o, y.view(length, batch, width), z)
         return z.transpose(0, 1)
 
 
@@ -98,18 +100,23 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None, edit: EditCall) -> Tensor:
         """x [B, L, D] -> [B, L, D]."""
-        h = edit(f"{self.site}.ln1", self.ln1, x, self.ln1(x))
-        h = edit(f"{self.site}.attn", self.attn, h, self.attn(h, mask, edit))
+        h = self._shown(edit, "ln1", self.ln1, x, self.ln1(x))
+        h = self._shown(edit, "attn", self.attn, h, self.attn(h, mask, edit))
         y = x + self.scale1(h)
-        h = edit(f"{self.site}.ln2", self.ln2, y, self.ln2(y))
-        h = edit(f"{self.site}.mlp", self.mlp, h, self._mlp(h, edit))
+        h = self._shown(edit, "ln2", self.ln2, y, self.ln2(y))
+        h = self._shown(edit, "mlp", self.mlp, h, self._mlp(h, edit))
         y = y + self.scale2(h)
-        return edit(self.site, self, x, y)
+        return y if edit is unedited else edit(self.site, self, x, y)
 
     def _mlp(self, x: Tensor, edit: EditCall) -> Tensor:
         for op, point in zip(self.mlp, ("fc1", "act", "fc2"), strict=True):
-            x = edit(f"{self.site}.{point}", op, x, op(x))
+            x = self._shown(edit, point, op, x, op(x))
         return x
+
+    def _shown(self, edit: EditCall, point: str, op: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """What travels on; without edits the site is not looked at, so that all blocks are one
+        program to torch.compile."""
+        return y if edit is unedited else edit(f"{self.site}.{point}", op, x, y)
 
 
 class Tower(nn.Module):
@@ -119,6 +126,7 @@ class Tower(nn.Module):
     width: int
     length: int
     blocks: nn.ModuleList
+    compiled = False  # whether blocks without edits run through torch.compile
 
     def stem(self, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
         """Images [B, 3, S, S] or token ids [R, L] -> tokens [., L, D] that enter block 0."""
@@ -134,7 +142,10 @@ class Tower(nn.Module):
 
     def block(self, index: int, x: Tensor, edit: EditCall = unedited) -> Tensor:
         """Block `index` (from 0) on tokens [., L, D]."""
-        return self.blocks[index](x, self.mask(x.shape[1]), edit)
+        block, mask = self.blocks[index], self.mask(x.shape[1])
+        if edit is unedited and self.compiled:
+            return _compiled()(block, x, mask)
+        return block(x, mask, edit)
 
     def forward(self, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
         """Features [., E], not normalised: open_clip's encode_image or encode_text."""
@@ -271,6 +282,25 @@ def cast_once(clip: Clip, dtype: torch.dtype) -> Iterator[None]:
     finally:
         for key, parameter in matrices.items():
             parameter.data = whole[key]
+
+
+@contextlib.contextmanager
+def compiled(clip: Clip) -> Iterator[None]:
+    """Meanwhile torch.compile fuses what it can in blocks without edits: other last digits."""
+    try:
+        clip.image.compiled = clip.text.compiled = True
+        yield
+    finally:
+        clip.image.compiled = clip.text.compiled = False
+
+
+@functools.cache
+def _compiled() -> Callable[[nn.Module, Tensor, Tensor | None], Tensor]:
+    return torch.compile(_plain)
+
+
+def _plain(block: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    return block(x, mask, unedited)
 
 
 def crop(ids: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ class Engine:
     views: int = setting(0, "views of each training image, reused; 0: a fresh one every epoch")
     precision: Literal["auto", "fp32", "bf16"] = setting("auto", "bf16 on CUDA, else fp32")
     split: Literal["test", "val"] = setting("test", "what is scored; choose settings on val only")
+    compile: bool = setting(False, "torch.compile of blocks without edits, for long runs")
     on_bad_image: Literal["error", "skip"] = setting("error", "of images that cannot be read")
     memory: float = setting(0.0, "GiB a training step may take; 0: a share of the device's")
     image_chunk: int = setting(0, "micro-batch of images; 0: what the memory allows")
@@ -55,7 +56,7 @@ class Engine:
         memory = {"memory", "image_chunk", "text_chunk", "checkpointing", "cache_bytes", "jobs",
                   "on_bad_image"}  # fmt: skip
         given = {name: value for name, value in asdict(self).items() if name not in memory}
-        return given if self.views else {k: v for k, v in given.items() if k != "views"}
+        return {k: v for k, v in given.items() if v or k not in ("views", "compile")}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from harness.cache import Cache
-from harness.clip import cast_once
+from harness.clip import cast_once, compiled
 from harness.dataset import Split
 from harness.efficiency import measured
 from harness.errors import HarnessError
@@ -239,11 +240,17 @@ def _precision(run: Run) -> Any:
         yield
 
 
-def _frozen(run: Run) -> contextlib.AbstractContextManager[None]:
-    """The frozen matrices in the precision of the run; a model is built before, of whole ones."""
-    if run.bench.engine.precision == "bf16":
-        return cast_once(run.bench.clip, torch.bfloat16)
-    return contextlib.nullcontext()
+@contextlib.contextmanager
+def _frozen(run: Run) -> Iterator[None]:
+    """The frozen matrices in the precision of the run, their blocks compiled if it asks for that;
+    a model is built before, of whole ones."""
+    engine, clip = run.bench.engine, run.bench.clip
+    with contextlib.ExitStack() as ways:
+        if engine.precision == "bf16":
+            ways.enter_context(cast_once(clip, torch.bfloat16))
+        if engine.compile:
+            ways.enter_context(compiled(clip))
+        yield
 
 
 def provenance_of(device: torch.device) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from harness.clip import Clip, Site, Tower
+from harness.clip import Clip, Site, Tower, unedited
 from harness.errors import HarnessError
 from harness.method import At, Classes, Edit, Given, Method, Output, Rows
 from harness.randomness import seed_of
@@ -64,8 +64,11 @@ class Model:
             return None
         if f"{tower.name}.tokens" in sites:
             return -1
-        blocks = [int(site.split(".")[2]) for site in sites if ".blocks." in site]
-        return min(blocks, default=len(tower.blocks))
+        return min(self._blocks(tower), default=len(tower.blocks))
+
+    def _blocks(self, tower: Tower) -> set[int]:
+        """The blocks with edits, from 0."""
+        return {int(s.split(".")[2]) for s in self.edits_of(tower) if ".blocks." in s}
 
     def mixes_text(self) -> bool:
         """Whether training looks across text positions, so that texts may not be cropped."""
@@ -101,11 +104,13 @@ class Model:
             return x
         if cut < 0:
             x = tower.stem(x, edit)
+        edited = self._blocks(tower)
         for index in range(max(cut, 0), len(tower.blocks)):
+            given = index, x, edit if index in edited else unedited
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(tower.block, index, x, edit, use_reentrant=False)
+                x = checkpoint(tower.block, *given, use_reentrant=False)
             else:
-                x = tower.block(index, x, edit)
+                x = tower.block(*given)
         return tower.head(x, inputs, edit)
 
     def output(

@@ -117,7 +117,8 @@ def arithmetic(clip: Clip) -> tuple[Hashable, ...]:
     computed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     code = code_of("clip", "graft", "inputs", "data")
     name = torch.cuda.get_device_name(clip.device) if kind == "cuda" else torch.get_num_threads()
-    return (clip.fingerprint, clip.logit_scale.dtype, computed, code, str(clip.device), name)
+    how = (computed, clip.image.compiled)
+    return (clip.fingerprint, clip.logit_scale.dtype, *how, code, str(clip.device), name)
 
 
 @dataclass(frozen=True)

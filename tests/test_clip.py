@@ -1,12 +1,14 @@
 """The towers equal open_clip's own, and unsupported models are refused with a sentence."""
 
 import copy
+import functools
 
 import open_clip
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
-from harness import backbone, clip
+from harness import backbone, clip, inputs
 from harness.errors import HarnessError
 from harness.randomness import seed_of
 
@@ -195,3 +197,27 @@ def test_matrices_that_are_cast_once_give_the_same_bits_and_come_back(mini):
         once = features()
     assert all(a.equal(b) for a, b in zip(usual, once, strict=True))
     assert all(value.equal(before[name]) for name, value in mini.state_dict().items())
+
+
+def test_blocks_without_edits_can_be_compiled_and_are_one_program(mini, monkeypatch):
+    def program():
+        return torch.compile(clip._plain, backend=counter)
+
+    counter = CompileCounterWithBackend("aot_eager")  # no C++ compiler is needed
+    monkeypatch.setattr(clip, "_compiled", functools.cache(program))
+    seen, pixels = [], torch.rand(2, 3, mini.size, mini.size)
+
+    def edit(site, op, x, y):
+        seen.append(site)
+        return y
+
+    plain = mini.image(pixels)
+    key = inputs.arithmetic(mini)
+    with clip.compiled(mini):
+        assert inputs.arithmetic(mini) != key  # no feature is kept for the other way
+        torch.testing.assert_close(mini.image(pixels), plain, atol=1e-5, rtol=1e-5)
+        assert counter.frame_count == 1
+        mini.image.block(3, torch.rand(1, 5, mini.image.width), edit)
+    block = [s for s in mini.sites() if f"{s}.".startswith("image.blocks.3.")]
+    assert sorted(seen) == sorted(block)
+    assert inputs.arithmetic(mini) == key
