@@ -36,14 +36,14 @@ from harness.dataset import Classes
 from harness.graft import Model
 from harness.inputs import Texts, image_features, text_features, texts
 from harness.measure import device_name, operations, taken, timed
-from harness.memory import choose, kept, memory_of
+from harness.memory import choose, memory_of
 from harness.method import Given, Method
 from harness.randomness import generator
 from harness.trainer import Batch, Chunks, Room, TrainingStep
 
 PARTS = ("steps", "memory", "matrix")
 MATRIX = ("emoji_food", (1, 2, 3))  # dataset and seeds
-FEW = (50, 100, 200)  # classes from which the naive way is extrapolated
+FEW = (50, 100, 150, 200)  # classes from which the naive way is extrapolated
 COUNTED = (50, 100)  # classes at which FLOPs are counted: they are linear in the classes
 SCORED = 32  # images of an evaluation
 WORDS = (
@@ -115,7 +115,8 @@ class Bed:
         self.chunks = choose(self.model, method.batch_size, self.prompts, memory)
         with naively():
             prompts = self.encode()
-            self.fits_naively = kept(self.model, method.batch_size, prompts) <= memory
+            whole = choose(self.model, method.batch_size, prompts, memory)
+        self.fits_naively = whole == Chunks()
         self.number = 0
         self.scored = SCORED if not method.text_per_image else SCORED // 8
 

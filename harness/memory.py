@@ -44,11 +44,6 @@ def choose(model: Model, images: int, texts: Texts, memory: int) -> Chunks:
     return Chunks(sizes["image"], sizes["text"], tight)
 
 
-def kept(model: Model, images: int, texts: Texts) -> int:
-    """Bytes of activations that a step keeps for its backward pass if it is done at once."""
-    return sum(count * whole for count, whole, _ in _costs(model, images, texts).values())
-
-
 def _costs(model: Model, images: int, texts: Texts) -> dict[str, tuple[int, int, int]]:
     """By tower: a step's rows, and what `_bytes` says of one."""
     clip = model.clip

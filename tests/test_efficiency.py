@@ -206,7 +206,7 @@ def test_what_does_not_fit_is_continued_from_fewer_classes(mini, monkeypatch):
     method = plugin.cls(**plugin.fixed)
     monkeypatch.setattr(bench, "FEW", (10, 20))
     monkeypatch.setattr(bench, "COUNTED", (8, 16))
-    monkeypatch.setattr(bench, "memory_of", lambda device: 4 * 10**7)  # enough for 20 classes
+    monkeypatch.setattr(bench, "memory_of", lambda device: 9 * 10**7)  # enough for 20 classes
     fits, not_ = bench.steps(mini, {"coop": method}, [20, 40], 1)
     assert not fits.naive.extrapolated
     assert not_.naive.extrapolated
