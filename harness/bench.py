@@ -113,12 +113,15 @@ class Bed:
         self.cache = Cache()
         self.prompts = self.encode()
         self.chunks = choose(self.model, method.batch_size, self.prompts, memory)
-        with naively():
-            prompts = self.encode()
-            whole = choose(self.model, method.batch_size, prompts, memory)
-        self.fits_naively = whole == Chunks()
-        self.number = 0
+        self.memory, self.number = memory, 0
         self.scored = SCORED if not method.text_per_image else SCORED // 8
+
+    @functools.cached_property
+    def fits_naively(self) -> bool:
+        """Whether a naive step may be done at once."""
+        with naively():
+            whole = choose(self.model, self.method.batch_size, self.encode(), self.memory)
+        return whole == Chunks()
 
     def encode(self) -> Texts:
         """What reaches the changed part of the text tower."""

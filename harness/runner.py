@@ -3,7 +3,6 @@
 import _thread
 import inspect
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
 import textwrap
@@ -274,9 +273,10 @@ def _follow(work: Callable[..., None], *arguments: Any) -> None:
     """Work in another process, that stops when the first one ends, however that comes."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
     first = multiprocessing.parent_process()
+    assert first is not None
 
     def watch() -> None:
-        multiprocessing.connection.wait([first.sentinel] if first else [])
+        first.join()
         _thread.interrupt_main()
 
     threading.Thread(target=watch, daemon=True).start()

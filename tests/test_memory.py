@@ -33,6 +33,14 @@ def test_less_memory_gives_smaller_micro_batches_and_then_recomputation(mini):
     assert [chunks.checkpointing for chunks in found] == [False, False, False, True]
 
 
+def test_the_chosen_micro_batches_are_as_large_as_the_memory_allows(mini):
+    found = chosen(mini, "mma", 1, 2_000, 2**26)
+    classes = Classes("toy", tuple(f"thing {i}" for i in range(2_000)), "{}")
+    model = Model(mini, PLUGINS.plugins["methods"]["mma"].cls(), classes, seed=1)
+    _, row, _ = memory._costs(model, 1, texts(model, classes, training=True))["text"]
+    assert found.texts == int(2**26 / memory.TAKEN["cpu"]) // row
+
+
 @pytest.mark.parametrize("name", ["coop", "mma", "dra", "lora", "cocoop"])
 def test_the_activations_of_the_micro_batches_are_what_was_foreseen(name, mini):
     """Counted anew, of 40 rows at once; the frozen weights do not depend on the rows."""
@@ -61,7 +69,7 @@ def test_halving_ends_with_recomputation_of_single_rows():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["metaprompt", "cocoop"])
+@pytest.mark.parametrize("name", ["adapter", "metaprompt", "cocoop"])
 def test_a_step_that_runs_out_of_memory_is_done_again_in_parts(name, make_run, monkeypatch):
     plain, _, trained = execute(make_run(name, warmup_epochs=0))
     whole, failed = trainer.gradients, []
