@@ -10,11 +10,20 @@ from harness.errors import HarnessError
 from harness.results import Record, label
 from harness.tables import MISSING, count, laid_out
 
-COSTS: dict[str, tuple[str, Callable[[dict[str, Any]], float]]] = {
-    "params": ("trained parameters", lambda cost: cost["trainable_parameters"]),
-    "fit": ("seconds of a fit", lambda cost: fit_seconds(cost)),
-    "inference": ("seconds an image", lambda cost: 1 / image_rate(cost)),
-    "memory": ("bytes of a training step", lambda cost: cost.get("train", {}).get("bytes", 0)),
+Shown = Callable[[float], str]
+COSTS: dict[str, tuple[str, Callable[[dict[str, Any]], float], Shown]] = {
+    "params": ("trained parameters", lambda cost: cost["trainable_parameters"], count),
+    "fit": ("time of a fit", lambda cost: fit_seconds(cost), lambda value: _seconds(value)),
+    "inference": (
+        "time an image",
+        lambda cost: 1 / image_rate(cost),
+        lambda v: f"{1e3 * v:.3g} ms",
+    ),
+    "memory": (
+        "memory of a training step",
+        lambda cost: cost.get("train", {}).get("bytes", 0),
+        lambda value: _bytes(value),
+    ),
 }
 
 
@@ -41,7 +50,8 @@ def measures(record: Record) -> bool:
 
 
 def tables(records: Iterable[Record], form: str) -> list[str]:
-    """Two tables for each device, backbone, precision and dataset: training and inference."""
+    """Two tables, training and inference, for each device, backbone, precision, dataset and number
+    of images at once."""
     groups: dict[tuple[str, ...], dict[str, Record]] = {}
     for record in sorted(records, key=lambda r: r.provenance.get("time", "")):
         if record.status == "done":
@@ -61,7 +71,8 @@ def tables(records: Iterable[Record], form: str) -> list[str]:
 def _place(record: Record) -> tuple[str, ...]:
     run = record.run
     return tuple(map(str, (run["backbone"], run["fingerprints"]["weights"], run["measured_on"],
-                           run["settings"]["precision"], run["dataset"])))  # fmt: skip
+                           run["settings"]["precision"], run["dataset"],
+                           record.cost["inference"]["batch"])))  # fmt: skip
 
 
 def _training(title: str, costs: dict[str, dict[str, Any]], form: str) -> str:
@@ -134,12 +145,13 @@ def of_methods(records: Iterable[Record], kind: str) -> dict[tuple[str, str, str
             f"--pareto {kind}: the measurements are from different devices or datasets: "
             f"{'; '.join(sorted(places))}. Keep those of one of them in the results folder."
         )
-    return {
+    found = {
         (r.run["backbone"], r.run["fingerprints"]["weights"], label(r.run)): COSTS[kind][1](
             dict(r.cost)
         )
         for r in sorted(mine, key=lambda r: r.provenance.get("time", ""))
     }
+    return {method: value for method, value in found.items() if value is not None}
 
 
 def unbeaten(points: Sequence[tuple[float, float]]) -> list[bool]:

@@ -13,7 +13,6 @@ from harness import data
 from harness.clip import Clip, Tower
 from harness.data import epoch_order
 from harness.inputs import (
-    CHUNK,
     FewShot,
     Images,
     Texts,
@@ -109,7 +108,9 @@ def measured(
         cost["train"] = _training(run, images, prompts, chunks, task.repeats)
     method.finish(model.head, support)
     (evaluated,) = run.evaluated.values()
-    return cost | {"inference": _inference(replace(images, split=evaluated), task.repeats)}
+    few = slice(task.images)
+    split = replace(evaluated, items=evaluated.items[few], positions=evaluated.positions[few])
+    return cost | {"inference": _inference(replace(images, split=split), task.repeats)}
 
 
 def _training(
@@ -163,20 +164,20 @@ def _training(
 def _inference(images: Images, repeats: int) -> dict[str, Any]:
     model, clip, method = images.model, images.model.clip, images.model.method
     split = images.split
-    few = replace(split, items=split.items[:CHUNK], positions=split.positions[:CHUNK])
+    most = len(split.items)
 
     def read() -> Tensor:
-        return torch.cat(list(data.test_batches(images.source, few, clip.size, CHUNK)))
+        return torch.cat(list(data.test_batches(images.source, split, clip.size, most)))
 
     pixels = read()
 
-    def seen(count: int = CHUNK) -> Tensor:
+    def seen(count: int = most) -> Tensor:
         x = images.normalised(pixels[:count])
         if method.frozen_images:
             clip.image(x)
         return image_features(model, model.start(clip.image, x))
 
-    def read_texts(count: int = CHUNK) -> Tensor:
+    def read_texts(count: int = most) -> Tensor:
         prompts = texts(model, split.classes, training=False, cache=images.cache)
         return text_features(model, prompts, image[:count] if method.text_per_image else None)
 

@@ -221,7 +221,7 @@ def _scores(
         if pareto and spent:
             if pareto != "params":  # they have a column already
                 value = spent.get(row["label"])
-                line[pareto] = MISSING if value is None else f"{value:,.4g}"
+                line[pareto] = MISSING if value is None else costs.COSTS[pareto][2](value)
             line["unbeaten"] = "*" * (row["label"] in best)
         line |= {"n": count(row.get("n")), "runs": _runs(row)}
         shown.append(line)
@@ -231,7 +231,7 @@ def _scores(
     if CHANGE in _evaluations(part):
         notes.append(f"{CHANGE}: mean over the other datasets of accuracy minus zero-shot's.")
     if pareto and spent:
-        notes.append(f"{pareto}: {costs.COSTS[pareto][0]}; *: no method is better in both.")
+        notes.append(f"{pareto}: {costs.COSTS[pareto][0]}; *: no method's mean is better in both.")
     if rows["checks"].gt(0).any():
         notes.append(f"†: runs that look wrong; `{CHECKS}` lists them.")
     return laid_out(shown, form, "\n".join(notes))

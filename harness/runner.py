@@ -1,14 +1,11 @@
 """From a request to its runs, and from runs to records: shared by processes, safe to interrupt."""
 
 import _thread
-import inspect
 import multiprocessing
 import os
 import signal
-import textwrap
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -16,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from tqdm import tqdm
 
 from harness import backbone as backbones
@@ -148,107 +144,6 @@ def processes(pending: Sequence[Run], seconds: float) -> int:
     return min(most, len({run.fit_key for run in pending}))
 
 
-def describe(
-    runs: Sequence[Run], done: Iterable[str], seconds: float, jobs: int, recipes: bool = False
-) -> str:
-    """The plan as text: what will run, what is done, trainable parameters, a forecast; with
-    `recipes` also the settings that methods change for a task."""
-    done, groups = set(done), dict[tuple[str, str], list[Run]]()
-    for run in runs:
-        groups.setdefault((label(run.identity), run.task.name), []).append(run)
-    rows: list[dict[str, object]] = []
-    for (method, task), members in groups.items():
-        if members[0].refusal:
-            rows.append({"method": method, "task": task, "runs": "n/a"})
-            continue
-        trained = members[0].shape.parameters
-        epochs = {run.schedule.epochs for run in members}
-        steps = {run.schedule.total for run in members}
-        rows.append(
-            {
-                "method": method,
-                "task": task,
-                "runs": len(members),
-                "done": sum(run.key in done for run in members),
-                "params": f"{trained:,}",
-                "epochs": _range(epochs) if trained and max(steps) else "–",
-                "steps": _range(steps) if trained and max(steps) else "–",
-                "batch": members[0].method.value.batch_size if trained and max(steps) else "–",
-            }
-        )
-    refusals = dict.fromkeys(filter(None, (run.refusal for run in runs)))
-    bench = runs[0].bench
-    pending = [run for run in runs if run.key not in done and not run.refusal]
-    datasets = ", ".join(dict.fromkeys(run.dataset for run in runs))
-    seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
-    shots = ", ".join(map(str, sorted({run.shots for run in runs})))
-    return (
-        f"{len(runs)} run{'s' * (len(runs) > 1)} on {bench.clip.name} ({bench.clip.device}, "
-        f"{bench.engine.precision}), {shots} shots, seeds {seeds}\n"
-        + textwrap.fill(f"datasets: {datasets}", 100)
-        + "\n\n"
-        + f"{tabulate(rows, headers='keys', tablefmt='simple')}\n\n"
-        + "".join(textwrap.fill(f"not applicable: {each}.", 100) + "\n" for each in refusals)
-        + ("\n" if refusals else "")
-        + "".join(textwrap.fill(each, 100) + "\n" for each in _remarks(runs, recipes))
-        + f"to run: {len(pending)} of {len(runs)}; estimated time: {_duration(seconds / jobs)}"
-        + f" in {jobs} processes" * (jobs > 1)
-        + "\n"
-    )
-
-
-def _remarks(runs: Sequence[Run], recipes: bool) -> list[str]:
-    """Sentences on what a user would not expect of the lists, and on the methods' recipes."""
-    found = dict[str, None]()
-    for run in runs:
-        if run.refusal:
-            continue
-        splits = {"train": run.train, **run.evaluated}
-        for name, split in splits.items():
-            if split.skipped:
-                found[
-                    f"skipped, {split.classes.dataset}, {name}: {len(split.skipped)} images that "
-                    f"cannot be read, such as {split.skipped[0]}."
-                ] = None
-        count = Counter(item.name for item in run.train.items)
-        few = [name for name, number in count.items() if number < run.shots]
-        if few and run.shape.parameters:
-            found[
-                f"few images, {run.train.classes.dataset}: {len(few)} classes have fewer than "
-                f"{run.shots} training images, such as {few[0]!r} with {count[few[0]]}: all are "
-                "used."
-            ] = None
-    return [*found, *(_recipes(runs) if recipes else [])]
-
-
-def _recipes(runs: Sequence[Run]) -> list[str]:
-    """The settings that methods change for a task, with their source."""
-    found: dict[tuple[str, ...], set[str]] = {}
-    every: dict[tuple[str, str], set[str]] = {}
-    for run in runs:
-        method, dataset = type(run.method.value), run.fit.dataset
-        usual, recipe = method(), method.recipe(run.task.name, dataset, run.shots)
-        changed = ", ".join(
-            f"{name}={value!r}"
-            for name, value in recipe.items()
-            if getattr(run.method.value, name) == value != getattr(usual, name)
-        )
-        every.setdefault((run.method.name, run.task.name), set()).add(dataset)
-        if changed:
-            source = " ".join((inspect.getdoc(method.recipe) or "").split()).rstrip(".")
-            key = (run.method.name, run.task.name, f"{run.shots} shots", changed, source)
-            found.setdefault(key, set()).add(dataset)
-    return [
-        f"recipe, {method}, {task}{_only(datasets, every[method, task])}, {shots}: {changed} "
-        f"({source})"
-        for (method, task, shots, changed, source), datasets in found.items()
-    ]
-
-
-def _only(some: set[str], every: set[str]) -> str:
-    return "" if some == every else f" on {', '.join(sorted(some))}"
-
-
 @contextmanager
 def helped(count: int, work: Callable[..., None], *arguments: Any) -> Iterator[None]:
     """Meanwhile `count` other processes do work(*arguments, number), with numbers from 1."""
@@ -373,13 +268,3 @@ def usable(given: str | None) -> str:
         reason = str(error).partition("\n")[0]
         raise HarnessError(f"--device {given!r} cannot be used here: {reason}") from error
     return given
-
-
-def _range(values: set[int]) -> str:
-    return str(min(values)) if len(values) == 1 else f"{min(values)}-{max(values)}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from harness.errors import HarnessError
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -54,7 +56,8 @@ class Task(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Task):
-    """What a method costs, and not how well it does: each part is done `repeats` times.
+    """What a method costs, and not how well it does: each part is done `repeats` times, inference
+    on `images` at once.
 
     printed: trainable parameters on ViT-B/16 that a paper prints, by method.
     """
@@ -62,6 +65,11 @@ class Measurement(Task):
     printed: ClassVar[Mapping[str, int]] = {}
 
     repeats: int = 5
+    images: int = 100
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1 or self.images < 1:
+            raise HarnessError(f"{self.name} needs repeats and images of at least 1, not {self}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ class Efficiency(Measurement):
     """Nothing is fitted: seconds, memory and operations of a training step and of inference.
 
     On all classes of a dataset, images already decoded: a training step on a batch of the method's
-    size, inference on batches of 100. Each part is done once unmeasured, then `repeats` times;
+    size, inference on `images` at once. Each part is done once unmeasured, then `repeats` times;
     shown is the median, the record holds least and most, too. Seconds to result: the fit's steps
     times a step. The texts are encoded once an evaluation and counted apart, but for a method that
     has texts of its own for each image. Measure with nothing beside it.

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import _parser, main
+from harness.arguments import parser
+from harness.cli import main
 from harness.results import Store
 
 TOY = str(Path(__file__).parent / "toy.py")
@@ -320,14 +321,14 @@ def test_show_prints_equations_and_the_source_of_every_default(capsys):
 
 
 def test_help_texts_describe_every_option():
-    parsers = next(a for a in _parser()._actions if a.choices).choices
+    parsers = next(a for a in parser()._actions if a.choices).choices
     assert set(parsers) == {"run", "list", "show", "leaderboard", "data", "bench"}
     data = next(a for a in parsers.pop("data")._actions if a.choices).choices
     assert set(data) == {"status", "prepare", "verify", "cache"}
-    for parser in [*parsers.values(), *data.values()]:
-        for action in parser._actions:
+    for each in [*parsers.values(), *data.values()]:
+        for action in each._actions:
             assert action.help, action.dest
-            assert max(map(len, parser.format_help().splitlines())) <= 100
+            assert max(map(len, each.format_help().splitlines())) <= 100
 
 
 def test_provenance_lets_a_stranger_run_it_again(tmp_path):

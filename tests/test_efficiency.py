@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from harness import backbone as backbones
-from harness import bench, costs, efficiency, measure
+from harness import bench, costs, measure
 from harness.cli import main
 from harness.errors import HarnessError
 from harness.results import Store
@@ -49,9 +49,7 @@ def test_repetitions_take_turns_after_one_that_is_not_measured():
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("costs")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(efficiency, "CHUNK", 10)
-        assert run(folder) == 0
+    assert run(folder) == 0
     return folder
 
 
@@ -59,7 +57,8 @@ def run(folder, methods="coop,cocoop,zero_shot,tip_adapter,adapter", tasks="effi
     chosen = ["--methods", methods, "--tasks", tasks, "--shots", "2", "--results", str(folder)]
     quick = ["--set", "engine.max_steps=2", "--plugin", str(TOY)]
     if tasks == "efficiency":
-        quick += ["--set", "efficiency.repeats=1", "--datasets", "emoji_food"]
+        quick += ["--set", "efficiency.repeats=1", "--set", "efficiency.images=10"]
+        quick += ["--datasets", "emoji_food"]
     else:
         quick += ["--datasets", "toy"]
     return main(["run", *chosen, *quick])
@@ -101,14 +100,18 @@ def test_costs_are_tables_by_device_and_nothing_is_measured_twice(measured, caps
     assert main(["leaderboard", "--results", str(measured), "--format", "latex"]) == 0
 
 
-def test_pareto_marks_what_no_method_beats(measured, tmp_path, capsys):
-    import shutil
+def test_nothing_is_not_measured(tmp_path, capsys):
+    few = ["--methods", "coop", "--tasks", "efficiency", "--results", str(tmp_path)]
+    assert main(["run", *few, "--set", "efficiency.repeats=0"]) == 2
+    assert "at least 1" in capsys.readouterr().err
 
-    shutil.copytree(measured, tmp_path / "r")
+
+def test_pareto_marks_what_no_method_beats(measured, tmp_path, capsys):
     assert run(tmp_path / "r", "coop,zero_shot,adapter", "base2new") == 0
     capsys.readouterr()
     for cost in costs.COSTS:
-        arguments = ["leaderboard", "--results", str(tmp_path / "r"), "--task", "base2new"]
+        arguments = ["leaderboard", "--results", str(tmp_path / "r"), str(measured)]
+        arguments += ["--task", "base2new"]
         assert main([*arguments, "--pareto", cost]) == 0
         lines = capsys.readouterr().out.splitlines()
         (header,) = (line for line in lines if "unbeaten" in line)

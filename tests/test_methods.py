@@ -204,11 +204,11 @@ def test_the_loss_falls_on_eight_images(name, mini):
         return
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
-    for step in range(20):
+    for step in range(10):
         optimiser.zero_grad()
         losses.append(train_step(model, step))
         optimiser.step()
-    assert torch.stack(losses[-5:]).mean() < torch.stack(losses[:5]).mean()
+    assert torch.stack(losses[-3:]).mean() < torch.stack(losses[:3]).mean()
 
 
 PARAMETERS = {

@@ -51,6 +51,9 @@ def test_committed_tables_are_those_of_the_committed_records():
     assert (results / "leaderboard.md").read_text(encoding="utf-8") == f"{text}\n"
     for block in text.split("\n\n")[:2]:
         assert block in README
+    both = [r for name in ("reference", "efficiency") for r in Store(results / name).records()]
+    text = render(both, task="base2new", pareto="fit")
+    assert (results / "pareto.md").read_text(encoding="utf-8") == f"{text}\n"
 
 
 def test_every_reference_record_has_its_predictions_and_they_give_its_scores():
