@@ -57,7 +57,7 @@ def run(folder, methods="coop,cocoop,zero_shot,tip_adapter,adapter", tasks="effi
     chosen = ["--methods", methods, "--tasks", tasks, "--shots", "2", "--results", str(folder)]
     quick = ["--set", "engine.max_steps=2", "--plugin", str(TOY)]
     if tasks == "efficiency":
-        quick += ["--set", "efficiency.repeats=1", "--set", "efficiency.images=10"]
+        quick += ["--set", "efficiency.repeats=1", "--set", "efficiency.images=4"]
         quick += ["--datasets", "emoji_food"]
     else:
         quick += ["--datasets", "toy"]
@@ -75,7 +75,7 @@ def test_a_record_of_costs_has_every_part(measured):
         assert record.status == "done"
         assert not record.scores
         inference = record.cost["inference"]
-        assert inference["batch"] == 10
+        assert inference["batch"] == 4
         assert inference["operations_an_image"] > 10**8
         assert all(inference[part]["median"] > 0 for part in ("data", "image", "texts", "head"))
     train = records["adapter"].cost["train"]
