@@ -11,6 +11,7 @@ import functools
 import itertools
 import json
 import math
+import shlex
 import statistics
 import subprocess
 import sys
@@ -31,8 +32,9 @@ from tqdm import tqdm
 from harness import backbone as backbones
 from harness import data, inputs
 from harness.cache import Cache
-from harness.clip import Clip, Tower
+from harness.clip import Clip, Tower, cast_once
 from harness.dataset import Classes
+from harness.errors import HarnessError
 from harness.graft import Model
 from harness.inputs import Texts, image_features, text_features, texts
 from harness.measure import device_name, operations, taken, timed
@@ -120,8 +122,8 @@ class Bed:
     def fits_naively(self) -> bool:
         """Whether a naive step may be done at once."""
         with naively():
-            whole = choose(self.model, self.method.batch_size, self.encode(), self.memory)
-        return whole == Chunks()
+            chosen = choose(self.model, self.method.batch_size, self.whole, self.memory)
+        return chosen == Chunks()
 
     def encode(self) -> Texts:
         """What reaches the changed part of the text tower."""
@@ -157,8 +159,14 @@ class Bed:
     def naive(self) -> None:
         """A step as the published loops do it."""
         with naively():
-            prompts = self.encode()
+            prompts = self.whole
             self._step(self.start(), prompts, Chunks(texts=self.rows(prompts)))
+
+    @functools.cached_property
+    def whole(self) -> Texts:
+        """The token ids, which the published loops too make once."""
+        with naively():
+            return self.encode()
 
     def evaluate(self) -> Callable[[], object]:
         """Scores a batch of decoded images, the texts being there unless each image has its own."""
@@ -232,7 +240,7 @@ def _row(
     if bed.fits_naively:
         naive = Cost(seconds["naive"].median, flops.naive(count), memories["naive"])
     else:
-        naive = _continued(clip, method, count, memory, flops.naive(count))
+        naive = _continued(clip, method, count, memory, repeats, flops.naive(count))
     images = bed.normalised(bed.pixels[: bed.scored])
     scoring = timed(
         {"score": bed.evaluate(), "bare": partial(bed.bare, images)}, repeats, clip.device
@@ -250,7 +258,9 @@ def _row(
     )  # fmt: skip
 
 
-def _continued(clip: Clip, method: Method, count: int, memory: int, flops: float) -> Cost:
+def _continued(
+    clip: Clip, method: Method, count: int, memory: int, repeats: int, flops: float
+) -> Cost:
     """The naive way's cost from what it is at fewer classes."""
     at, seconds, sizes = list[float](), list[float](), list[float]()
     for few in FEW:
@@ -259,7 +269,7 @@ def _continued(clip: Clip, method: Method, count: int, memory: int, flops: float
             size = taken(bed.naive, clip.device)
             at.append(few)
             sizes.append(math.nan if size is None else size)
-            seconds.append(timed({"n": bed.naive}, 1, clip.device, warm=True)["n"].median)
+            seconds.append(timed({"n": bed.naive}, repeats, clip.device, warm=True)["n"].median)
     most = _along(at, sizes, count)
     return Cost(_along(at, seconds, count), flops, None if math.isnan(most) else most, True)
 
@@ -328,7 +338,7 @@ def table(rows: Sequence[Row]) -> str:
             "saved": "–" if row.saved is None else f"{row.saved:.0%}",
             "naive GB": _gigabytes(row.naive.bytes) + "~" * row.naive.extrapolated,
             "GB": _gigabytes(row.engine.bytes),
-            "scored": f"{row.evaluated:.3g}",
+            "scored": f"{row.evaluated:,.0f}" if row.evaluated >= 100 else f"{row.evaluated:.3g}",
             "limit": f"{row.evaluated / row.limit:.0%}",
         }
         for row in rows
@@ -388,10 +398,14 @@ def tight(rows: Sequence[Within]) -> str:
     )
 
 
-def matrix(methods: Sequence[str], dataset: str, seeds: Sequence[int]) -> dict[str, Any]:
+def matrix(
+    methods: Sequence[str], dataset: str, seeds: Sequence[int], options: Sequence[str]
+) -> dict[str, Any]:
     """Seconds of the whole `run` command for methods x seeds on a dataset of the embedded default,
-    from empty caches, and of naive runs of each method (one seed, times the number of seeds)."""
-    chosen = ["run", "--tasks", "base2new", "--datasets", dataset]
+    from empty caches, and of naive runs of each method (one seed, times the number of seeds).
+
+    options: of every command, such as `--device`."""
+    chosen = ["run", "--tasks", "base2new", "--datasets", dataset, *options]
     with tempfile.TemporaryDirectory() as folder:
         every = ["--methods", ",".join(methods), "--seeds", ",".join(map(str, seeds))]
         places = ["--results", f"{folder}/runs", "--cache-dir", f"{folder}/cache"]
@@ -411,7 +425,9 @@ def matrix(methods: Sequence[str], dataset: str, seeds: Sequence[int]) -> dict[s
 
 def _seconds(command: list[str]) -> float:
     started = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise HarnessError(f"{shlex.join(command)} failed:\n{done.stderr.strip()[-1000:]}")
     return time.perf_counter() - started
 
 
@@ -447,6 +463,17 @@ def save(path: Path, content: Mapping[str, Any], text: str) -> None:
     path.with_suffix(".md").write_text(f"```\n{text}\n```\n", encoding="utf-8")
 
 
+def _check(clip: Clip, methods: Mapping[str, Method]) -> None:
+    few = Classes("bench", names(2), "a photo of a {}.")
+    for name, method in methods.items():
+        trained = method.batch_size and Model(clip, method, few, seed=1).parameters()
+        if method.frozen_images or not trained:
+            raise HarnessError(
+                f"bench times training steps on batches of images; {name} takes none, or needs "
+                "their frozen features too. Measure it with `run --tasks efficiency`."
+            )
+
+
 def run(
     methods: Mapping[str, Method],
     counts: Sequence[int],
@@ -456,8 +483,13 @@ def run(
     parts: Sequence[str],
     memory: float,
     out: Path | None,
+    plugins: Sequence[str] = (),
 ) -> str:
-    """Measures what is asked for; returns the text, and keeps it in `out` as it goes."""
+    """Measures what is asked for; returns the text, and keeps it in `out` as it goes.
+
+    Raises:
+        HarnessError: a method whose step on random images means nothing.
+    """
     rows: list[Row] = []
     sizes: list[Within] = []
     whole: dict[str, Any] | None = None
@@ -477,8 +509,12 @@ def run(
 
     if {"steps", "memory"} & set(parts):
         clip = backbones.load(backbone, device)
+        _check(clip, methods)
         bf16 = about["precision"] == "bf16"
-        with torch.autocast(clip.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+        with (
+            torch.autocast(clip.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False),
+            cast_once(clip, torch.bfloat16) if bf16 else contextlib.nullcontext(),
+        ):
             if "memory" in parts:
                 for size in within(clip, methods, max(counts), int(memory * 2**30)):
                     sizes.append(size)
@@ -489,5 +525,6 @@ def run(
                     so_far()
         del clip
     if "matrix" in parts:
-        whole = matrix(list(methods), *MATRIX)
+        options = ["--device", device, *(f"--plugin={each}" for each in plugins)]
+        whole = matrix(list(methods), *MATRIX, options)
     return so_far()

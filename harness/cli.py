@@ -194,12 +194,14 @@ def _bench(arguments: argparse.Namespace) -> int:
             raise unknown("part", name, bench.PARTS)
     chosen = _registry(arguments.plugin).find("methods", arguments.methods)
     counts = _numbers("--classes", arguments.classes)
+    if min(counts) < 1:
+        raise HarnessError(f"--classes {arguments.classes!r}: at least 1.")
     methods = {
         p.name: config.build(p, [], runner.recipe(p, "base2new", "bench", 16))[0] for p in chosen
     }
     print(bench.run(
         methods, counts, arguments.backbone, runner.usable(arguments.device), arguments.repeats,
-        parts, arguments.memory, arguments.out,
+        parts, arguments.memory, arguments.out, arguments.plugin,
     ))  # fmt: skip
     return 0
 

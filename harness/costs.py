@@ -11,13 +11,14 @@ from harness.results import Record, label
 from harness.tables import MISSING, count, laid_out
 
 Shown = Callable[[float], str]
+Compared = tuple[str, str, str, str, str]  # backbone, weights, task, shots, label
 COSTS: dict[str, tuple[str, Callable[[dict[str, Any]], float], Shown]] = {
     "params": ("trained parameters", lambda cost: cost["trainable_parameters"], count),
     "fit": ("time of a fit", lambda cost: fit_seconds(cost), lambda value: _seconds(value)),
     "inference": (
         "time an image",
         lambda cost: 1 / image_rate(cost),
-        lambda v: f"{1e3 * v:.3g} ms",
+        lambda value: f"{_rate(1e3 * value)} ms",
     ),
     "memory": (
         "memory of a training step",
@@ -50,8 +51,8 @@ def measures(record: Record) -> bool:
 
 
 def tables(records: Iterable[Record], form: str) -> list[str]:
-    """Two tables, training and inference, for each device, backbone, precision, dataset and number
-    of images at once."""
+    """Two tables, training and inference, for each device, backbone, dataset, number of shots,
+    settings, and way of measuring."""
     groups: dict[tuple[str, ...], dict[str, Record]] = {}
     for record in sorted(records, key=lambda r: r.provenance.get("time", "")):
         if record.status == "done":
@@ -62,7 +63,8 @@ def tables(records: Iterable[Record], form: str) -> list[str]:
         device, threads = first.run["measured_on"]
         where = device if first.cost["cuda"] else f"{device}, {threads} thread{'s' * (threads > 1)}"
         title = f"efficiency, {first.run['backbone']}, {first.run['settings']['precision']}, "
-        title += f"{where}, {first.run['dataset']} ({first.cost['classes']} classes)"
+        title += f"{where}, {first.run['dataset']} ({first.cost['classes']} classes), "
+        title += f"{first.run['shots']} shots, settings of {_like(first)}"
         costs = {name: dict(record.cost) for name, record in members.items()}
         parts += [_training(title, costs, form), _inference(title, costs, form)]
     return parts
@@ -71,8 +73,13 @@ def tables(records: Iterable[Record], form: str) -> list[str]:
 def _place(record: Record) -> tuple[str, ...]:
     run = record.run
     return tuple(map(str, (run["backbone"], run["fingerprints"]["weights"], run["measured_on"],
-                           run["settings"]["precision"], run["dataset"],
-                           record.cost["inference"]["batch"])))  # fmt: skip
+                           run["dataset"], run["shots"], run["settings"],
+                           run["task_fields"])))  # fmt: skip
+
+
+def _like(record: Record) -> str:
+    """The task whose recipes were measured."""
+    return str(record.run["task_fields"].get("like", record.run["task"]))
 
 
 def _training(title: str, costs: dict[str, dict[str, Any]], form: str) -> str:
@@ -97,7 +104,8 @@ def _training(title: str, costs: dict[str, dict[str, Any]], form: str) -> str:
         f"{title}: training.",
         f"Medians of {repeats} after one unmeasured, ± half of the range; images are decoded.",
         "Data, image and text tower in percent of a step with its data; rest: loss, optimiser,",
-        "further passes. Memory: above what was in use. Fit: preparation, and steps times a step.",
+        "further passes. Memory: above what was in use. Fit: what is done once, and steps times a",
+        "step; nothing is taken from the caches but decoded images.",
     ]
     return laid_out(rows, form, "\n".join(notes))
 
@@ -128,30 +136,35 @@ def _inference(title: str, costs: dict[str, dict[str, Any]], form: str) -> str:
     return laid_out(rows, form, "\n".join(notes))
 
 
-def of_methods(records: Iterable[Record], kind: str) -> dict[tuple[str, str, str], float]:
-    """The cost `kind` by (backbone, weights, label): the newest measurement, all on one device.
+def of_methods(records: Iterable[Record], kind: str) -> dict[Compared, float]:
+    """The cost `kind` of methods: the newest measurement.
 
     Raises:
-        HarnessError: there are none, or from several devices.
+        HarnessError: there are none, or those of one table from several devices, datasets or
+            settings.
     """
     mine = [record for record in records if measures(record) and record.status == "done"]
-    if not mine:
+    found, places = dict[Compared, float](), dict[tuple[str, ...], dict[str, None]]()
+    for r in sorted(mine, key=lambda r: r.provenance.get("time", "")):
+        value = COSTS[kind][1](dict(r.cost))
+        table = (r.run["backbone"], r.run["fingerprints"]["weights"], _like(r),
+                 str(r.run["shots"]))  # fmt: skip
+        device, threads = r.run["measured_on"]
+        where = f"{r.run['dataset']} on {device}, {threads} threads, {r.run['settings']}, "
+        places.setdefault(table, {})[f"{where}{r.run['task_fields']}"] = None
+        if value is not None:
+            found[(*table, label(r.run))] = value
+    if not found:
         raise HarnessError(
             f"--pareto {kind} needs measurements: run the same methods with --tasks efficiency."
         )
-    places = {f"{', '.join(map(str, r.run['measured_on']))}, {r.run['dataset']}" for r in mine}
-    if len(places) > 1:
-        raise HarnessError(
-            f"--pareto {kind}: the measurements are from different devices or datasets: "
-            f"{'; '.join(sorted(places))}. Keep those of one of them in the results folder."
-        )
-    found = {
-        (r.run["backbone"], r.run["fingerprints"]["weights"], label(r.run)): COSTS[kind][1](
-            dict(r.cost)
-        )
-        for r in sorted(mine, key=lambda r: r.provenance.get("time", ""))
-    }
-    return {method: value for method, value in found.items() if value is not None}
+    for several in places.values():
+        if len(several) > 1:
+            raise HarnessError(
+                f"--pareto {kind}: the measurements are of different kinds: "
+                f"{'; '.join(several)}. Name folders that hold those of one kind."
+            )
+    return found
 
 
 def unbeaten(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -187,5 +200,5 @@ def _bytes(value: float | None) -> str:
         return MISSING
     for unit, size in (("GB", 2**30), ("MB", 2**20), ("kB", 2**10)):
         if value >= size:
-            return f"{value / size:.3g} {unit}"
+            return f"{_rate(value / size)} {unit}"
     return f"{value:.0f} B"

@@ -1,7 +1,7 @@
 """What a run costs: a forecast of its time, and a measurement of its parts."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from harness import data
+from harness.cache import Cache, Tensors
 from harness.clip import Clip, Tower
-from harness.data import epoch_order
+from harness.data import Source, epoch_order
+from harness.dataset import Item, Split
+from harness.errors import HarnessError
 from harness.inputs import (
     FewShot,
     Images,
@@ -48,25 +51,43 @@ def forecast(runs: Iterable[Run], rate: float) -> float:
     once."""
     work, shared, fitted = 0.0, set[tuple](), set[str]()
     for run in runs:
-        image, shape = run.bench.clip.image, run.shape
+        image, shape, method = run.bench.clip.image, run.shape, run.method.value
         live = {tower.name: _live(tower, shape) for tower in (image, run.bench.clip.text)}
         whole = _work(image, len(image.blocks))
+        if isinstance(run.task.value, Measurement):
+            work += _measurement(run, run.task.value, live)
+            continue
         passes = [(split, 1, 0) for split in run.evaluated.values()]
         if shape.parameters and run.fit_key not in fitted:
             fitted.add(run.fit_key)
             steps = run.schedule.total
-            rows = min(run.method.value.batch_size or len(run.train.items), len(run.train.items))
-            texts = len(run.train.classes.names)
+            rows = min(method.batch_size or len(run.train.items), len(run.train.items))
+            texts = len(run.train.classes.names) * (rows if method.text_per_image else 1)
             work += 3 * steps * (rows * live["image"] + texts * live["text"])
             passes.append((run.train, run.schedule.epochs, run.seed))
         for split, times, seed in passes:
             count = times * len(split.items)
-            work += count * live["image"] if times == 1 else 0
+            if times == 1:
+                texts = len(split.classes.names) * (count if method.text_per_image else 1)
+                work += count * live["image"] + texts * live["text"]
             key = (split.fingerprint, seed, shape.cuts["image"])
             if key not in shared:
                 shared.add(key)
                 work += count * (whole - live["image"])
     return work / rate
+
+
+def _measurement(run: Run, task: Measurement, live: Mapping[str, float]) -> float:
+    """Of a measurement: steps, towers and batches of inference, with those not timed."""
+    method, towers = run.method.value, run.bench.clip
+    rows = min(method.batch_size or len(run.train.items), len(run.train.items))
+    texts = len(run.train.classes.names)
+    step = rows * live["image"] + texts * (rows if method.text_per_image else 1) * live["text"]
+    steps = 6 * (task.repeats + 2) * step if run.shape.parameters and run.schedule.total else 0.0
+    whole = _work(towers.image, len(towers.image.blocks))
+    own = texts * (task.images if method.text_per_image else 1)
+    batch = task.images * whole + own * _work(towers.text, len(towers.text.blocks))
+    return steps + (task.repeats + 2) * batch
 
 
 def _live(tower: Tower, shape: Shape) -> float:
@@ -79,10 +100,28 @@ def _work(tower: Tower, blocks: int) -> float:
     return tower.length * blocks * tower.width**2
 
 
+class Unshared(Source):
+    """Features are computed, whatever other runs have kept; decoded images come from the cache."""
+
+    def kept(
+        self,
+        kind: str,
+        split: Split,
+        items: Sequence[Item],
+        compute: Callable[[], Tensors],
+        *key: Hashable,
+    ) -> Tensors:
+        if kind == "features":
+            return compute()
+        return super().kept(kind, split, items, compute, *key)
+
+
 def measured(
-    run: Run, images: Images, val: Images | None, prompts: Texts, chunks: Chunks
+    run: Run, images: Images, val: Images | None, choose: Callable[[Texts], Chunks]
 ) -> dict[str, Any]:
     """Seconds (median, least, most), operations and bytes of a run's parts; see tasks/efficiency.
+
+    prepare_seconds: all that is done once a fit, decoded images and nothing else being there.
 
     train, of a method that takes steps: data, image tower, text tower, and the whole step.
     inference, of a batch: data, image tower, head; texts of all classes, or of the whole batch and
@@ -100,17 +139,36 @@ def measured(
     printed = task.printed.get(run.method.name)
     if printed and model.clip.name.startswith("ViT-B-16"):
         cost["printed_parameters"] = printed
-    support = FewShot(images, prompts, val, run.seed)
+    images = _alone(images)
+    val = _alone(val) if val else None
     started = time.perf_counter()
+    prompts = texts(model, split.classes, training=True, cache=images.cache)
+    support = FewShot(images, prompts, val, run.seed)
     method.prepare(model.head, support)
-    cost["prepare_seconds"] = time.perf_counter() - started
+    once = time.perf_counter() - started
     if model.parameters() and run.schedule.total:
-        cost["train"] = _training(run, images, prompts, chunks, task.repeats)
+        cost["train"] = _training(run, images, prompts, choose(prompts), task.repeats)
+    started = time.perf_counter()
     method.finish(model.head, support)
+    cost["prepare_seconds"] = once + time.perf_counter() - started
     (evaluated,) = run.evaluated.values()
     few = slice(task.images)
     split = replace(evaluated, items=evaluated.items[few], positions=evaluated.positions[few])
     return cost | {"inference": _inference(replace(images, split=split), task.repeats)}
+
+
+def _alone(images: Images) -> Images:
+    """The images as the first run that uses them finds them: decoded, and known by no cache."""
+    source = Unshared(images.source.dataset, images.source.root, images.source.disk)
+    if not source.opened(images.split).groups:
+        raise HarnessError(
+            "efficiency measures with decoded images, and the cache has no room for them. Give it "
+            "some with --cache-limit."
+        )
+    if images.source.disk:
+        for _ in source.test(images.split, images.model.clip.size):
+            pass
+    return replace(images, source=source, cache=Cache(budget=images.cache.budget))
 
 
 def _training(
@@ -122,18 +180,21 @@ def _training(
     labels, optimiser = images.labels[batch], model.method.optimiser(model.parameters())
 
     def read() -> Tensor:
+        """The views; a method with frozen features beside its own reads them for each."""
         arguments = (images.source, split, model.clip.size, images.augmentation)
-        (pixels,) = data.train_batches(*arguments, view, [batch])
+        for _ in range(1 + model.method.frozen_images):
+            (pixels,) = data.train_batches(*arguments, view, [batch])
         return pixels
 
     pixels = read()
-    frozen = None
-    if model.method.frozen_images:
-        with torch.no_grad():
-            frozen = model.clip.image(images.normalised(pixels))
 
     def given() -> Batch:
-        x = model.start(model.clip.image, images.normalised(pixels))
+        x = images.normalised(pixels)
+        frozen = None
+        if model.method.frozen_images:
+            with torch.no_grad():
+                frozen = model.clip.image(x)
+        x = model.start(model.clip.image, x)
         return Batch(model, x, prompts, labels, (run.seed, 0), chunks, frozen)
 
     def step() -> None:
@@ -170,6 +231,7 @@ def _inference(images: Images, repeats: int) -> dict[str, Any]:
         return torch.cat(list(data.test_batches(images.source, split, clip.size, most)))
 
     pixels = read()
+    prompts = texts(model, split.classes, training=False)
 
     def seen(count: int = most) -> Tensor:
         x = images.normalised(pixels[:count])
@@ -178,11 +240,12 @@ def _inference(images: Images, repeats: int) -> dict[str, Any]:
         return image_features(model, model.start(clip.image, x))
 
     def read_texts(count: int = most) -> Tensor:
-        prompts = texts(model, split.classes, training=False, cache=images.cache)
-        return text_features(model, prompts, image[:count] if method.text_per_image else None)
+        """Of each image, or of all classes from their names on."""
+        if method.text_per_image:
+            return text_features(model, prompts, image[:count])
+        return text_features(model, texts(model, split.classes, training=False))
 
     image = seen()
-    prompts = texts(model, split.classes, training=False, cache=images.cache)
     text = read_texts()
     frozen = clip.image(images.normalised(pixels)) if method.frozen_images else None
     fitted = Given(clip.logit_scale.exp(), prompts.references, frozen, fitted=True)

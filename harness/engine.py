@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from harness.errors import HarnessError
 from harness.evaluate import Scores, evaluate, zero_shot
 from harness.graft import Model
 from harness.inputs import Images, Texts, texts
-from harness.measure import device_name, peak, start_peak
+from harness.measure import THREADS, device_name, peak, start_peak
 from harness.memory import choose, memory_of
 from harness.plan import Run
 from harness.results import Record
@@ -129,7 +130,8 @@ def _chunks(run: Run, model: Model, prompts: Texts) -> Chunks:
     if given != Chunks():
         return given
     rows = min(method.batch_size or len(run.train.items), len(run.train.items))
-    share = memory_of(run.bench.clip.device) // max(engine.jobs, 1)
+    cpu = run.bench.clip.device.type == "cpu"
+    share = memory_of(run.bench.clip.device) // (engine.jobs or (THREADS if cpu else 1))
     memory = int(engine.memory * 2**30) or share
     return choose(model, rows, prompts, memory)
 
@@ -139,9 +141,8 @@ def _measured(run: Run) -> dict[str, Any]:
     model = run.model()
     images = _images(run, model, run.train)
     val = _images(run, model, run.val) if run.val else None
-    prompts = texts(model, run.train.classes, training=True, cache=run.bench.cache)
     with _frozen(run):
-        return measured(run, images, val, prompts, _chunks(run, model, prompts))
+        return measured(run, images, val, partial(_chunks, run, model))
 
 
 def _read(run: Run, fits: bool) -> None:
@@ -152,7 +153,7 @@ def _read(run: Run, fits: bool) -> None:
     bench = run.bench
     if fits:
         bench.source(run.train.classes.dataset).opened(run.train)
-    if bench.cache.disk is not None:
+    if bench.cache.disk is not None and bench.cache.disk.limit > 0:
         for split in run.evaluated.values():
             for _ in bench.source(split.classes.dataset).test(split, bench.clip.size):
                 pass

@@ -142,12 +142,15 @@ def render(
     spent = costs.of_methods(every, pareto) if pareto not in (None, "params") else {}
     records = [record for record in chosen if not costs.measures(record)]
     about_costs = costs.tables((r for r in chosen if costs.measures(r)), form)
-    if about_costs and not records:
-        return "\n\n".join(about_costs)
+    if chosen and not records:
+        return "\n\n".join(about_costs) or "nothing was measured."
     table = summarise(records)
     if form == "csv":
-        return table.drop(columns="evaluations").to_csv(index=False).rstrip("\n")
-    parts = []
+        if pareto:
+            raise HarnessError("--pareto marks a table to be read: leave out --format csv.")
+        scores = table.drop(columns="evaluations").to_csv(index=False).rstrip("\n")
+        return "\n\n".join([scores, *about_costs])
+    parts, compared = list[str](), False
     for key, part in table.groupby(TABLES, sort=False):
         task_name, backbone, weights, shots, settings = map(str, key)
         like = table[(table["task"] == task_name) & (table["backbone"] == backbone)]
@@ -158,16 +161,23 @@ def render(
         title += f", settings {settings}" if like["settings"].nunique() > 1 else ""
         datasets = [name for name in part["dataset"].drop_duplicates() if name != "average"]
         averaged = [name for name in datasets if part[part["dataset"] == name]["averaged"].all()]
-        mine = {label: c for (b, w, label), c in spent.items() if (b, w) == (backbone, weights)}
+        mine = {each[-1]: c for each, c in spent.items()
+                if each[:-1] == (backbone, weights, task_name, shots)}  # fmt: skip
         if pareto == "params":
             counts = part.dropna(subset="parameters")
             mine = dict(zip(counts["label"], counts["parameters"], strict=True))
         heading = f"{title}, {_number(averaged)}"
+        compared = compared or bool(mine)
         parts.append(_scores(part, "average", heading, form, mine, pareto))
         if len(datasets) > 1:
             parts.append(_overview(part, datasets, form))
         if by_dataset:
             parts += [_scores(part, name, f"{title}, {name}", form) for name in datasets]
+    if pareto and not compared:
+        raise HarnessError(
+            f"--pareto {pareto}: no measurement is of these backbones, weights, tasks and shots. "
+            "Measure with --tasks efficiency, --shots and --set efficiency.like=TASK."
+        )
     for key, part in table.groupby([name for name in TABLES if name != "shots"], sort=False):
         if part["shots"].nunique() > 1:
             parts.append(_by_shots(part, f"{key[0]}, {key[1]}", form))

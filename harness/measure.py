@@ -14,6 +14,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+THREADS = torch.get_num_threads()  # of the processor, for all processes of a command
+
 
 @dataclass(frozen=True)
 class Seconds:

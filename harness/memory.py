@@ -1,5 +1,6 @@
 """How much of a training step is held at once: micro-batches and recomputation from the memory."""
 
+import math
 import os
 
 import torch
@@ -41,6 +42,10 @@ def choose(model: Model, images: int, texts: Texts, memory: int) -> Chunks:
     if tight:
         parts = {kind: memory // max(least, 1) for kind, (_, _, least) in costs.items()}
     sizes = {kind: max(1, min(part, costs[kind][0])) for kind, part in parts.items()}
+    if all(sizes[kind] == count for kind, (count, _, _) in costs.items()):
+        # each fits alone: two parts of one are enough, for then no two parts are held at once
+        larger = max(costs, key=lambda kind: (costs[kind][0] > 1, costs[kind][0] * costs[kind][1]))
+        sizes[larger] = math.ceil(sizes[larger] / 2)
     return Chunks(sizes["image"], sizes["text"], tight)
 
 

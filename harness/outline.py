@@ -90,7 +90,8 @@ def _recipes(runs: Sequence[Run]) -> list[str]:
     every: dict[tuple[str, str], set[str]] = {}
     for run in runs:
         method, dataset = type(run.method.value), run.fit.dataset
-        usual, recipe = method(), method.recipe(run.task.name, dataset, run.shots)
+        task = run.task.value.published(run.task.name)
+        usual, recipe = method(), method.recipe(task, dataset, run.shots)
         changed = ", ".join(
             f"{name}={value!r}"
             for name, value in recipe.items()

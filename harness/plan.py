@@ -244,7 +244,8 @@ class Run:
         return f"{self.method.name} {self.task.name} {self.dataset} seed {self.seed}"
 
 
-Build = Callable[[str, str, int], Sequence[Named]]  # (task, fitted dataset, shots) -> methods
+# (task whose recipes hold, fitted dataset, shots) -> methods
+Build = Callable[[str, str, int], Sequence[Named]]
 
 
 def product(
@@ -265,7 +266,9 @@ def product(
     return [
         Run(method, task, dataset, shots, seed, bench)
         for dataset, seed in itertools.product(datasets, seeds)
-        for method in methods(task.name, task.value.fit(dataset).dataset, shots)
+        for method in methods(
+            task.value.published(task.name), task.value.fit(dataset).dataset, shots
+        )
     ]
 
 

@@ -22,6 +22,7 @@ from harness.config import Binding
 from harness.efficiency import forecast, forward_rate
 from harness.engine import execute
 from harness.errors import HarnessError
+from harness.measure import THREADS
 from harness.method import Method
 from harness.plan import Bench, Named, Run, product
 from harness.registry import Plugin, Registry
@@ -32,7 +33,6 @@ BENCHMARKS = (
     "emoji_animals,emoji_food,emoji_travel,emoji_objects,emoji_activities,emoji_smileys,"
     "emoji_people,emoji_symbols"
 )
-THREADS = torch.get_num_threads()  # of the processor, for all processes of a command
 START = 15  # seconds of work that repay the start of a process
 
 

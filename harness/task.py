@@ -45,6 +45,10 @@ class Task(ABC):
         """The task, knowing the datasets that it will be run on."""
         return self
 
+    def published(self, name: str) -> str:
+        """The task whose published settings the methods take, of a task registered as `name`."""
+        return name
+
     @abstractmethod
     def fit(self, dataset: str) -> Fit:
         """What a run of this task on `dataset` is fitted on."""
@@ -57,7 +61,7 @@ class Task(ABC):
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Task):
     """What a method costs, and not how well it does: each part is done `repeats` times, inference
-    on `images` at once.
+    on `images` at once, with the settings that the methods have on the task `like`.
 
     printed: trainable parameters on ViT-B/16 that a paper prints, by method.
     """
@@ -66,6 +70,10 @@ class Measurement(Task):
 
     repeats: int = 5
     images: int = 100
+    like: str = "base2new"
+
+    def published(self, name: str) -> str:
+        return self.like
 
     def __post_init__(self) -> None:
         if self.repeats < 1 or self.images < 1:

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from harness import backbone as backbones
-from harness import bench, costs, measure
+from harness import bench, costs, efficiency, measure
+from harness.cache import Disk
 from harness.cli import main
 from harness.errors import HarnessError
+from harness.inputs import Images
 from harness.results import Store
 from tests.conftest import PLUGINS, TOY
 
@@ -92,7 +94,7 @@ def test_costs_are_tables_by_device_and_nothing_is_measured_twice(measured, caps
     printed = capsys.readouterr().out
     assert "to run: 0 of 5" in printed
     assert printed.count("efficiency, emoji-mini, fp32") == 2
-    assert "emoji_food (50 classes): training." in printed
+    assert "emoji_food (50 classes), 2 shots, settings of base2new: training." in printed
     assert "Top-1" not in printed
     assert max(map(len, printed.splitlines())) <= 120
     assert main(["leaderboard", "--results", str(measured), "--format", "csv"]) == 0
@@ -120,7 +122,46 @@ def test_pareto_marks_what_no_method_beats(measured, tmp_path, capsys):
         assert "zero_shot" in marked or cost == "inference"  # in every other way it costs nothing
         assert cost in header.split()
         assert costs.COSTS[cost][0] in "\n".join(lines)
+    assert main([*arguments, "--pareto", "fit", "--format", "csv"]) == 2
     assert main(["leaderboard", "--results", str(tmp_path / "none"), "--pareto", "fit"]) == 2
+    # costs of a fit with other shots, or with the recipe of another task, are not of this table
+    assert run(tmp_path / "o", "coop", "few_shot") == 0
+    arguments = ["leaderboard", "--results", str(tmp_path / "o"), str(measured)]
+    assert main([*arguments, "--pareto", "fit"]) == 2
+    assert "efficiency.like" in capsys.readouterr().err
+
+
+def test_features_are_computed_for_a_measurement_whatever_is_kept(make_run, tmp_path):
+    run = make_run("coop")
+    source = dataclasses.replace(run.bench.source("toy"), disk=Disk(tmp_path))
+    model, calls = run.model(), []
+    augmentation = run.bench.augmentation(model.method)
+    images = Images(model, source, run.train, run.bench.cache, augmentation)
+    alone = efficiency._alone(images).source
+    for kind in ("features", "features", "others", "others"):
+
+        def compute(kind=kind):
+            calls.append(kind)
+            return {"x": torch.zeros(1)}
+
+        alone.kept(kind, run.train, run.train.items, compute)
+    assert calls == ["features", "features", "others"]
+    assert efficiency._alone(images).cache is not images.cache
+
+
+def test_all_texts_of_a_method_are_counted(tmp_path):
+    assert run(tmp_path, "tcp,coop") == 0
+    coop, tcp = Store(tmp_path).records()
+    counted = [each.cost["inference"]["operations_a_class"] for each in (coop, tcp)]
+    assert 1.8 < counted[1] / counted[0] < 2.5  # its anchors' texts, too
+
+
+def test_without_room_for_decoded_images_nothing_is_measured(tmp_path, capsys):
+    few = ["--methods", "coop", "--tasks", "efficiency", "--results", str(tmp_path)]
+    assert main(["run", *few, "--cache-limit", "0"]) == 1
+    printed = capsys.readouterr()
+    assert "--cache-limit" in printed.err
+    assert "nothing was measured" in printed.out
 
 
 def test_unbeaten_is_not_beaten_in_both():
@@ -128,13 +169,20 @@ def test_unbeaten_is_not_beaten_in_both():
     assert costs.unbeaten(points) == [False, True, False, True, True]
 
 
-def test_costs_of_different_devices_are_never_in_one_column(measured, capsys):
+def test_costs_of_different_kinds_are_never_in_one_column(measured, capsys):
     records = list(Store(measured).records())
-    run = {**records[0].run, "measured_on": ["another", 64]}
-    other = dataclasses.replace(records[0], run=run)
-    assert len(costs.tables([*records, other], "markdown")) == 4
-    with pytest.raises(HarnessError, match="different devices"):
-        costs.of_methods([*records, other], "fit")
+    first = records[0]
+    for changed in (
+        {"measured_on": ["another", 64]},
+        {"settings": {**first.run["settings"], "precision": "bf16"}},
+        {"task_fields": {**first.run["task_fields"], "images": 5}},
+    ):
+        other = dataclasses.replace(first, run={**first.run, **changed})
+        assert len(costs.tables([*records, other], "markdown")) == 4
+        with pytest.raises(HarnessError, match="different kinds"):
+            costs.of_methods([*records, other], "fit")
+    few = dataclasses.replace(first, run={**first.run, "shots": 1})
+    assert len(costs.of_methods([*records, few], "fit")) == len(records) + 1
     with pytest.raises(HarnessError, match="--tasks efficiency"):
         costs.of_methods([], "fit")
 
@@ -191,6 +239,11 @@ def test_bench_prints_and_keeps_what_it_measured(tmp_path, capsys):
     assert max(map(len, printed.splitlines())) <= 120
     assert main(["bench", "--methods", "coopp"]) == 2
     assert main(["bench", "--repeats", "0"]) == 2
+    assert main(["bench", "--classes", "0"]) == 2
+    for name in ("zero_shot", "metaprompt", "lfa"):
+        few = ["--methods", name, "--parts", "steps", "--backbone", "emoji-mini"]
+        assert main(["bench", *few]) == 2
+        assert "--tasks efficiency" in capsys.readouterr().err
     assert main(["bench", "--parts", "step"]) == 2
 
 

@@ -41,6 +41,26 @@ def test_the_chosen_micro_batches_are_as_large_as_the_memory_allows(mini):
     assert found.texts == int(2**26 / memory.TAKEN["cpu"]) // row
 
 
+@pytest.mark.parametrize("name", ["mma", "cocoop"])
+def test_what_is_held_at_once_is_no_more_than_the_memory(name, mini):
+    """Two parts of one batch are held together, of several each by itself."""
+    classes = Classes("toy", tuple(f"thing {i}" for i in range(40)), "{}")
+    model = Model(mini, PLUGINS.plugins["methods"][name].cls(), classes, seed=1)
+    prompts = texts(model, classes, training=True)
+    costs = memory._costs(model, 16, prompts)
+    sizes = {kind: rows * row for kind, (rows, row, _) in costs.items()}
+    for share in (1.01, 0.99, 0.7, 0.5, 0.3):
+        allowed = sum(sizes.values()) * share
+        found = choose(model, 16, prompts, int(allowed * memory.TAKEN["cpu"]))
+        at_once = {"image": found.images, "text": found.texts}
+        if found == Chunks():
+            assert share > 1
+            continue
+        assert any(0 < at_once[kind] < rows for kind, (rows, _, _) in costs.items())
+        for kind, (_, row, least) in costs.items():
+            assert at_once[kind] * (least if found.checkpointing else row) <= allowed
+
+
 @pytest.mark.parametrize("name", ["coop", "mma", "dra", "lora", "cocoop"])
 def test_the_activations_of_the_micro_batches_are_what_was_foreseen(name, mini):
     """Counted anew, of 40 rows at once; the frozen weights do not depend on the rows."""
