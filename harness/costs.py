@@ -129,7 +129,8 @@ def _inference(title: str, costs: dict[str, dict[str, Any]], form: str) -> str:
     batch = max(cost["inference"]["batch"] for cost in costs.values())
     notes = [
         f"{title}: inference.",
-        f"Batches of {batch}. GF: counted floating-point operations / 1e9, of a class once.",
+        f"Batches of {batch}. GF: counted floating-point operations / 1e9, of a class once, with",
+        "the frozen texts that the method refers to.",
     ]
     if any(cost["inference"]["text_per_image"] for cost in costs.values()):
         notes.append("*: for each class and image.")
