@@ -254,13 +254,13 @@ def test_every_task_runs_on_all_fifteen_datasets_as_published(tmp_path):
         places = ["--data-root", str(tmp_path / "data"), "--results", str(results)]
         return main(["run", *chosen, *places, "--set", "engine.max_steps=1", *arguments])
 
-    source = ("--set", "cross_dataset.source=imagenet")
-    source += ("--set", "domain_generalization.source=imagenet")
+    cross = ("--set", "cross_dataset.source=imagenet")
+    shifted = ("--set", "domain_generalization.source=imagenet")
     assert run("adapter", "base2new", "--datasets", ",".join(TRAINED)) == 0
     assert run("adapter", "few_shot", "--datasets", "imagenet,fgvc_aircraft,dtd") == 0
-    assert run("adapter", "cross_dataset,domain_generalization", *source) == 0
-    assert run("tip_adapter", "domain_generalization", *source) == 0
-    assert run("tip_adapter", "cross_dataset", "--datasets", "imagenet,dtd", *source) == 0
+    assert run("adapter", "cross_dataset,domain_generalization", *cross, *shifted) == 0
+    assert run("tip_adapter", "domain_generalization", *shifted) == 0
+    assert run("tip_adapter", "cross_dataset", "--datasets", "imagenet,dtd", *cross) == 0
     records = Store(results).records()
     ended = {(r.run["method"], r.run["task"], r.run["dataset"]): r for r in records}
     total = {key: {n: s["total"] for n, s in r.scores.items()} for key, r in ended.items()}
