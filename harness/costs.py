@@ -63,7 +63,7 @@ def tables(records: Iterable[Record], form: str) -> list[str]:
         device, threads = first.run["measured_on"]
         where = device if first.cost["cuda"] else f"{device}, {threads} thread{'s' * (threads > 1)}"
         title = f"efficiency, {first.run['backbone']}, {first.run['settings']['precision']}, "
-        title += f"{where}, {first.run['dataset']} ({first.cost['classes']} classes), "
+        title += f"{where},\n{first.run['dataset']} ({first.cost['classes']} classes), "
         title += f"{first.run['shots']} shots, settings of {_like(first)}"
         costs = {name: dict(record.cost) for name, record in members.items()}
         parts += [_training(title, costs, form), _inference(title, costs, form)]
