@@ -231,9 +231,9 @@ def alive(group: int) -> bool:
 @pytest.mark.parametrize(("ended", "jobs"), [(signal.SIGINT, "1"), (signal.SIGKILL, "2")])
 def test_what_is_finished_is_kept_and_no_process_goes_on(ended, jobs, tmp_path):
     arguments = command(tmp_path, "--methods", "zero_shot,dra,mma", "--jobs", jobs)
-    arguments += ["--set", "engine.max_steps=4000"]
+    arguments += ["--set", "engine.max_steps=400000"]
     process = subprocess.Popen(
-        [*arguments, "--set", "dra.epochs=4000", "--set", "mma.epochs=4000"],
+        [*arguments, "--set", "dra.epochs=400000", "--set", "mma.epochs=400000"],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
