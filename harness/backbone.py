@@ -18,6 +18,7 @@ from harness.errors import HarnessError
 from harness.randomness import seed_of
 
 EMBEDDED = Path(__file__).parent / "backbones"
+IMAGENET: list[str] = open_clip.IMAGENET_CLASSNAMES  # in the order of the labels
 
 
 def load(name: str, device: str | torch.device = "cpu") -> Clip:

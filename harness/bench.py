@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from harness import backbone as backbones
 from harness import data, inputs
+from harness.backbone import IMAGENET
 from harness.cache import Cache
 from harness.clip import Clip, Tower, cast_once
 from harness.dataset import Classes
@@ -45,21 +46,14 @@ from harness.trainer import Batch, Chunks, Room, TrainingStep
 
 PARTS = ("steps", "memory", "matrix")
 MATRIX = ("emoji_food", (1, 2, 3))  # dataset and seeds
-FEW = (50, 100, 150, 200)  # classes from which the naive way is extrapolated
-COUNTED = (50, 100)  # classes at which FLOPs are counted: they are linear in the classes
+FEW = (50, 100, 200)  # classes from which the naive way is extrapolated
 SCORED = 32  # images of an evaluation
-WORDS = (
-    ("golden", "striped", "wooden", "small", "red", "old", "long"),
-    ("retriever", "violin", "teapot", "bus", "fox", "chair", "rose", "bridge", "cake", "boat"),
-)
 
 
 def names(count: int) -> tuple[str, ...]:
-    """Class names of ordinary lengths, the longest among the first."""
-    adjectives, nouns = WORDS
-    return tuple(
-        f"{adjectives[i % 7]} {nouns[i // 7 % 10]} {chr(97 + i // 70)}" for i in range(count)
-    )
+    """Class names of ImageNet, evenly spaced among its thousand, which come again above that."""
+    step = max(1, len(IMAGENET) // count)
+    return tuple(itertools.islice(itertools.cycle(IMAGENET[::step]), count))
 
 
 @dataclass(frozen=True)
@@ -133,9 +127,9 @@ class Bed:
         """Text rows of a step."""
         return len(prompts.ids) * (self.method.batch_size if self.method.text_per_image else 1)
 
-    def start(self) -> Tensor:
-        """What reaches the changed part of the image tower."""
-        pixels = self.pixels[: self.method.batch_size]
+    def start(self, images: int | None = None) -> Tensor:
+        """What reaches the changed part of the image tower, of the first images of a batch."""
+        pixels = self.pixels[: images or self.method.batch_size]
         return self.model.start(self.clip.image, self.normalised(pixels))
 
     def normalised(self, pixels: Tensor) -> Tensor:
@@ -188,8 +182,33 @@ class Bed:
         """The image tower alone, on images that are in memory as it takes them."""
         self.clip.image(images)
 
+    def flops(self, prompts: Texts, parts: str) -> float:
+        """Operations of a step with these texts, which pass `whole`, in `halves`, or in halves
+        whose blocks are `recomputed`: counted with two images and a few texts of each length, to
+        which the rest is proportional."""
+        own, per_class = self.method.text_per_image, prompts.per_class
+        images = min(self.method.batch_size, 2)
+        more = self.method.batch_size / images
+
+        def counted(one: int, classes: int) -> int:
+            """Of so many classes with the texts of one."""
+            few = prompts.of_classes(torch.full((classes,), one, device=prompts.ids.device))
+            at_once = classes * per_class * (images if own else 1)
+            chunks = Chunks(0, at_once if parts == "whole" else at_once // 2, parts == "recomputed")
+            return operations(lambda: self._step(self.start(images), few, chunks))
+
+        of_images = of_texts = 0.0
+        for rows, length in prompts.groups(self.method.batch_size if own else 1):
+            longest = int((prompts.lengths == length).nonzero()[0]) // per_class
+            two, four = counted(longest, 2), counted(longest, 4)
+            of_images = 2 * two - four
+            of_texts += len(rows) * (four - two) / 2 / per_class
+        return of_images * more + of_texts * (more if own else 1)
+
     def _step(self, x: Tensor, prompts: Texts, chunks: Chunks) -> None:
-        batch = Batch(self.model, x, prompts, self.labels, (1, self.number), chunks)
+        classes = len(prompts.ids) // prompts.per_class
+        labels = self.labels[: len(x)] % classes
+        batch = Batch(self.model, x, prompts, labels, (1, self.number), chunks)
         self.method.step(TrainingStep(batch, self.optimiser, 1e-5, 0, 10**6, Room(chunks)))
         self.number += 1
 
@@ -202,7 +221,13 @@ def naively() -> Iterator[None]:
     def whole(model: Model, tower: Tower) -> int | None:
         return None if real(model, tower) is None else -1
 
-    with mock.patch.object(Model, "cut", whole), mock.patch.object(inputs, "crop", lambda ids: ids):
+    def all_positions(ids: Tensor) -> Tensor:
+        return torch.full((len(ids),), ids.shape[1])
+
+    with (
+        mock.patch.object(Model, "cut", whole),
+        mock.patch.object(inputs, "needed", all_positions),
+    ):
         yield
 
 
@@ -211,22 +236,14 @@ def steps(
 ) -> Iterator[Row]:
     """A row for each method and number of classes."""
     memory = memory_of(clip.device)
-    flops: dict[str, _Counted] = {}
     with tqdm(total=len(methods) * len(counts), desc="bench", disable=None) as bar:
         for count, (name, method) in itertools.product(counts, methods.items()):
             bar.set_postfix_str(f"{name}, {count} classes")
-            if name not in flops:
-                flops[name] = _flops(clip, method, memory)
-            yield _row(clip, name, method, count, memory, repeats, flops[name])
+            yield _row(clip, name, method, count, memory, repeats)
             bar.update()
 
 
-Line = tuple[float, float]  # at no classes, and for each
-
-
-def _row(
-    clip: Clip, name: str, method: Method, count: int, memory: int, repeats: int, flops: "_Counted"
-) -> Row:
+def _row(clip: Clip, name: str, method: Method, count: int, memory: int, repeats: int) -> Row:
     bed = Bed(clip, method, count, memory)
     works: dict[str, Callable[[], object]] = {"engine": bed.engine}
     if bed.fits_naively:
@@ -236,11 +253,15 @@ def _row(
         works["cached"] = bed.cached
         bed.cached()
     seconds = timed(works, repeats, clip.device, warm=True)
-    engine = Cost(seconds["engine"].median, flops.engine(count, bed.chunks), memories["engine"])
+    parts = "recomputed" if bed.chunks.checkpointing else "halves"
+    flops = bed.flops(bed.prompts, parts if bed.chunks != Chunks() else "whole")
+    engine = Cost(seconds["engine"].median, flops, memories["engine"])
+    with naively():
+        flops = bed.flops(bed.whole, "whole")
     if bed.fits_naively:
-        naive = Cost(seconds["naive"].median, flops.naive(count), memories["naive"])
+        naive = Cost(seconds["naive"].median, flops, memories["naive"])
     else:
-        naive = _continued(clip, method, count, memory, repeats, flops.naive(count))
+        naive = _continued(clip, method, count, memory, repeats, flops)
     images = bed.normalised(bed.pixels[: bed.scored])
     scoring = timed(
         {"score": bed.evaluate(), "bare": partial(bed.bare, images)}, repeats, clip.device
@@ -272,49 +293,6 @@ def _continued(
             seconds.append(timed({"n": bed.naive}, repeats, clip.device, warm=True)["n"].median)
     most = _along(at, sizes, count)
     return Cost(_along(at, seconds, count), flops, None if math.isnan(most) else most, True)
-
-
-@dataclass(frozen=True)
-class _Counted:
-    """FLOPs of a step: at the COUNTED classes, naively, by the engine, and by the engine in
-    micro-batches of texts, each of which is encoded twice."""
-
-    naively: Line
-    whole: Line
-    halves: Line
-    twice: Line
-
-    def naive(self, count: int) -> float:
-        return self.naively[0] + self.naively[1] * count
-
-    def engine(self, count: int, chunks: Chunks) -> float:
-        line = self.whole
-        if chunks != Chunks():
-            line = self.twice if chunks.checkpointing else self.halves
-        return line[0] + line[1] * count
-
-
-def _flops(clip: Clip, method: Method, memory: int) -> _Counted:
-    """Counted with two images at most, and few classes: the rest is proportional."""
-    few = replace(method, batch_size=min(method.batch_size, 2))
-    more = method.batch_size / few.batch_size
-    found: dict[str, list[float]] = {"naive": [], "whole": [], "halves": [], "twice": []}
-    for count in COUNTED:
-        bed = Bed(clip, few, count, memory)
-        half = max(1, bed.rows(bed.prompts) // 2)
-        found["naive"].append(operations(bed.naive))
-        for name, chunks in (
-            ("whole", Chunks(texts=bed.rows(bed.prompts) if method.text_per_image else 0)),
-            ("halves", Chunks(0, half)),
-            ("twice", Chunks(0, half, True)),
-        ):
-            found[name].append(operations(partial(bed.engine, chunks)))
-    at = list(map(float, COUNTED))
-    lines = []
-    for values in found.values():
-        images, each = _along(at, values, 0), _along(at, values, 1) - _along(at, values, 0)
-        lines.append((images * more, each * (more if method.text_per_image else 1)))
-    return _Counted(*lines)
 
 
 def _along(at: Sequence[float], values: Sequence[float], where: float) -> float:

@@ -303,12 +303,10 @@ def _plain(block: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
     return block(x, mask, unedited)
 
 
-def crop(ids: Tensor) -> Tensor:
-    """Token ids [R, L] without the positions after the last end-of-text token of all rows.
-
-    Exact for a causal tower pooled at that token if every edit is token-wise or causal.
-    """
-    return ids[:, : int(ids.argmax(-1).max()) + 1]
+def needed(ids: Tensor) -> Tensor:
+    """Positions [R] of token ids [R, L] up to the end-of-text token, on the CPU. The others change
+    no feature of a causal tower pooled there if every edit is token-wise or causal."""
+    return ids.argmax(-1).cpu() + 1
 
 
 def _blocks(blocks: nn.ModuleList, tower: str) -> nn.ModuleList:

@@ -203,8 +203,8 @@ def _training(
     def tower(kind: str) -> None:
         """Forward and backward of one tower."""
         whole = (given() if kind == "image" else known).drawn()
-        for numbers in pieces(whole, kind):
-            features, _ = part(whole, kind, numbers)
+        for piece in pieces(whole, kind):
+            features, _ = part(whole, kind, piece)
             if features.requires_grad:
                 features.sum().backward()
 

@@ -7,13 +7,14 @@ that need the same values share them, under a size budget.
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from harness import data
 from harness.cache import Cache, code_of
-from harness.clip import Clip, crop
+from harness.clip import Clip, needed
 from harness.data import Augmentation, FiveCrop, Source, View
 from harness.dataset import Classes, Split
 from harness.errors import HarnessError
@@ -22,45 +23,86 @@ from harness.method import Method, Rows
 
 CHUNK = 100  # images a forward pass while nothing is trained: Dassl's test batch
 CHUNK_TEXTS = 1024  # texts a forward pass while nothing is trained
+PASS = {"cuda": 4096, "cpu": 256}  # tokens that take as long as a pass through a tower by itself
+
+
+class Piece(NamedTuple):
+    """What passes a tower together: numbers [r] of images or text rows, positions of each text."""
+
+    numbers: Tensor
+    length: int = 0
 
 
 @dataclass(frozen=True)
 class Texts:
     """The texts of some classes.
 
-    ids [R, L]: token ids; x: what `start` made of them; per_class: T; kinds [R]: which of its
-    class's T texts each row is; references: frozen features [C, T, E] of the classes, by name.
+    ids [R, L]: token ids; x: what `start` made of them; lengths [R], on the CPU: the positions that
+    each needs; per_class: T; kinds [R]: which of its class's T texts each row is; references:
+    frozen features [C, T, E] of the classes, by name.
     """
 
     ids: Tensor
     x: Tensor
+    lengths: Tensor
     per_class: int
     kinds: Tensor
     references: Mapping[str, Tensor]
+
+    def groups(self, copies: int = 1) -> list[Piece]:
+        """The rows in groups of similar lengths, each to be cut to its longest: those with which
+        the fewest tokens pass, of so many copies of the rows, counting a `PASS` for each group."""
+        order = self.lengths.argsort(stable=True)
+        sizes, counts = self.lengths.unique(return_counts=True)
+        ends = [0, *counts.cumsum(0).tolist()]
+        fixed = PASS.get(self.ids.device.type, 0)
+        best = [(0, 0)]  # of the rows up to each end: tokens, and where their last group begins
+        for j, size in enumerate(sizes.tolist(), 1):
+            tokens = [best[i][0] + copies * size * (ends[j] - ends[i]) + fixed for i in range(j)]
+            best.append(min(zip(tokens, range(j), strict=True)))
+        groups, end = list[Piece](), len(sizes)
+        while end:
+            start = best[end][1]
+            rows = order[ends[start] : ends[end]].sort().values
+            groups.append(Piece(rows.to(self.ids.device), int(sizes[end - 1])))
+            end = start
+        return groups
+
+    def pieces(self, most: int, images: int = 1) -> list[Piece]:
+        """All rows, of each of `images`, in parts of at most `most` and of similar lengths."""
+        of = len(self.ids) * torch.arange(images, device=self.ids.device)[:, None]
+        return [
+            Piece(numbers, length)
+            for rows, length in self.groups(images)
+            for numbers in (of + rows).flatten().split(most)
+        ]
 
     def of_classes(self, classes: Tensor) -> "Texts":
         """The texts of some of the classes, in that order."""
         rows = self._rows(classes, torch.arange(self.per_class, device=classes.device))
         references = {name: each[classes] for name, each in self.references.items()}
-        return replace(self, ids=self.ids[rows], x=self.x[rows], kinds=self.kinds[rows],
-                       references=references)  # fmt: skip
+        return replace(self._of(rows), references=references)
 
     def of_kinds(self, kinds: Tensor) -> "Texts":
         """Some of each class's texts."""
         count = len(self.ids) // self.per_class
         rows = self._rows(torch.arange(count, device=kinds.device), kinds)
+        return replace(self._of(rows), per_class=len(kinds))
+
+    def _of(self, rows: Tensor) -> "Texts":
         return replace(self, ids=self.ids[rows], x=self.x[rows], kinds=self.kinds[rows],
-                       per_class=len(kinds))  # fmt: skip
+                       lengths=self.lengths[rows.cpu()])  # fmt: skip
 
     def rows(
         self,
-        numbers: Tensor,
+        piece: Piece,
         images: Tensor | None = None,
         training: bool = False,
         key: tuple[object, ...] = (),
     ) -> tuple[Tensor, Tensor, Rows]:
         """Inputs, token ids and description of some text rows; with `images` [B, E] row r is text
         r % R of image r // R."""
+        numbers, length = piece
         count = len(self.ids)
         of = numbers % count
         references = {  # [r, T, E]
@@ -69,9 +111,10 @@ class Texts:
         }
         total = count if images is None else count * len(images)
         image = None if images is None else images[numbers // count]
-        ids, kinds = self.ids[of], self.kinds[of]
+        ids, kinds, x = self.ids[of, :length], self.kinds[of], self.x[of]
         rows = Rows(numbers, total, training, key, ids, kinds, references, image)
-        return self.x[of], ids, rows
+        features = x.ndim == 2 and x.is_floating_point()  # of a tower that is never changed
+        return (x if features else x[:, :length]), ids, rows
 
     def _rows(self, classes: Tensor, kinds: Tensor) -> Tensor:
         return (classes[:, None] * self.per_class + kinds).flatten()
@@ -82,15 +125,17 @@ def texts(model: Model, classes: Classes, training: bool, cache: Cache | None = 
     of the method's references."""
     prompts, clip = model.method.prompts(classes), model.clip
     ids = clip.tokenize([text for each in prompts for text in each])
-    if not (training and model.mixes_text()):
-        ids = crop(ids)
+    lengths = needed(ids)
+    if training and model.mixes_text():
+        lengths = torch.full_like(lengths, ids.shape[1])
+    ids = ids[:, : int(lengths.max())]
     x = torch.cat([model.start(clip.text, part) for part in ids.split(CHUNK_TEXTS)])
     kinds = torch.arange(len(prompts[0]), device=ids.device).repeat(len(prompts))
     references = {
         name: frozen_texts(model.clip, each, cache or Cache())
         for name, each in model.method.references(classes).items()
     }
-    return Texts(ids, x, len(prompts[0]), kinds, references)
+    return Texts(ids, x, lengths, len(prompts[0]), kinds, references)
 
 
 @torch.no_grad()
@@ -100,7 +145,8 @@ def frozen_texts(clip: Clip, prompts: Sequence[Sequence[str]], cache: Cache) -> 
     key = ("texts", *arithmetic(clip), tuple(flat))
 
     def live() -> dict[str, Tensor]:
-        ids = crop(clip.tokenize(flat))
+        ids = clip.tokenize(flat)
+        ids = ids[:, : int(needed(ids).max())]
         return {"x": torch.cat([clip.text(part) for part in ids.split(CHUNK_TEXTS)])}
 
     def compute() -> Tensor:
@@ -259,10 +305,17 @@ def image_features(model: Model, x: Tensor) -> Tensor:
 def text_features(model: Model, prompts: Texts, images: Tensor | None = None) -> Tensor:
     """Features of every prompt, before normalisation: [C, T, E], or [B, C, T, E] for each of
     `images` [B, E]. At most CHUNK_TEXTS prompts are held at once."""
-    count = len(prompts.ids) * (1 if images is None else len(images))
-    features = []
-    for numbers in torch.arange(count, device=prompts.ids.device).split(CHUNK_TEXTS):
-        x, ids, rows = prompts.rows(numbers, images)
+    pieces, features = prompts.pieces(CHUNK_TEXTS, 1 if images is None else len(images)), []
+    for piece in pieces:
+        x, ids, rows = prompts.rows(piece, images)
         features.append(model.finish(model.clip.text, x, ids, rows))
     shape = (-1, prompts.per_class) if images is None else (len(images), -1, prompts.per_class)
-    return torch.cat(features).unflatten(0, shape)
+    return in_order(features, pieces).unflatten(0, shape)
+
+
+def in_order(features: Sequence[Tensor], pieces: Sequence[Piece]) -> Tensor:
+    """Features [r, E] of each piece as those of all rows [R, E]."""
+    if len(pieces) == 1:
+        return features[0]
+    numbers = torch.cat([piece.numbers for piece in pieces])
+    return torch.cat(list(features))[numbers.argsort()]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from harness.graft import Model
-from harness.inputs import Texts
+from harness.inputs import Piece, Texts
 from harness.trainer import Batch, Chunks, part
 
 SHARE = {"cuda": 0.8, "cpu": 0.5}  # of the device's memory
@@ -50,13 +50,16 @@ def choose(model: Model, images: int, texts: Texts, memory: int) -> Chunks:
 
 
 def _costs(model: Model, images: int, texts: Texts) -> dict[str, tuple[int, int, int]]:
-    """By tower: a step's rows, and what `_bytes` says of one."""
+    """By tower: a step's rows, and what `_bytes` says of one; of texts, the longest, and as many of
+    them as have the tokens of all."""
     clip = model.clip
     pixels = torch.zeros(2, 3, clip.size, clip.size, dtype=clip.logit_scale.dtype)
     x = model.start(clip.image, pixels.to(clip.device))
     labels = torch.zeros(2, dtype=torch.long, device=clip.device)
     batch = Batch(model, x, texts, labels, ("memory",)).drawn()
-    rows = len(batch.texts.ids) * (images if model.method.text_per_image else 1)
+    copies = images if model.method.text_per_image else 1
+    tokens = sum(len(numbers) * length for numbers, length in batch.texts.groups(copies))
+    rows = math.ceil(copies * tokens / batch.texts.ids.shape[1])
     return {"image": (images, *_bytes(batch, "image")), "text": (rows, *_bytes(batch, "text"))}
 
 
@@ -84,7 +87,8 @@ def _kept(batch: Batch, kind: str, count: int) -> int:
         return tensor
 
     model, numbers = batch.model, torch.arange(count, device=batch.labels.device)
+    piece = Piece(numbers, batch.texts.ids.shape[1])
     model.checkpointing = False
     with torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
-        _features = part(batch, kind, numbers)  # holds the graph, so that no address comes twice
+        _features = part(batch, kind, piece)  # holds the graph, so that no address comes twice
     return sum(sizes.values())

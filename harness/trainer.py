@@ -3,7 +3,7 @@
 import gc
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from harness.data import epoch_order, steps_per_epoch
 from harness.errors import HarnessError
 from harness.graft import Model
-from harness.inputs import CHUNK_TEXTS, FewShot, Images, Texts
+from harness.inputs import CHUNK_TEXTS, FewShot, Images, Piece, Texts, in_order
 from harness.method import Given, Gradients, Loss, Method, Rows
 from harness.randomness import generator
 
@@ -153,6 +153,15 @@ class Batch:
     chunks: Chunks = Chunks()
     frozen: Tensor | None = None
 
+    def rows(self, kind: str) -> tuple[int, int]:
+        """How many images or text rows the step has, and how many of them are held at most."""
+        images, texts = len(self.x), len(self.texts.ids)
+        if kind == "image":
+            return images, self.chunks.images or images
+        if not self.model.method.text_per_image:
+            return texts, self.chunks.texts or texts
+        return images * texts, self.chunks.texts or CHUNK_TEXTS
+
     def drawn(self) -> "Batch":
         """The batch with the texts that the method draws for this step."""
         count = self.model.method.texts_a_step()
@@ -239,8 +248,8 @@ def gradients(batch: Batch, loss: Loss | None = None) -> Tensor:
     model, device = batch.model, batch.labels.device
     model.checkpointing = batch.chunks.checkpointing
     loss = loss or model.method.loss
-    parts = [(kind, c) for kind in ("image", "text") for c in pieces(batch, kind)]
-    if len(parts) == 2:
+    parts = [(kind, piece) for kind in ("image", "text") for piece in pieces(batch, kind)]
+    if all(most >= rows for rows, most in map(batch.rows, ("image", "text"))):
         pairs = [part(batch, *each) for each in parts]
         auxiliary = sum((rows.auxiliary() for _, rows in pairs), start=0.0)
         value = _loss(batch, loss, [f for f, _ in pairs], parts, auxiliary)
@@ -265,26 +274,23 @@ def gradients(batch: Batch, loss: Loss | None = None) -> Tensor:
     return value.detach()
 
 
-def pieces(batch: Batch, kind: str) -> Sequence[Tensor]:
-    """The micro-batches of a step's images or text rows: their numbers."""
-    per_image = batch.model.method.text_per_image
-    count, most = len(batch.x), batch.chunks.images
+def pieces(batch: Batch, kind: str) -> list[Piece]:
+    """The images or text rows of a step, in micro-batches; texts of similar lengths together."""
+    rows, most = batch.rows(kind)
     if kind == "text":
-        rows = len(batch.texts.ids)
-        count = rows * count if per_image else rows
-        most = batch.chunks.texts or (CHUNK_TEXTS if per_image else 0)
-    return torch.arange(count, device=batch.labels.device).split(most or count)
+        return batch.texts.pieces(most, rows // len(batch.texts.ids))
+    return [Piece(each) for each in torch.arange(rows, device=batch.labels.device).split(most)]
 
 
-def part(batch: Batch, kind: str, numbers: Tensor) -> tuple[Tensor, Rows]:
+def part(batch: Batch, kind: str, piece: Piece) -> tuple[Tensor, Rows]:
     """Features of some of the step's images or text rows."""
-    model = batch.model
+    model, numbers = batch.model, piece.numbers
     if kind == "image":
         rows = Rows(numbers, len(batch.x), True, batch.key)
         x = batch.x[numbers]
         return model.finish(model.clip.image, x, x, rows), rows
     images = batch.x if model.method.text_per_image else None
-    x, ids, rows = batch.texts.rows(numbers, images, True, batch.key)
+    x, ids, rows = batch.texts.rows(piece, images, True, batch.key)
     return model.finish(model.clip.text, x, ids, rows), rows
 
 
@@ -292,14 +298,14 @@ def _loss(
     batch: Batch,
     loss: Loss,
     features: list[Tensor],
-    parts: list[tuple[str, Tensor]],
+    parts: list[tuple[str, Piece]],
     auxiliary: Tensor | float,
 ) -> Tensor:
     model, texts = batch.model, batch.texts
-    by_kind = {
-        kind: torch.cat([f for f, each in zip(features, parts, strict=True) if each[0] == kind])
-        for kind in ("image", "text")
-    }
+    by_kind = dict[str, Tensor]()
+    for kind in ("image", "text"):
+        mine = [(f, piece) for f, (of, piece) in zip(features, parts, strict=True) if of == kind]
+        by_kind[kind] = in_order(*zip(*mine, strict=True))
     lead = (len(batch.x), -1) if model.method.text_per_image else (-1,)
     text = by_kind["text"].unflatten(0, (*lead, texts.per_class))  # [C, T, E] or [B, C, T, E]
     scale = model.clip.logit_scale.exp()

@@ -13,7 +13,7 @@ from harness.method import Given, Method
 from harness.trainer import Batch, Chunks, gradients
 from tests.conftest import METHODS, PLUGINS
 
-FIT = Classes("toy", ("red", "green", "blue"), "{} disc.")
+FIT = Classes("toy", ("red", "light green", "blue"), "{} disc.")
 OTHER = Classes("toy", ("a yellow square", "sun"), "{} disc.")
 
 
@@ -90,6 +90,11 @@ def batch(model: Model, step: int = 0, chunks: Chunks | None = None) -> Batch:
     )
 
 
+def whole(ids: torch.Tensor) -> torch.Tensor:
+    """What `needed` says where nothing is cropped."""
+    return torch.full((len(ids),), ids.shape[1])
+
+
 def train_step(model: Model, step: int = 0) -> torch.Tensor:
     return gradients(batch(model, step))
 
@@ -149,7 +154,7 @@ def test_cropped_texts_give_the_logits_of_full_ones(name, exact, monkeypatch):
     model = grafted(name, exact)
     shake(model)
     cropped = logits(model, FIT, images())
-    monkeypatch.setattr("harness.inputs.crop", lambda ids: ids)
+    monkeypatch.setattr("harness.inputs.needed", whole)
     torch.testing.assert_close(logits(model, FIT, images()), cropped, atol=1e-10, rtol=1e-10)
 
 
@@ -162,7 +167,7 @@ def test_training_on_cropped_texts_is_exact_unless_tokens_are_mixed(name, exact,
     lengths, losses = [], []
     for patched in (False, True):
         if patched:
-            monkeypatch.setattr("harness.inputs.crop", lambda ids: ids)
+            monkeypatch.setattr("harness.inputs.needed", whole)
         lengths.append(texts(model, FIT, training=True).ids.shape[1])
         losses.append(train_step(model))
     assert (lengths[0] == lengths[1]) == model.mixes_text()
@@ -183,6 +188,25 @@ def test_micro_batches_and_recomputation_give_the_whole_batchs_gradient(name, ex
     torch.testing.assert_close(losses[1], losses[0], atol=1e-10, rtol=1e-10)
     for whole, parts in zip(*grads, strict=True):
         torch.testing.assert_close(parts, whole, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_texts_in_groups_of_like_lengths_give_what_all_together_give(name, exact, monkeypatch):
+    model = grafted(name, exact)
+    shake(model)
+    counts, found = [], []
+    for fixed in ({"cpu": 10**6}, {"cpu": 0}):
+        monkeypatch.setattr("harness.inputs.PASS", fixed)
+        counts.append(len(texts(model, FIT, training=True).groups()))
+        found.append([logits(model, FIT, images())])
+        if model.parameters():
+            model.trained.zero_grad()
+            found[-1].append(train_step(model))
+            found[-1] += [p.grad for p in model.parameters()]
+    assert counts[0] == 1
+    assert (counts[1] == 1) == model.mixes_text()
+    for together, apart in zip(*found, strict=True):
+        torch.testing.assert_close(apart, together, atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize("name", METHODS)
