@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -184,26 +184,32 @@ class Bed:
 
     def flops(self, prompts: Texts, parts: str) -> float:
         """Operations of a step with these texts, which pass `whole`, in `halves`, or in halves
-        whose blocks are `recomputed`: counted with two images and a few texts of each length, to
-        which the rest is proportional."""
-        own, per_class = self.method.text_per_image, prompts.per_class
-        images = min(self.method.batch_size, 2)
-        more = self.method.batch_size / images
+        whose blocks are `recomputed`.
 
-        def counted(one: int, classes: int) -> int:
-            """Of so many classes with the texts of one."""
-            few = prompts.of_classes(torch.full((classes,), one, device=prompts.ids.device))
-            at_once = classes * per_class * (images if own else 1)
+        They are counted with few images and few texts of each length; the rest is proportional.
+        """
+        own, per_class = self.method.text_per_image, prompts.per_class
+        batch = self.method.batch_size
+        images = 1 if own else min(batch, 2)
+
+        def counted(texts: Texts, length: int, classes: int, images: int = images) -> int:
+            """Of so many classes with the texts of one that has this length."""
+            one = int((texts.lengths == length).nonzero()[0]) // per_class
+            few = texts.of_classes(torch.full((classes,), one, device=texts.ids.device))
+            at_once = classes * per_class
             chunks = Chunks(0, at_once if parts == "whole" else at_once // 2, parts == "recomputed")
             return operations(lambda: self._step(self.start(images), few, chunks))
 
-        of_images = of_texts = 0.0
-        for rows, length in prompts.groups(self.method.batch_size if own else 1):
-            longest = int((prompts.lengths == length).nonzero()[0]) // per_class
-            two, four = counted(longest, 2), counted(longest, 4)
-            of_images = 2 * two - four
-            of_texts += len(rows) * (four - two) / 2 / per_class
-        return of_images * more + of_texts * (more if own else 1)
+        plain, any_length = replace(prompts, shared=0), int(prompts.lengths[0])
+        two, four = (counted(plain, any_length, classes) for classes in (2, 4))
+        of_images, total = 2 * two - four, 0.0
+        if images > 1:
+            total += (two - counted(plain, any_length, 2, 1)) * (batch - images)
+        for rows, length, _ in prompts.groups(batch if own else 1):
+            two, four = (counted(prompts, length, classes) for classes in (2, 4))
+            shared, each = 2 * two - four - of_images, (four - two) / 2 / per_class
+            total += shared + len(rows) * each
+        return (of_images + total) * (batch if own else 1)
 
     def _step(self, x: Tensor, prompts: Texts, chunks: Chunks) -> None:
         classes = len(prompts.ids) // prompts.per_class
@@ -227,6 +233,7 @@ def naively() -> Iterator[None]:
     with (
         mock.patch.object(Model, "cut", whole),
         mock.patch.object(inputs, "needed", all_positions),
+        mock.patch.object(inputs, "beginning", return_value=0),
     ):
         yield
 

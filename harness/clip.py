@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -53,6 +54,53 @@ class Projection(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
+@dataclass(frozen=True)
+class Branches:
+    """Rows of a causal tower that begin alike: the beginning passes once, and each row's own rest
+    sees it. The same features as those of whole rows.
+
+    shared: P positions; groups: G, each of as many rows with one beginning, in order; mask: the
+    tower's [P + S, P + S]. The tokens travel as one row [1, G * P + R * S, D], beginnings first.
+    """
+
+    shared: int
+    groups: int
+    mask: Tensor
+
+    def joined(self, x: Tensor) -> Tensor:
+        """Whole rows [R, P + S, D] -> [1, G * P + R * S, D]."""
+        first = x[:: len(x) // self.groups, : self.shared]  # [G, P, D]
+        rest = x[:, self.shared :]  # [R, S, D]
+        return torch.cat([first.flatten(0, 1), rest.flatten(0, 1)])[None]
+
+    def parted(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[1, G * P + R * S, ...] -> beginnings [G, P, ...] and rests [R, S, ...]."""
+        count = self.groups * self.shared
+        own = len(self.mask) - self.shared
+        return x[0, :count].unflatten(0, (-1, self.shared)), x[0, count:].unflatten(0, (-1, own))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q, k, v and the result: [1, H, G * P + R * S, D/H]."""
+        (q1, q2), (k1, k2), (v1, v2) = (self.parted(each.transpose(1, 2)) for each in (q, k, v))
+        first = self._attend(q1, k1, v1, self.mask[: self.shared, : self.shared])
+        k, v = (
+            torch.cat(
+                [one[:, None].expand(-1, len(two) // len(one), -1, -1, -1).flatten(0, 1), two], 1
+            )
+            for one, two in ((k1, k2), (v1, v2))
+        )  # [R, P + S, H, D/H]
+        rest = self._attend(q2, k, v, self.mask[self.shared :])
+        return torch.cat([first.flatten(0, 1), rest.flatten(0, 1)])[None].transpose(1, 2)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """[., L, H, D/H]."""
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+
+Mask = Tensor | Branches | None  # which positions an attention sees: additive [L, L]
+
+
 class Attention(nn.Module):
     """open_clip's nn.MultiheadAttention with q, k, v and o as sites.
 
@@ -68,7 +116,7 @@ class Attention(nn.Module):
         self.q, self.k, self.v = (Projection(self, i) for i in range(3))
         self.o = attention.out_proj
 
-    def forward(self, x: Tensor, mask: Tensor | None, edit: EditCall) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask, edit: EditCall) -> Tensor:
         """x [B, L, D] -> [B, L, D]."""
         batch, length, width = x.shape
         x = x.transpose(0, 1)  # [L, B, D]
@@ -79,7 +127,10 @@ class Attention(nn.Module):
             y = y.reshape(length, batch * self.heads, width // self.heads).transpose(0, 1)
             heads.append(y.view(batch, self.heads, length, -1))  # [B, H, L, D/H]
         q, k, v = heads
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [B, H, L, D/H]
+        if isinstance(mask, Branches):
+            y = mask.attend(q, k, v)
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [B, H, L, D/H]
         y = y.permute(2, 0, 1, 3).reshape(length * batch, width)  # [L*B, D]
         z = self.o(y).view(length, batch, width)
         if edit is not unedited:
@@ -98,7 +149,7 @@ class Block(nn.Module):
         self.mlp = block.mlp
         self.scale1, self.scale2 = block.ls_1, block.ls_2
 
-    def forward(self, x: Tensor, mask: Tensor | None, edit: EditCall) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask, edit: EditCall) -> Tensor:
         """x [B, L, D] -> [B, L, D]."""
         h = self._shown(edit, "ln1", self.ln1, x, self.ln1(x))
         h = self._shown(edit, "attn", self.attn, h, self.attn(h, mask, edit))
@@ -140,9 +191,11 @@ class Tower(nn.Module):
         """The additive attention mask [L, L], or None."""
         return None
 
-    def block(self, index: int, x: Tensor, edit: EditCall = unedited) -> Tensor:
-        """Block `index` (from 0) on tokens [., L, D]."""
-        block, mask = self.blocks[index], self.mask(x.shape[1])
+    def block(
+        self, index: int, x: Tensor, edit: EditCall = unedited, branches: Branches | None = None
+    ) -> Tensor:
+        """Block `index` (from 0) on tokens [., L, D], or on those of rows that begin alike."""
+        block, mask = self.blocks[index], branches or self.mask(x.shape[1])
         if edit is unedited and self.compiled:
             return _compiled()(block, x, mask)
         return block(x, mask, edit)
@@ -295,11 +348,11 @@ def compiled(clip: Clip) -> Iterator[None]:
 
 
 @functools.cache
-def _compiled() -> Callable[[nn.Module, Tensor, Tensor | None], Tensor]:
+def _compiled() -> Callable[[nn.Module, Tensor, Mask], Tensor]:
     return torch.compile(_plain)
 
 
-def _plain(block: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+def _plain(block: nn.Module, x: Tensor, mask: Mask) -> Tensor:
     return block(x, mask, unedited)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from harness.clip import Clip, Site, Tower, unedited
+from harness.clip import Branches, Clip, Site, Tower, unedited
 from harness.errors import HarnessError
 from harness.method import At, Classes, Edit, Given, Method, Output, Rows
 from harness.randomness import seed_of
@@ -74,6 +74,12 @@ class Model:
         """Whether training looks across text positions, so that texts may not be cropped."""
         return any(edit.mixes_tokens for edit in self.edits_of(self.clip.text).values())
 
+    def texts_begin_alike(self) -> bool:
+        """Whether the same tokens at the beginning of texts are the same to every block."""
+        tower, edit = self.clip.text, self.edits.get("text.tokens")
+        # what a class says of itself; one that extends it may do otherwise
+        return bool(vars(type(edit)).get("same_for_all")) and not self._blocks(tower)
+
     @torch.no_grad()
     def start(self, tower: Tower, inputs: Tensor) -> Tensor:
         """The part of a tower before the cut, without gradients: its features if it is untouched,
@@ -104,13 +110,19 @@ class Model:
             return x
         if cut < 0:
             x = tower.stem(x, edit)
+        branches = None
+        if rows.shared:
+            branches = Branches(rows.shared, rows.images, self.clip.text.mask(x.shape[1]))
+            x, inputs = branches.joined(x), inputs[:, rows.shared :]
         edited = self._blocks(tower)
         for index in range(max(cut, 0), len(tower.blocks)):
-            given = index, x, edit if index in edited else unedited
+            given = index, x, edit if index in edited else unedited, branches
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(tower.block, *given, use_reentrant=False)
             else:
                 x = tower.block(*given)
+        if branches:
+            _, x = branches.parted(x)
         return tower.head(x, inputs, edit)
 
     def output(

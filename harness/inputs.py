@@ -27,10 +27,12 @@ PASS = {"cuda": 4096, "cpu": 256}  # tokens that take as long as a pass through 
 
 
 class Piece(NamedTuple):
-    """What passes a tower together: numbers [r] of images or text rows, positions of each text."""
+    """What passes a tower together: numbers [r] of images or text rows; positions of each text, and
+    to how many images the texts belong, in order."""
 
     numbers: Tensor
     length: int = 0
+    images: int = 1
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,15 @@ class Texts:
     """The texts of some classes.
 
     ids [R, L]: token ids; x: what `start` made of them; lengths [R], on the CPU: the positions that
-    each needs; per_class: T; kinds [R]: which of its class's T texts each row is; references:
-    frozen features [C, T, E] of the classes, by name.
+    each needs; shared: how many at the beginning are the same in all rows (of an image) and pass
+    once; per_class: T; kinds [R]: which of its class's T texts each row is; references: frozen
+    features [C, T, E] of the classes, by name.
     """
 
     ids: Tensor
     x: Tensor
     lengths: Tensor
+    shared: int
     per_class: int
     kinds: Tensor
     references: Mapping[str, Tensor]
@@ -58,7 +62,8 @@ class Texts:
         fixed = PASS.get(self.ids.device.type, 0)
         best = [(0, 0)]  # of the rows up to each end: tokens, and where their last group begins
         for j, size in enumerate(sizes.tolist(), 1):
-            tokens = [best[i][0] + copies * size * (ends[j] - ends[i]) + fixed for i in range(j)]
+            own = copies * (size - self.shared)
+            tokens = [best[i][0] + own * (ends[j] - ends[i]) + fixed for i in range(j)]
             best.append(min(zip(tokens, range(j), strict=True)))
         groups, end = list[Piece](), len(sizes)
         while end:
@@ -69,13 +74,15 @@ class Texts:
         return groups
 
     def pieces(self, most: int, images: int = 1) -> list[Piece]:
-        """All rows, of each of `images`, in parts of at most `most` and of similar lengths."""
-        of = len(self.ids) * torch.arange(images, device=self.ids.device)[:, None]
-        return [
-            Piece(numbers, length)
-            for rows, length in self.groups(images)
-            for numbers in (of + rows).flatten().split(most)
-        ]
+        """All rows, of each of `images`, in parts of at most `most` and of similar lengths: of
+        several images whole groups, or a part of one image's."""
+        found = list[Piece]()
+        for rows, length, _ in self.groups(images):
+            for some in torch.arange(images).split(max(1, most // len(rows))):
+                of = len(self.ids) * some.to(rows.device)[:, None]
+                parts = (of + rows).flatten().split(most)
+                found += [Piece(each, length, len(some)) for each in parts]
+        return found
 
     def of_classes(self, classes: Tensor) -> "Texts":
         """The texts of some of the classes, in that order."""
@@ -102,7 +109,7 @@ class Texts:
     ) -> tuple[Tensor, Tensor, Rows]:
         """Inputs, token ids and description of some text rows; with `images` [B, E] row r is text
         r % R of image r // R."""
-        numbers, length = piece
+        numbers, length, of_images = piece
         count = len(self.ids)
         of = numbers % count
         references = {  # [r, T, E]
@@ -112,7 +119,9 @@ class Texts:
         total = count if images is None else count * len(images)
         image = None if images is None else images[numbers // count]
         ids, kinds, x = self.ids[of, :length], self.kinds[of], self.x[of]
-        rows = Rows(numbers, total, training, key, ids, kinds, references, image)
+        rows = Rows(
+            numbers, total, training, key, ids, kinds, references, image, self.shared, of_images
+        )
         features = x.ndim == 2 and x.is_floating_point()  # of a tower that is never changed
         return (x if features else x[:, :length]), ids, rows
 
@@ -130,12 +139,21 @@ def texts(model: Model, classes: Classes, training: bool, cache: Cache | None = 
         lengths = torch.full_like(lengths, ids.shape[1])
     ids = ids[:, : int(lengths.max())]
     x = torch.cat([model.start(clip.text, part) for part in ids.split(CHUNK_TEXTS)])
+    shared = beginning(ids, lengths) if model.texts_begin_alike() else 0
     kinds = torch.arange(len(prompts[0]), device=ids.device).repeat(len(prompts))
     references = {
         name: frozen_texts(model.clip, each, cache or Cache())
         for name, each in model.method.references(classes).items()
     }
-    return Texts(ids, x, lengths, len(prompts[0]), kinds, references)
+    return Texts(ids, x, lengths, shared, len(prompts[0]), kinds, references)
+
+
+def beginning(ids: Tensor, lengths: Tensor) -> int:
+    """At how many positions from the first all rows [R, L] have the same tokens, less than the
+    shortest has; 0 if that spares too few tokens."""
+    same = (ids == ids[:1]).all(0).int().cumprod(0)
+    count = min(int(same.sum()), int(lengths.min()) - 1)
+    return count if (len(ids) - 1) * count > PASS.get(ids.device.type, 0) else 0
 
 
 @torch.no_grad()

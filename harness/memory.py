@@ -57,9 +57,10 @@ def _costs(model: Model, images: int, texts: Texts) -> dict[str, tuple[int, int,
     x = model.start(clip.image, pixels.to(clip.device))
     labels = torch.zeros(2, dtype=torch.long, device=clip.device)
     batch = Batch(model, x, texts, labels, ("memory",)).drawn()
-    copies = images if model.method.text_per_image else 1
-    tokens = sum(len(numbers) * length for numbers, length in batch.texts.groups(copies))
-    rows = math.ceil(copies * tokens / batch.texts.ids.shape[1])
+    copies, shared = images if model.method.text_per_image else 1, batch.texts.shared
+    groups = batch.texts.groups(copies)
+    tokens = sum(shared + len(numbers) * (length - shared) for numbers, length, _ in groups)
+    rows = math.ceil(copies * tokens / (batch.texts.ids.shape[1] - shared))
     return {"image": (images, *_bytes(batch, "image")), "text": (rows, *_bytes(batch, "text"))}
 
 

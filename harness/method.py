@@ -44,6 +44,8 @@ class Rows:
     kinds: Tensor | None = None  # which of its class's T texts each text row is [R]
     references: Mapping[str, Tensor] = field(default_factory=dict)  # of each row's class [R, T, E]
     image: Tensor | None = None  # frozen features of each text row's image [R, E]
+    shared: int = 0  # positions at the beginning that are the same in all text rows of an image
+    images: int = 1  # to which they belong, in order
     losses: dict[tuple[Site, str], Tensor] = field(default_factory=dict)
 
     def auxiliary(self) -> Tensor | float:
@@ -129,6 +131,9 @@ class Edit(nn.Module):
     # in training it looks across positions, so that the text may not be cropped; evaluation is
     # always token-wise or causal
     mixes_tokens: ClassVar[bool] = False
+    # at text.tokens: it makes the same of the same tokens in all texts (of an image), so that a
+    # beginning that they share passes the tower once; not inherited, each class says it of itself
+    same_for_all: ClassVar[bool] = False
 
     def forward(self, x: Tensor, y: Tensor, at: At) -> Tensor:
         """x entered, y left; returns what leaves instead. Tokens are [R, L, D]. Never in place."""

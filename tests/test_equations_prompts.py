@@ -154,10 +154,11 @@ def test_cocoop_holds_no_more_prompts_than_a_chunk_and_gives_the_same(exact, mon
         results += [[logits(model, TOY, images()), gradients(seen(model))]]
         results[-1] += [p.grad for p in model.parameters()]
         for module in ("inputs", "trainer"):
-            monkeypatch.setattr(f"harness.{module}.CHUNK_TEXTS", 5)
+            monkeypatch.setattr(f"harness.{module}.CHUNK_TEXTS", 7)
     hook.remove()
     assert held[:2] == [24, 24]  # evaluation, training: 8 images, 3 classes
-    assert held[2:] == [5, 5, 5, 5, 4] * 3  # and training once more for the gradient
+    # those of two images at once, and training once more for the gradient
+    assert held[2:] == [6] * 4 * 3
     for whole, parts in zip(*results, strict=True):
         close(parts, whole)
 

@@ -11,6 +11,7 @@ from harness.graft import Model
 from harness.inputs import Texts, image_features, text_features, texts
 from harness.method import Given, Method
 from harness.trainer import Batch, Chunks, gradients
+from methods.coop import Context
 from tests.conftest import METHODS, PLUGINS
 
 FIT = Classes("toy", ("red", "light green", "blue"), "{} disc.")
@@ -175,19 +176,22 @@ def test_training_on_cropped_texts_is_exact_unless_tokens_are_mixed(name, exact,
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_micro_batches_and_recomputation_give_the_whole_batchs_gradient(name, exact):
+def test_micro_batches_and_recomputation_give_the_whole_batchs_gradient(name, exact, monkeypatch):
     model = grafted(name, exact)
     if not model.parameters():
         return
     shake(model)
     grads, losses = [], []
-    for chunks in (Chunks(), Chunks(3, 2, checkpointing=True)):
+    tight = Chunks(3, 2, checkpointing=True)
+    for chunks, fixed in ((Chunks(), 10**6), (tight, 10**6), (tight, 0), (Chunks(0, 5), 0)):
+        monkeypatch.setattr("harness.inputs.PASS", {"cpu": fixed})
         model.trained.zero_grad()
         losses.append(gradients(batch(model, chunks=chunks)))
         grads.append([p.grad for p in model.parameters()])
-    torch.testing.assert_close(losses[1], losses[0], atol=1e-10, rtol=1e-10)
-    for whole, parts in zip(*grads, strict=True):
-        torch.testing.assert_close(parts, whole, atol=1e-10, rtol=1e-10)
+    for loss, parts in zip(losses[1:], grads[1:], strict=True):
+        torch.testing.assert_close(loss, losses[0], atol=1e-10, rtol=1e-10)
+        for whole, part in zip(grads[0], parts, strict=True):
+            torch.testing.assert_close(part, whole, atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -207,6 +211,24 @@ def test_texts_in_groups_of_like_lengths_give_what_all_together_give(name, exact
     assert (counts[1] == 1) == model.mixes_text()
     for together, apart in zip(*found, strict=True):
         torch.testing.assert_close(apart, together, atol=1e-10, rtol=1e-10)
+
+
+def test_what_all_texts_begin_with_passes_once_where_it_is_the_same(mini, monkeypatch):
+    monkeypatch.setattr("harness.inputs.PASS", {})
+    models = {name: grafted(name, mini) for name in METHODS}
+    shared = {name: texts(model, FIT, training=True).shared for name, model in models.items()}
+    assert {n: count for n, count in shared.items() if count} == {
+        "coop": 5, "cocoop": 5, "kgcoop": 5, "prograd": 17,
+    }  # fmt: skip
+
+    class OfAClass(Context):
+        """It extends one that does the same to all, and does not say that it does."""
+
+    models["coop"].edits["text.tokens"].__class__ = OfAClass
+    assert texts(models["coop"], FIT, training=True).shared == 0
+    models["coop"].edits["text.tokens"].__class__ = Context
+    monkeypatch.setattr("harness.inputs.PASS", {"cpu": 10})  # two of three times five tokens
+    assert texts(models["coop"], FIT, training=True).shared == 0
 
 
 @pytest.mark.parametrize("name", METHODS)
