@@ -30,18 +30,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from harness import backbone as backbones
-from harness import data, inputs
+from harness import data
+from harness import texts as of_texts
 from harness.backbone import IMAGENET
 from harness.cache import Cache
 from harness.clip import Clip, Tower, cast_once
 from harness.dataset import Classes
 from harness.errors import HarnessError
 from harness.graft import Model
-from harness.inputs import Texts, image_features, text_features, texts
+from harness.inputs import image_features
 from harness.measure import device_name, operations, taken, timed
 from harness.memory import choose, memory_of
 from harness.method import Given, Method
 from harness.randomness import generator
+from harness.texts import Texts, text_features, texts
 from harness.trainer import Batch, Chunks, Room, TrainingStep
 
 PARTS = ("steps", "memory", "matrix")
@@ -52,8 +54,8 @@ SCORED = 32  # images of an evaluation
 
 def names(count: int) -> tuple[str, ...]:
     """Class names of ImageNet, evenly spaced among its thousand, which come again above that."""
-    step = max(1, len(IMAGENET) // count)
-    return tuple(itertools.islice(itertools.cycle(IMAGENET[::step]), count))
+    whole = len(IMAGENET)
+    return tuple(IMAGENET[i * whole // count if count < whole else i % whole] for i in range(count))
 
 
 @dataclass(frozen=True)
@@ -198,8 +200,10 @@ class Bed:
             few = texts.of_classes(torch.full((classes,), one, device=texts.ids.device))
             at_once = classes * per_class
             chunks = Chunks(0, at_once if parts == "whole" else at_once // 2, parts == "recomputed")
-            return operations(lambda: self._step(self.start(images), few, chunks))
+            return operations(lambda: self._step(self.start(images), few, chunks, first=True))
 
+        if self.model.cut(self.clip.text) is None:
+            return operations(lambda: self._step(self.start(), prompts, Chunks()))
         plain, any_length = replace(prompts, shared=0), int(prompts.lengths[0])
         two, four = (counted(plain, any_length, classes) for classes in (2, 4))
         of_images, total = 2 * two - four, 0.0
@@ -211,9 +215,9 @@ class Bed:
             total += shared + len(rows) * each
         return (of_images + total) * (batch if own else 1)
 
-    def _step(self, x: Tensor, prompts: Texts, chunks: Chunks) -> None:
-        classes = len(prompts.ids) // prompts.per_class
-        labels = self.labels[: len(x)] % classes
+    def _step(self, x: Tensor, prompts: Texts, chunks: Chunks, first: bool = False) -> None:
+        """first: whether all images are of the first class."""
+        labels = self.labels[: len(x)] * (not first)
         batch = Batch(self.model, x, prompts, labels, (1, self.number), chunks)
         self.method.step(TrainingStep(batch, self.optimiser, 1e-5, 0, 10**6, Room(chunks)))
         self.number += 1
@@ -221,7 +225,7 @@ class Bed:
 
 @contextlib.contextmanager
 def naively() -> Iterator[None]:
-    """No cropping, and no tower that is started from a block after its first."""
+    """No cropping, nothing that texts share, no tower that is started after its first block."""
     real = Model.cut
 
     def whole(model: Model, tower: Tower) -> int | None:
@@ -232,8 +236,8 @@ def naively() -> Iterator[None]:
 
     with (
         mock.patch.object(Model, "cut", whole),
-        mock.patch.object(inputs, "needed", all_positions),
-        mock.patch.object(inputs, "beginning", return_value=0),
+        mock.patch.object(of_texts, "needed", all_positions),
+        mock.patch.object(of_texts, "beginning", return_value=0),
     ):
         yield
 

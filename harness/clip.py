@@ -59,23 +59,23 @@ class Branches:
     """Rows of a causal tower that begin alike: the beginning passes once, and each row's own rest
     sees it. The same features as those of whole rows.
 
-    shared: P positions; groups: G, each of as many rows with one beginning, in order; mask: the
+    shared: P positions; beginnings: G, each of as many rows, in order; mask: the
     tower's [P + S, P + S]. The tokens travel as one row [1, G * P + R * S, D], beginnings first.
     """
 
     shared: int
-    groups: int
+    beginnings: int
     mask: Tensor
 
     def joined(self, x: Tensor) -> Tensor:
         """Whole rows [R, P + S, D] -> [1, G * P + R * S, D]."""
-        first = x[:: len(x) // self.groups, : self.shared]  # [G, P, D]
+        first = x[:: len(x) // self.beginnings, : self.shared]  # [G, P, D]
         rest = x[:, self.shared :]  # [R, S, D]
         return torch.cat([first.flatten(0, 1), rest.flatten(0, 1)])[None]
 
     def parted(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[1, G * P + R * S, ...] -> beginnings [G, P, ...] and rests [R, S, ...]."""
-        count = self.groups * self.shared
+        count = self.beginnings * self.shared
         own = len(self.mask) - self.shared
         return x[0, :count].unflatten(0, (-1, self.shared)), x[0, count:].unflatten(0, (-1, own))
 

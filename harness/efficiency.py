@@ -15,18 +15,12 @@ from harness.clip import Clip, Tower
 from harness.data import Source, epoch_order
 from harness.dataset import Item, Split
 from harness.errors import HarnessError
-from harness.inputs import (
-    FewShot,
-    Images,
-    Texts,
-    image_features,
-    text_features,
-    texts,
-)
+from harness.inputs import FewShot, Images, image_features
 from harness.measure import operations, taken, timed
 from harness.method import Given
 from harness.plan import Run, Shape
 from harness.task import Measurement
+from harness.texts import Texts, text_features, texts
 from harness.trainer import Batch, Chunks, Room, TrainingStep, part, pieces
 
 

@@ -28,12 +28,13 @@ from harness.efficiency import measured
 from harness.errors import HarnessError
 from harness.evaluate import Scores, evaluate, zero_shot
 from harness.graft import Model
-from harness.inputs import Images, Texts, texts
+from harness.inputs import Images
 from harness.measure import THREADS, device_name, peak, start_peak
 from harness.memory import choose, memory_of
 from harness.plan import Run
 from harness.results import Record
 from harness.task import Measurement
+from harness.texts import Texts, texts
 from harness.trainer import Chunks, Report, fit
 
 SOURCES = ("harness", "methods", "tasks", "pyproject.toml")

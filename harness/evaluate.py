@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from harness.graft import Model
-from harness.inputs import Images, image_features, text_features, texts
+from harness.inputs import Images, image_features
 from harness.method import Classes, Given, Method
+from harness.texts import text_features, texts
 
 
 @dataclass(frozen=True)

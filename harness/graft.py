@@ -74,12 +74,6 @@ class Model:
         """Whether training looks across text positions, so that texts may not be cropped."""
         return any(edit.mixes_tokens for edit in self.edits_of(self.clip.text).values())
 
-    def texts_begin_alike(self) -> bool:
-        """Whether the same tokens at the beginning of texts are the same to every block."""
-        tower, edit = self.clip.text, self.edits.get("text.tokens")
-        # what a class says of itself; one that extends it may do otherwise
-        return bool(vars(type(edit)).get("same_for_all")) and not self._blocks(tower)
-
     @torch.no_grad()
     def start(self, tower: Tower, inputs: Tensor) -> Tensor:
         """The part of a tower before the cut, without gradients: its features if it is untouched,
@@ -112,7 +106,7 @@ class Model:
             x = tower.stem(x, edit)
         branches = None
         if rows.shared:
-            branches = Branches(rows.shared, rows.images, self.clip.text.mask(x.shape[1]))
+            branches = Branches(rows.shared, rows.copies, self.clip.text.mask(x.shape[1]))
             x, inputs = branches.joined(x), inputs[:, rows.shared :]
         edited = self._blocks(tower)
         for index in range(max(cut, 0), len(tower.blocks)):

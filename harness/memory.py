@@ -2,13 +2,14 @@
 
 import math
 import os
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from harness.graft import Model
-from harness.inputs import Piece, Texts
+from harness.texts import Piece, Texts
 from harness.trainer import Batch, Chunks, part
 
 SHARE = {"cuda": 0.8, "cpu": 0.5}  # of the device's memory
@@ -35,51 +36,65 @@ def choose(model: Model, images: int, texts: Texts, memory: int) -> Chunks:
     `memory`."""
     memory = int(memory / TAKEN.get(model.clip.device.type, 2.0))
     costs = _costs(model, images, texts)
-    if sum(count * whole for count, whole, _ in costs.values()) <= memory:
+    if sum(cost.all for cost in costs.values()) <= memory:
         return Chunks()
-    parts = {kind: memory // max(whole, 1) for kind, (_, whole, _) in costs.items()}
-    tight = any(part < min(8, costs[kind][0]) for kind, part in parts.items())
+    parts = {kind: memory // max(cost.row, 1) for kind, cost in costs.items()}
+    tight = any(parts[kind] < min(8, cost.rows) for kind, cost in costs.items())
     if tight:
-        parts = {kind: memory // max(least, 1) for kind, (_, _, least) in costs.items()}
-    sizes = {kind: max(1, min(part, costs[kind][0])) for kind, part in parts.items()}
-    if all(sizes[kind] == count for kind, (count, _, _) in costs.items()):
+        parts = {kind: memory // max(cost.least, 1) for kind, cost in costs.items()}
+    sizes = {kind: max(1, min(parts[kind], cost.rows)) for kind, cost in costs.items()}
+    if all(sizes[kind] == cost.rows for kind, cost in costs.items()):
         # each fits alone: two parts of one are enough, for then no two parts are held at once
-        larger = max(costs, key=lambda kind: (costs[kind][0] > 1, costs[kind][0] * costs[kind][1]))
+        larger = max(costs, key=lambda kind: (costs[kind].rows > 1, costs[kind].all))
         sizes[larger] = math.ceil(sizes[larger] / 2)
     return Chunks(sizes["image"], sizes["text"], tight)
 
 
-def _costs(model: Model, images: int, texts: Texts) -> dict[str, tuple[int, int, int]]:
-    """By tower: a step's rows, and what `_bytes` says of one; of texts, the longest, and as many of
-    them as have the tokens of all."""
+class Cost(NamedTuple):
+    """Bytes of a step's activations in one tower: of its rows, of `all` of them at once; of the
+    longest row, and of it where each block recomputes its own."""
+
+    rows: int
+    all: int
+    row: int
+    least: int
+
+
+def _costs(model: Model, images: int, texts: Texts) -> dict[str, Cost]:
     clip = model.clip
     pixels = torch.zeros(2, 3, clip.size, clip.size, dtype=clip.logit_scale.dtype)
     x = model.start(clip.image, pixels.to(clip.device))
     labels = torch.zeros(2, dtype=torch.long, device=clip.device)
     batch = Batch(model, x, texts, labels, ("memory",)).drawn()
-    copies, shared = images if model.method.text_per_image else 1, batch.texts.shared
-    groups = batch.texts.groups(copies)
-    tokens = sum(shared + len(numbers) * (length - shared) for numbers, length, _ in groups)
-    rows = math.ceil(copies * tokens / (batch.texts.ids.shape[1] - shared))
-    return {"image": (images, *_bytes(batch, "image")), "text": (rows, *_bytes(batch, "text"))}
+    copies = images if model.method.text_per_image else 1
+    row, least = _bytes(batch, "image", torch.arange(1), clip.image.length)
+    found = {"image": Cost(images, images * row, row, least)}
+    groups = [
+        (copies * len(rows), *_bytes(batch, "text", rows, length))
+        for rows, length, _ in batch.texts.groups(copies)
+    ]
+    whole = sum(rows * row for rows, row, _ in groups)
+    row, least = max((row, least) for _, row, least in groups)
+    found["text"] = Cost(copies * len(batch.texts.ids), whole, row, least)
+    return found
 
 
-def _bytes(batch: Batch, kind: str) -> tuple[int, int]:
-    """Of one row's activations for the backward pass: all that are kept, and, where each block
-    recomputes its own, the tokens that enter the blocks and what one block keeps."""
+def _bytes(batch: Batch, kind: str, rows: Tensor, length: int) -> tuple[int, int]:
+    """Of the first row's activations for the backward pass: all that are kept, and, where each
+    block recomputes its own, the tokens that enter the blocks and what one block keeps."""
     model = batch.model
     tower = model.clip.image if kind == "image" else model.clip.text
     cut = model.cut(tower)
     blocks = 0 if cut is None else len(tower.blocks) - max(cut, 0)
-    whole = _kept(batch, kind, 2) - _kept(batch, kind, 1)  # without what does not depend on rows
+    one, two = (Piece(rows[:1].repeat(count).to(batch.labels.device), length) for count in (1, 2))
+    whole = _kept(batch, kind, two) - _kept(batch, kind, one)  # less what no row changes
     if not blocks:
         return whole, whole
-    length = tower.length if kind == "image" else batch.texts.ids.shape[1]
     return whole, 4 * length * tower.width * blocks + whole // blocks
 
 
-def _kept(batch: Batch, kind: str, count: int) -> int:
-    """Bytes that autograd keeps for the backward pass of the first rows."""
+def _kept(batch: Batch, kind: str, piece: Piece) -> int:
+    """Bytes that autograd keeps for the backward pass of some rows."""
     sizes: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -87,9 +102,7 @@ def _kept(batch: Batch, kind: str, count: int) -> int:
         sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    model, numbers = batch.model, torch.arange(count, device=batch.labels.device)
-    piece = Piece(numbers, batch.texts.ids.shape[1])
-    model.checkpointing = False
+    batch.model.checkpointing = False
     with torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
         _features = part(batch, kind, piece)  # holds the graph, so that no address comes twice
     return sum(sizes.values())

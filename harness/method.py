@@ -45,7 +45,8 @@ class Rows:
     references: Mapping[str, Tensor] = field(default_factory=dict)  # of each row's class [R, T, E]
     image: Tensor | None = None  # frozen features of each text row's image [R, E]
     shared: int = 0  # positions at the beginning that are the same in all text rows of an image
-    images: int = 1  # to which they belong, in order
+    copies: int = 1  # how many images these rows belong to, in order
+    drawn: bool = False  # whether an edit drew for them
     losses: dict[tuple[Site, str], Tensor] = field(default_factory=dict)
 
     def auxiliary(self) -> Tensor | float:
@@ -96,6 +97,7 @@ class At:
         They are drawn for all rows of the step and then taken for these, so that they do not depend
         on micro-batching or recomputation.
         """
+        self.rows.drawn = True
         drawn = uniform((self.rows.total, *shape), *self.rows.key, self.site, purpose)
         return drawn[self.rows.numbers.cpu()].to(self.rows.numbers.device)
 
@@ -107,6 +109,7 @@ class At:
         """
         if not self.training or not rate:
             return x
+        self.rows.drawn = True
         shape = (max(self.length, x.shape[1]), self.rows.total, x.shape[2])
         key = (*self.rows.key, self.site, purpose)
         kept = uniform(shape, *key, device=x.device)[: x.shape[1], self.rows.numbers] >= rate
@@ -131,9 +134,6 @@ class Edit(nn.Module):
     # in training it looks across positions, so that the text may not be cropped; evaluation is
     # always token-wise or causal
     mixes_tokens: ClassVar[bool] = False
-    # at text.tokens: it makes the same of the same tokens in all texts (of an image), so that a
-    # beginning that they share passes the tower once; not inherited, each class says it of itself
-    same_for_all: ClassVar[bool] = False
 
     def forward(self, x: Tensor, y: Tensor, at: At) -> Tensor:
         """x entered, y left; returns what leaves instead. Tokens are [R, L, D]. Never in place."""

@@ -13,9 +13,10 @@ from tqdm import tqdm
 from harness.data import epoch_order, steps_per_epoch
 from harness.errors import HarnessError
 from harness.graft import Model
-from harness.inputs import CHUNK_TEXTS, FewShot, Images, Piece, Texts, in_order
+from harness.inputs import FewShot, Images
 from harness.method import Given, Gradients, Loss, Method, Rows
 from harness.randomness import generator
+from harness.texts import CHUNK_TEXTS, Piece, Texts, in_order
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class Batch:
         if count is None:
             return self
         order = torch.randperm(self.texts.per_class, generator=generator("texts", *self.key))
-        return replace(self, texts=self.texts.of_kinds(order[:count].to(self.x.device)))
+        return replace(self, texts=self.texts.of_kinds(order[:count]))
 
     def of_classes(self, classes: Tensor) -> "Batch":
         """The images and texts of some classes, relabelled in that order."""

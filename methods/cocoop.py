@@ -14,8 +14,6 @@ from methods.coop import Context, CoOp
 class Conditional(Context):
     """Context vectors that a small network shifts by the image's feature."""
 
-    same_for_all = True  # of an image
-
     def __init__(self, vectors: Tensor, embedding: int) -> None:
         super().__init__(vectors)
         hidden, width = embedding // 16, vectors.shape[1]

@@ -13,8 +13,6 @@ from harness.method import At, Classes, Clip, Edit, HarnessError, Method, Site, 
 class Context(Edit):
     """Replaces the token embeddings after start-of-text by learned vectors [M, D]."""
 
-    same_for_all = True
-
     def __init__(self, vectors: Tensor) -> None:
         super().__init__()
         self.vectors = nn.Parameter(vectors)

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 
 from harness import config, registry, runner
-from harness.inputs import Images, texts
+from harness.inputs import Images
+from harness.texts import texts
 from harness.trainer import Batch, gradients
 from methods.dra import DynamicRank, channel_scores, descending, token_scores
 

@@ -13,6 +13,7 @@ from harness.cli import main
 from harness.errors import HarnessError
 from harness.inputs import Images
 from harness.results import Store
+from harness.trainer import Chunks
 from tests.conftest import PLUGINS, TOY
 
 CPU = torch.device("cpu")
@@ -221,17 +222,21 @@ def test_the_classes_of_the_benchmark_are_imagenets():
     assert bench.names(2000)[1000:] == bench.names(1000)
 
 
-@pytest.mark.parametrize("name", ["coop", "cocoop", "mma"])
+@pytest.mark.parametrize("name", ["coop", "cocoop", "mma", "proda", "tip_adapter_f"])
 def test_counted_operations_are_those_of_the_whole_step(name, mini, monkeypatch):
     """Counted of a few texts of each length, and of all."""
-    monkeypatch.setattr("harness.inputs.PASS", {})
+    monkeypatch.setattr("harness.texts.PASS", {})
     plugin = PLUGINS.plugins["methods"][name]
     bed = bench.Bed(mini, plugin.cls(**{**plugin.fixed, "batch_size": 3}), 9, 2**40)
-    assert len(bed.prompts.groups(3)) > 1
-    assert (bed.prompts.shared > 0) == (name != "mma")
+    assert (len(bed.prompts.groups(3)) > 1) == (name != "tip_adapter_f")
+    assert (bed.prompts.shared > 1) == (name in ("coop", "cocoop"))
     assert bed.flops(bed.prompts, "whole") == pytest.approx(
         measure.operations(bed.engine), rel=1e-3
     )
+    if name == "mma":  # what texts share is counted once for each part
+        in_parts = measure.operations(lambda: bed.engine(Chunks(texts=5)))
+        assert bed.flops(bed.prompts, "halves") == pytest.approx(in_parts, rel=1e-3)
+    assert len(bed.whole.ids) == len(bed.prompts.ids)
     naive = measure.operations(bed.naive)
     with bench.naively():
         assert bed.flops(bed.whole, "whole") == pytest.approx(naive, rel=1e-3)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from harness.dataset import Classes
 from harness.graft import Model
-from harness.inputs import texts
 from harness.randomness import generator
+from harness.texts import texts
 from harness.trainer import Batch, TrainingStep, gradients
 from tests.test_methods import batch, build, images, logits, shake
 
@@ -147,13 +147,14 @@ def test_cocoop_shifts_every_context_vector_by_a_network_of_the_normalised_image
 
 
 def test_cocoop_holds_no_more_prompts_than_a_chunk_and_gives_the_same(exact, monkeypatch):
+    monkeypatch.setattr("harness.texts.PASS", {"cpu": 10**6})  # whole texts
     model, held, results = fitted("cocoop", exact), [], []
     hook = exact.text.blocks[0].register_forward_pre_hook(lambda _, x: held.append(len(x[0])))
     for _ in range(2):
         model.trained.zero_grad()
         results += [[logits(model, TOY, images()), gradients(seen(model))]]
         results[-1] += [p.grad for p in model.parameters()]
-        for module in ("inputs", "trainer"):
+        for module in ("texts", "trainer"):
             monkeypatch.setattr(f"harness.{module}.CHUNK_TEXTS", 7)
     hook.remove()
     assert held[:2] == [24, 24]  # evaluation, training: 8 images, 3 classes

@@ -14,10 +14,11 @@ from harness import data
 from harness.data import Augmentation, FiveCrop
 from harness.engine import execute
 from harness.graft import Model
-from harness.inputs import Images, texts
+from harness.inputs import Images
 from harness.method import At, Rows
 from harness.plan import Named
 from harness.randomness import generator
+from harness.texts import texts
 from harness.trainer import Schedule, TrainingStep, fit, gradients
 from methods.lfa import Mapped, aligned, cross_validated
 from methods.linear_probe import Linear

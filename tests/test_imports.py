@@ -17,6 +17,7 @@ ORDER = [
     {"backbone"},
     {"method"},
     {"graft"},
+    {"texts"},
     {"inputs"},
     {"trainer", "evaluate"},
     {"memory"},

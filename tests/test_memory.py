@@ -7,8 +7,8 @@ from harness import memory, trainer
 from harness.dataset import Classes
 from harness.engine import execute
 from harness.graft import Model
-from harness.inputs import texts
 from harness.memory import choose
+from harness.texts import Piece, texts
 from harness.trainer import Chunks, halved
 from tests.conftest import PLUGINS
 
@@ -37,8 +37,8 @@ def test_the_chosen_micro_batches_are_as_large_as_the_memory_allows(mini):
     found = chosen(mini, "mma", 1, 2_000, 2**26)
     classes = Classes("toy", tuple(f"thing {i}" for i in range(2_000)), "{}")
     model = Model(mini, PLUGINS.plugins["methods"]["mma"].cls(), classes, seed=1)
-    _, row, _ = memory._costs(model, 1, texts(model, classes, training=True))["text"]
-    assert found.texts == int(2**26 / memory.TAKEN["cpu"]) // row
+    cost = memory._costs(model, 1, texts(model, classes, training=True))["text"]
+    assert found.texts == int(2**26 / memory.TAKEN["cpu"]) // cost.row
 
 
 @pytest.mark.parametrize("name", ["mma", "cocoop"])
@@ -48,7 +48,7 @@ def test_what_is_held_at_once_is_no_more_than_the_memory(name, mini):
     model = Model(mini, PLUGINS.plugins["methods"][name].cls(), classes, seed=1)
     prompts = texts(model, classes, training=True)
     costs = memory._costs(model, 16, prompts)
-    sizes = {kind: rows * row for kind, (rows, row, _) in costs.items()}
+    sizes = {kind: cost.all for kind, cost in costs.items()}
     for share in (1.01, 0.99, 0.7, 0.5, 0.3):
         allowed = sum(sizes.values()) * share
         found = choose(model, 16, prompts, int(allowed * memory.TAKEN["cpu"]))
@@ -56,23 +56,29 @@ def test_what_is_held_at_once_is_no_more_than_the_memory(name, mini):
         if found == Chunks():
             assert share > 1
             continue
-        assert any(0 < at_once[kind] < rows for kind, (rows, _, _) in costs.items())
-        for kind, (_, row, least) in costs.items():
-            assert at_once[kind] * (least if found.checkpointing else row) <= allowed
+        assert any(0 < at_once[kind] < cost.rows for kind, cost in costs.items())
+        for kind, cost in costs.items():
+            row = cost.least if found.checkpointing else cost.row
+            assert at_once[kind] * row <= allowed
 
 
-@pytest.mark.parametrize("name", ["coop", "mma", "dra", "lora", "cocoop"])
-def test_the_activations_of_the_micro_batches_are_what_was_foreseen(name, mini):
-    """Counted anew, of 40 rows at once; the frozen weights do not depend on the rows."""
-    classes = Classes("toy", tuple(f"thing {i}" for i in range(40)), "{}")
+@pytest.mark.parametrize("name", ["coop", "mma", "dra", "lora", "cocoop", "prograd"])
+def test_the_activations_of_the_micro_batches_are_what_was_foreseen(name, mini, monkeypatch):
+    """Counted anew, of all rows of a group at once; the frozen weights do not depend on them."""
+    monkeypatch.setattr("harness.texts.PASS", {})
+    classes = Classes("toy", tuple(f"{'very ' * (i % 3)}thing" for i in range(30)), "{}")
     model = Model(mini, PLUGINS.plugins["methods"][name].cls(), classes, seed=1)
     prompts = texts(model, classes, training=True)
     x = model.start(mini.image, torch.zeros(1, 3, mini.size, mini.size))
     batch = trainer.Batch(model, x, prompts, torch.zeros(1, dtype=torch.long), ("toy",)).drawn()
-    counted = memory._kept(batch, "text", 40) - memory._kept(batch, "text", 1)
-    row, _ = memory._bytes(batch, "text")
-    assert row > 4 * mini.text.width * 11 * 20  # 20 numbers of a block for each of a token's
-    assert counted == pytest.approx(39 * row, rel=0.01)
+    cost = memory._costs(model, 1, prompts)["text"]
+    assert cost.row > 4 * mini.text.width * 11 * 20  # 20 numbers of a block for each of a token's
+    held = []
+    for rows, length, _ in prompts.groups():
+        one, every = (memory._kept(batch, "text", Piece(some, length)) for some in (rows[:1], rows))
+        held += [every - one, (every - one) / (len(rows) - 1)]
+    assert cost.all == pytest.approx(sum(held), rel=0.01)
+    assert cost.row == pytest.approx(max(held[1::2]), rel=0.01)
 
 
 def test_a_tower_that_is_never_changed_takes_no_memory(mini):
