@@ -157,6 +157,7 @@ def test_cocoop_holds_no_more_prompts_than_a_chunk_and_gives_the_same(exact, mon
         for module in ("texts", "trainer"):
             monkeypatch.setattr(f"harness.{module}.CHUNK_TEXTS", 7)
     hook.remove()
+    held = [count for count in held if count > 1]  # one text shows whether an edit draws
     assert held[:2] == [24, 24]  # evaluation, training: 8 images, 3 classes
     # those of two images at once, and training once more for the gradient
     assert held[2:] == [6] * 4 * 3
