@@ -271,12 +271,12 @@ def provenance_of(device: torch.device) -> dict[str, Any]:
 
 
 def _command(arguments: list[str]) -> str:
-    """The command that makes the record again, without where this machine keeps its cache."""
+    """The command that makes the record again, without where this machine keeps what it makes."""
     kept, rest = list[str](), iter(arguments)
     for argument in rest:
-        if argument == "--cache-dir":
+        if argument in ("--cache-dir", "--results"):
             next(rest, None)
-        elif not argument.startswith("--cache-dir="):
+        elif not argument.startswith(("--cache-dir=", "--results=")):
             kept.append(argument)
     return shlex.join(["python", "-m", "harness", *kept])
 

@@ -171,8 +171,9 @@ def test_a_record_is_plain_json(store):
     assert loaded["scores"]["base"] == {"accuracy": 0.5, "correct": 1, "total": 2}
 
 
-def test_a_records_command_says_nothing_of_where_the_cache_is():
+def test_a_records_command_says_nothing_of_where_the_machine_keeps_it():
     from harness.engine import _command
 
     given = ["run", "--cache-dir", "/my/cache", "--methods", "a,b", "--cache-dir=/my/cache"]
+    given += ["--results", "/my/results", "--results=/my/results"]
     assert _command(given) == "python -m harness run --methods a,b"
