@@ -38,16 +38,24 @@ def pair(request) -> tuple[torch.nn.Module, clip.Clip]:
 TEXTS = ["a photo of a cat.", "a photo of a red apple.", "sun"]
 
 
-def test_image_tower_equals_open_clip_bit_for_bit(pair):
+def test_image_tower_equals_open_clip(pair):
     theirs, ours = pair
     images = torch.randn(3, 3, ours.size, ours.size)
-    assert torch.equal(ours.image(images), theirs.encode_image(images))
+    torch.testing.assert_close(ours.image(images), theirs.encode_image(images), atol=1e-5, rtol=0)
 
 
-def test_text_tower_equals_open_clip_bit_for_bit(pair):
+def test_text_tower_equals_open_clip(pair):
     theirs, ours = pair
     ids = ours.tokenize(TEXTS)
-    assert torch.equal(ours.text(ids), theirs.encode_text(ids))
+    torch.testing.assert_close(ours.text(ids), theirs.encode_text(ids), atol=1e-5, rtol=0)
+
+
+def test_both_towers_equal_open_clip_in_float64(exact):
+    theirs, ids = reference("emoji-mini").double(), exact.tokenize(TEXTS)
+    images = torch.randn(3, 3, exact.size, exact.size, dtype=torch.float64)
+    equal = functools.partial(torch.testing.assert_close, atol=1e-10, rtol=0)
+    equal(exact.image(images), theirs.encode_image(images))
+    equal(exact.text(ids), theirs.encode_text(ids))
 
 
 def test_cropped_text_gives_the_features_of_the_full_length(pair):
