@@ -1,5 +1,9 @@
 """Micro-batches follow from the memory, and shrink when it runs out; the result does not change."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -129,3 +133,20 @@ def test_the_memory_setting_is_what_a_step_is_cut_to(make_run):
     record, _, _ = execute(make_run("adapter", memory=0.01))
     assert record.cost["micro_batches"]["images"] >= 1
     assert record.cost["micro_batches"]["made_smaller"] == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide themselves")
+def test_the_memory_of_a_freed_tensor_serves_the_next_one():
+    """In a process by itself: its pages are not asked of the kernel again."""
+    program = """
+import resource, torch
+from harness import backbone
+backbone.load("emoji-mini")
+def faults():
+    torch.ones(2**26)  # 256 MB, 65,536 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+*_, before, after = [faults() for _ in range(5)]
+print(after - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert int(done.stdout) < 1000
