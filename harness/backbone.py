@@ -4,8 +4,8 @@ Weights are read as safetensors or through PyTorch's restricted loader for open_
 nothing from a user's folder is unpickled.
 """
 
-import contextlib
 import ctypes
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,8 @@ def _keep_freed_memory() -> None:
     glibc gives a large block back to the kernel when it is freed, and every step takes its pages
     anew: up to a third of the time of a step of ViT-B/16. Nothing happens with other C libraries.
     """
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: Windows
+    if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
-        library.gnu_get_libc_version  # noqa: B018 - there is none in other C libraries
         library.mallopt(MMAP_MAX, 0)
         library.mallopt(TRIM_THRESHOLD, -1)
 

@@ -272,11 +272,12 @@ def provenance_of(device: torch.device) -> dict[str, Any]:
 
 def _command(arguments: list[str]) -> str:
     """The command that makes the record again, without where this machine keeps what it makes."""
+    places = ("--cache-dir", "--results")
     kept, rest = list[str](), iter(arguments)
     for argument in rest:
-        if argument in ("--cache-dir", "--results"):
+        if argument in places:
             next(rest, None)
-        elif not argument.startswith(("--cache-dir=", "--results=")):
+        elif argument.partition("=")[0] not in places:
             kept.append(argument)
     return shlex.join(["python", "-m", "harness", *kept])
 
