@@ -101,7 +101,20 @@ class Branches:
 Mask = Tensor | Branches | None  # which positions an attention sees: additive [L, L]
 
 
-class Attention(nn.Module):
+class Sited(nn.Module):
+    """A part of a tower with points of its own: `image.blocks.3` has `image.blocks.3.ln1`."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.site = site
+
+    def _shown(self, edit: EditCall, point: str, op: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """What travels on; without edits the site is not looked at, so that all blocks are one
+        program to torch.compile."""
+        return y if edit is unedited else edit(f"{self.site}.{point}", op, x, y)
+
+
+class Attention(Sited):
     """open_clip's nn.MultiheadAttention with q, k, v and o as sites.
 
     The projections stay packed and tokens [B, L, D], so that each projection is one product of
@@ -110,8 +123,7 @@ class Attention(nn.Module):
     """
 
     def __init__(self, attention: nn.MultiheadAttention, site: Site) -> None:
-        super().__init__()
-        self.site = site
+        super().__init__(site)
         self.heads = attention.num_heads
         self.weight, self.bias = attention.in_proj_weight, attention.in_proj_bias
         self.q, self.k, self.v = (Projection(self, i) for i in range(3))
@@ -122,7 +134,7 @@ class Attention(nn.Module):
         packed = F.linear(x, self.weight, self.bias)  # [B, L, 3D]
         heads = []
         for op, name, y in zip((self.q, self.k, self.v), "qkv", packed.chunk(3, -1), strict=True):
-            y = y if edit is unedited else edit(f"{self.site}.{name}", op, x, y)
+            y = self._shown(edit, name, op, x, y)
             heads.append(y.unflatten(-1, (self.heads, -1)).transpose(1, 2))  # [B, H, L, D/H]
         q, k, v = heads
         if isinstance(mask, Branches):
@@ -130,16 +142,14 @@ class Attention(nn.Module):
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         y = y.transpose(1, 2).flatten(2)  # [B, L, D]
-        z = self.o(y)
-        return z if edit is unedited else edit(f"{self.site}.o", self.o, y, z)
+        return self._shown(edit, "o", self.o, y, self.o(y))
 
 
-class Block(nn.Module):
+class Block(Sited):
     """One residual attention block: open_clip's modules, its sums written out to open the sites."""
 
     def __init__(self, block: oc.ResidualAttentionBlock, site: Site) -> None:
-        super().__init__()
-        self.site = site
+        super().__init__(site)
         self.ln1, self.ln2 = block.ln_1, block.ln_2
         self.attn = Attention(block.attn, site)
         self.mlp = block.mlp
@@ -159,11 +169,6 @@ class Block(nn.Module):
         for op, point in zip(self.mlp, ("fc1", "act", "fc2"), strict=True):
             x = self._shown(edit, point, op, x, op(x))
         return x
-
-    def _shown(self, edit: EditCall, point: str, op: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """What travels on; without edits the site is not looked at, so that all blocks are one
-        program to torch.compile."""
-        return y if edit is unedited else edit(f"{self.site}.{point}", op, x, y)
 
 
 class Tower(nn.Module):
