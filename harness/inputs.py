@@ -95,7 +95,7 @@ class Images:
         if clip.device.type == "cuda":  # pinned, the transfer waits for nothing
             pixels = pixels.pin_memory()
         pixels = pixels.to(clip.device, non_blocking=True)
-        return data.normalise(pixels, clip.mean, clip.std)
+        return data.normalise(pixels, clip.mean, clip.std).to(clip.logit_scale.dtype)
 
     def _start(self, pixels: Tensor) -> Tensor:
         return self.model.start(self.model.clip.image, self.normalised(pixels))

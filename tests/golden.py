@@ -1,0 +1,115 @@
+"""Golden values: what short fits of every method come to, in float64, on the toy backbone.
+
+    python -m tests.golden
+
+makes tests/golden.json again. Do so after a change that is meant to change numbers, and say in the
+commit which numbers and why; a method's own change moves only its own values.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.config import Engine
+from harness.engine import execute
+from harness.method import Given
+from harness.plan import Bench, Named, Run, code_hash
+from harness.texts import text_features, texts
+from tests import toy_backbone
+from tests.conftest import METHODS, PLUGINS
+
+FILE = Path(__file__).with_suffix(".json")
+STEPS = 4
+# lfa's mapping is determined on the span of the class texts alone: with more dimensions than classes
+# the rest is what LAPACK makes of rounding, another on every processor
+EMBEDDING = {"lfa": 4}
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Losses of a fit on the toy dataset, sums of its trained tensors, and logits of two random images
+    on the classes that were fitted and on others, if the method can serve others."""
+    torch.set_default_dtype(torch.float64)  # so that initial values are drawn in it
+    try:
+        return _measure(name)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def _measure(name: str) -> dict[str, Any]:
+    plugin = PLUGINS.plugins["methods"][name]
+    few_shot = plugin.cls.only_fitted_classes
+    task = "few_shot" if few_shot else "base2new"
+    bench = Bench(
+        toy_backbone.load(EMBEDDING.get(name, 36)).double(), {"toy": PLUGINS.plugins["datasets"]["toy"].cls()}, None,
+        Engine(max_steps=STEPS, precision="fp32", crop_scale=(0.5, 1.0)),
+    )  # fmt: skip
+    settings = {"batch_size": 4, "warmup_epochs": 0, "shots": 2}
+    method = Named(name, plugin.cls(**plugin.fixed | _those_of(plugin.cls, settings)), {})
+    protocol = Named(task, PLUGINS.plugins["tasks"][task].cls(), {})
+    run = Run(method, protocol, "toy", 2, 1, bench)
+    record, _, model = execute(run)
+    assert record.status == "done", record.error
+    assert model is not None
+    pixels = torch.rand((2, 3, 24, 24), generator=torch.Generator().manual_seed(2)) * 4 - 2
+    with torch.no_grad():
+        features = model.clip.image(pixels)
+        image = model.finish(model.clip.image, model.start(model.clip.image, pixels), pixels,
+                             _rows(2))  # fmt: skip
+    logits = {}
+    for evaluation, split in run.evaluated.items():
+        prompts = texts(model, split.classes, training=False)
+        own = image if method.value.text_per_image else None
+        given = Given(
+            model.clip.logit_scale.exp(), prompts.references,
+            features if method.value.frozen_images else None,
+            split.classes.names == model.classes.names,
+        )  # fmt: skip
+        text = text_features(model, prompts, own)
+        logits[evaluation] = model.output(image, text, given).logits.tolist()
+    return {
+        "losses": record.cost.get("epoch_losses", []),
+        "trained": _summary(model.trained.state_dict()),
+        "logits": logits,
+    }
+
+
+def _summary(state: dict[str, torch.Tensor]) -> dict[str, list[float]]:
+    """Two numbers for all tensors of one name whatever their block: each tensor's entries weighted
+    by their places, and their squares, both weighted by the tensor's place among its like."""
+    sums: dict[str, list[float]] = {}
+    places: dict[str, int] = {}
+    for name, tensor in sorted(state.items()):
+        value = tensor.double().flatten()
+        like = re.sub(r"\d+", "*", name)
+        place = places[like] = places.get(like, 0) + 1
+        weighted = float(value @ torch.linspace(-1, 2, len(value)).double())
+        total = sums.setdefault(like, [0.0, 0.0])
+        total[0] += place * weighted
+        total[1] += place * float(value @ value)
+    return sums
+
+
+def _rows(count: int) -> Any:
+    from harness.method import Rows
+
+    return Rows(torch.arange(count), count, False, ())
+
+
+def _those_of(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
+    fields = getattr(cls, "__dataclass_fields__", {})
+    return {name: value for name, value in settings.items() if name in fields}
+
+
+def main() -> None:
+    values = {
+        name: {"code": code_hash(PLUGINS.plugins["methods"][name].cls), **measure(name)}
+        for name in METHODS
+    }
+    FILE.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
