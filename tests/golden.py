@@ -23,14 +23,14 @@ from tests.conftest import METHODS, PLUGINS
 
 FILE = Path(__file__).with_suffix(".json")
 STEPS = 4
-# lfa's mapping is determined on the span of the class texts alone: with more dimensions than classes
-# the rest is what LAPACK makes of rounding, another on every processor
+# lfa's mapping is determined on the span of the class texts alone: with more dimensions than
+# classes the rest is what LAPACK makes of rounding, another on every processor
 EMBEDDING = {"lfa": 4}
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Losses of a fit on the toy dataset, sums of its trained tensors, and logits of two random images
-    on the classes that were fitted and on others, if the method can serve others."""
+    """Losses of a fit on the toy dataset, sums of its trained tensors, and logits of two random
+    images on the classes that were fitted and on others, if the method can serve others."""
     torch.set_default_dtype(torch.float64)  # so that initial values are drawn in it
     try:
         return _measure(name)
@@ -42,10 +42,9 @@ def _measure(name: str) -> dict[str, Any]:
     plugin = PLUGINS.plugins["methods"][name]
     few_shot = plugin.cls.only_fitted_classes
     task = "few_shot" if few_shot else "base2new"
-    bench = Bench(
-        toy_backbone.load(EMBEDDING.get(name, 36)).double(), {"toy": PLUGINS.plugins["datasets"]["toy"].cls()}, None,
-        Engine(max_steps=STEPS, precision="fp32", crop_scale=(0.5, 1.0)),
-    )  # fmt: skip
+    clip = toy_backbone.load(EMBEDDING.get(name, 36)).double()
+    engine = Engine(max_steps=STEPS, precision="fp32", crop_scale=(0.5, 1.0))
+    bench = Bench(clip, {"toy": PLUGINS.plugins["datasets"]["toy"].cls()}, None, engine)
     settings = {"batch_size": 4, "warmup_epochs": 0, "shots": 2}
     method = Named(name, plugin.cls(**plugin.fixed | _those_of(plugin.cls, settings)), {})
     protocol = Named(task, PLUGINS.plugins["tasks"][task].cls(), {})
