@@ -1,1 +1,157 @@
-"""One protocol for parameter-efficient fine-tuning methods of vision-language models."""
+"""One protocol for parameter-efficient fine-tuning methods of vision-language models.
+
+    import harness
+
+    results = harness.run(methods=["zero_shot", "adapter"], tasks=["base2new"], seeds=[1, 2, 3])
+    print(results.leaderboard())
+    model = harness.load(results.records[-1])
+    model.logits(["cat.jpg"])
+
+The command line (`python -m harness`) does the same. Nothing heavy is imported until it is needed.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.dataset import Dataset
+    from harness.fitting.fitted import FittedModel
+    from harness.method import Method
+    from harness.records.leaderboard import Leaderboard
+    from harness.records.store import Record
+    from harness.task import Task
+
+__all__ = ["Results", "leaderboard", "load", "run"]
+__version__ = "0.1.0"
+
+_HERE = Path(__file__).parent
+if not (_HERE / "methods").is_dir():  # a checkout: methods/ and tasks/ lie beside this folder
+    __path__.append(str(_HERE.parent))
+
+
+@dataclass(frozen=True)
+class Results:
+    """The records of a request, in its order."""
+
+    records: "Sequence[Record]"
+
+    def frame(self) -> "pd.DataFrame":
+        """One row for each run and evaluation, raw numbers."""
+        from harness.records.summary import frame
+
+        return frame(self.records)
+
+    def leaderboard(self, **options: Any) -> "Leaderboard":
+        """The tables; prints as Markdown, and shows itself in a notebook.
+
+        Args:
+            options: `task`, `by_dataset`, `pareto`, as of the command `leaderboard`.
+        """
+        from harness.records.leaderboard import Leaderboard
+
+        return Leaderboard(self.records, **options)
+
+    def _repr_html_(self) -> str:
+        return self.leaderboard()._repr_html_()
+
+
+def run(
+    methods: "str | Sequence[str | type | Method]",
+    tasks: "str | Sequence[str | type | Task]",
+    datasets: "str | Sequence[str | type | Dataset] | None" = None,
+    *,
+    backbone: str = "emoji-mini",
+    shots: int | Iterable[int] = 16,
+    seeds: int | Iterable[int] = 1,
+    results: str | Path = "results/runs",
+    data_root: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    plugins: Sequence[str] = (),
+    device: str | None = None,
+    jobs: int | None = None,
+    cache_dir: str | Path | None = None,
+    cache_limit: float = 20,
+    force: bool = False,
+) -> Results:
+    """Runs every method on every task and dataset, once per seed, with progress on standard error.
+
+    Finished runs are kept in `results`: the same call goes on where it stopped, and so does the
+    command line.
+
+    Args:
+        methods, tasks, datasets: names with wildcards, classes, or objects, which are taken with
+            all their settings as they are. Datasets may be `folder:PATH` or `csv:FILE`.
+        backbone: see `python -m harness list backbones`.
+        shots, seeds: one number, or several.
+        data_root: the folder that holds every dataset in CoOp's layout.
+        settings: `{"adapter.rank": 8, "engine.max_steps": 100}`.
+        plugins: modules or .py files that define methods, tasks or datasets.
+        jobs: processes that share the runs; one if a class or an object is given.
+        cache_dir: for decoded images and frozen features (default: $HARNESS_CACHE or the user's
+            cache folder); cache_limit: its size in GB, 0 for none.
+        force: run again what is done.
+
+    Raises:
+        HarnessError: a request that cannot be met, before anything is computed.
+    """
+    from harness import config, registry
+    from harness.images.cache import Disk
+    from harness.records.store import Store
+    from harness.runs.executors import local
+    from harness.runs.plan import Request, plan
+
+    bindings = [
+        config.bind(name, value, f"settings[{name!r}]") for name, value in (settings or {}).items()
+    ]
+    if jobs is not None:
+        bindings.append(config.Binding("engine", "jobs", jobs, "jobs"))
+    request = Request(
+        methods=methods,
+        tasks=tasks,
+        datasets=datasets,
+        backbone=backbone,
+        shots=[shots] if isinstance(shots, int) else list(shots),
+        seeds=[seeds] if isinstance(seeds, int) else list(seeds),
+        root=Path(data_root) if data_root else None,
+        bindings=bindings,
+        device=device,
+        disk=Disk(Path(cache_dir or config.cache_folder()), int(cache_limit * 2**30)),
+    )
+    runs, store = plan(request, registry.load(plugins)), Store(Path(results))
+    done, pending = local.left(runs, store, force)
+    count = local.processes(pending, local.estimate(pending)) if request.travels else 1
+    ended = {**done, **local.carry_out(request, plugins, store, pending, force, count)}
+    return Results([ended[each.key] for each in runs])
+
+
+def leaderboard(*results: str | Path, **options: Any) -> "Leaderboard":
+    """The tables of all records in results folders; see `Results.leaderboard`.
+
+    Raises:
+        HarnessError: a folder cannot be read, or holds no records.
+    """
+    from harness.records.leaderboard import Leaderboard
+    from harness.records.store import Store
+
+    folders = results or ("results/runs",)
+    return Leaderboard([r for folder in folders for r in Store(Path(folder)).records()], **options)
+
+
+def load(
+    fit: "Record | str | Path", *, plugins: Sequence[str] = (), device: str | None = None
+) -> "FittedModel":
+    """The fitted model of a record, of a record's file, or of a file of weights.
+
+    Args:
+        plugins: as of `run`, where the method is defined in one.
+
+    Raises:
+        HarnessError: it has no weights, they are damaged, or method or backbone are unknown.
+    """
+    from harness.fitting.fitted import load_fit
+
+    return load_fit(fit, plugins, device)

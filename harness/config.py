@@ -5,7 +5,9 @@ have no hyphens: write `dra_t` for `dra-t`. Scopes, macros, references and impor
 """
 
 import ast
+import functools
 import itertools
+import os
 import tokenize
 import types
 import typing
@@ -49,6 +51,12 @@ class Engine:
     checkpointing: bool = setting(False, "recompute activations in the backward pass")
     cache_bytes: int = setting(2 * 2**30, "for frozen activations and features")
     jobs: int = setting(1, "processes that share runs and threads; 0: one for each thread")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle holds what differs from the defaults."""
+        usual = Engine()
+        given = {n: v for n, v in asdict(self).items() if v != getattr(usual, n)}
+        return functools.partial(Engine, **given), ()
 
     def identity(self) -> dict[str, Any]:
         """The fields that a result depends on; the others change memory and time only, or show in
@@ -105,6 +113,24 @@ def profile(backbone: str) -> list[Binding]:
     return read_gin(known[backbone], user=False) if backbone in known else []
 
 
+def cache_folder() -> Path:
+    """Where decoded images and frozen features are kept: $HARNESS_CACHE, or in the user's cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("HARNESS_CACHE") or Path(home) / "vlm-peft-harness")
+
+
+def bind(name: str, value: Any, origin: str) -> Binding:
+    """A setting `name.field` with its value.
+
+    Raises:
+        HarnessError: the name has no dot.
+    """
+    target, _, field_name = name.rpartition(".")
+    if not target or not field_name:
+        raise HarnessError(f"{origin}: a setting is called name.field, not {name!r}.")
+    return Binding(target, field_name, value, origin)
+
+
 def read_set(text: str) -> Binding:
     """`name.field=value`: a Python literal, or else a string."""
     name, value = _split_setting("--set", text)
@@ -133,11 +159,26 @@ def build(
     Raises:
         HarnessError: an unknown field or a value of the wrong type.
     """
+    if plugin.instance is not None:
+        usual = plugin.cls()
+        changed = {f.name: getattr(plugin.instance, f.name) for f in fields(usual)}
+        changed = {k: v for k, v in changed.items() if getattr(usual, k) != v}
+        return plugin.instance, changed
     given = {**(recipe or {}), **_values(plugin, [b for b in bindings if not b.user])}
     values = {**(recipe or {}), **_values(plugin, bindings)}
     before, after = plugin.cls(**given), plugin.cls(**values)
     changed = {name: value for name, value in values.items() if getattr(before, name) != value}
     return after, changed
+
+
+def restore(plugin: Plugin, recorded: Mapping[str, Any]) -> Any:
+    """The plugin's object with the settings of a record.
+
+    Raises:
+        HarnessError: the plugin has other fields now, or takes other values.
+    """
+    bindings = [Binding(plugin.name, n, v, "the record") for n, v in recorded.items()]
+    return plugin.cls(**{b.name: typed(plugin.cls, plugin.name, b) for b in bindings})
 
 
 def applies(binding: Binding, plugin: Plugin) -> bool:

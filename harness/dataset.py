@@ -8,12 +8,10 @@ import hashlib
 import inspect
 import json
 import os
-import random
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
@@ -58,43 +56,6 @@ class Classes:
         if not set(others.names) <= labels.keys() - twice:
             return None
         return [labels[name] for name in others.names]
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images with their classes, and where each image stood before classes were selected.
-
-    `positions` are indices into the list before the classes were selected: what augmentation
-    depends on. `content` is the dataset's hash of what the list does not show. `skipped` are paths
-    of images that were left out because they cannot be read.
-    """
-
-    items: tuple[Item, ...]
-    classes: Classes
-    positions: tuple[int, ...]
-    content: str
-    skipped: tuple[str, ...] = ()
-
-    def without(self, places: Iterable[int]) -> "Split":
-        """The split without the images at some places of its list, which it names as skipped."""
-        gone = set(places)
-        kept = [place for place in range(len(self.items)) if place not in gone]
-        return replace(
-            self,
-            items=tuple(self.items[place] for place in kept),
-            positions=tuple(self.positions[place] for place in kept),
-            skipped=tuple(self.items[place].path for place in sorted(gone)),
-        )
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash of the exact list: paths, labels, names, order and positions; and of `content`."""
-        lines = [
-            f"{item.path}\t{item.label}\t{item.name}\t{position}"
-            for item, position in zip(self.items, self.positions, strict=True)
-        ]
-        text = "\n".join([*lines, repr(self.classes), self.content])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +116,7 @@ class Dataset(ABC):
         return ""
 
 
-class Files(Dataset):
+class FileDataset(Dataset):
     """A dataset in a folder below --data-root, in CoOp's layout.
 
     folder: its name there; images: where in it the paths of the items start.
@@ -236,7 +197,7 @@ class Files(Dataset):
             raise HarnessError(f"{self.name} needs the folder {path}: {error.strerror}.") from error
 
 
-class SplitFile(Files):
+class SplitFileDataset(FileDataset):
     """A dataset whose lists are in one of CoOp's split_zhou_*.json files, in the file's order.
 
     `split` is the file's name: {"train" | "val" | "test": [[path, label, class name], ...]}.
@@ -290,78 +251,3 @@ def below(path: str, dataset: str) -> str:
     if not parts or ".." in parts or PurePosixPath(path).is_absolute() or "\\" in path:
         raise HarnessError(f"{dataset}: the path {path!r} leaves the dataset's folder.")
     return path
-
-
-def few_shot(
-    train: Sequence[Item], val: Sequence[Item], shots: int, seed: int
-) -> tuple[list[Item], list[Item]]:
-    """`shots` images a class of train, then min(shots, 4) of val, from one random stream.
-
-    Classes are visited in order of first appearance; a class with fewer images gives all of them
-    without a draw. This is what CoOp draws for SEED = seed, list for list. Without a val list the
-    second draw is from what the first one left of train.
-
-    Source: Dassl base_dataset.py, generate_fewshot_dataset; CoOp datasets/*.py.
-    """
-    stream = random.Random(seed)
-    drawn = _sample(train, shots, stream)
-    taken = set(drawn) if not val else set()
-    return drawn, _sample(val or [i for i in train if i not in taken], min(shots, 4), stream)
-
-
-def _sample(items: Sequence[Item], count: int, stream: random.Random) -> list[Item]:
-    by_label: dict[int, list[Item]] = {}
-    for item in items:
-        by_label.setdefault(item.label, []).append(item)
-    chosen = []
-    for group in by_label.values():
-        chosen += stream.sample(group, count) if len(group) >= count else group
-    return chosen
-
-
-def class_names(items: Iterable[Item]) -> list[str]:
-    """Names in label order.
-
-    Raises:
-        HarnessError: a label with two names, or a gap in the labels.
-    """
-    names: dict[int, str] = {}
-    for item in items:
-        if names.setdefault(item.label, item.name) != item.name:
-            raise HarnessError(
-                f"label {item.label} is both {names[item.label]!r} and {item.name!r}"
-            )
-    missing = sorted(set(range(len(names))) - set(names))
-    if missing:
-        raise HarnessError(f"labels must run from 0 to {len(names) - 1}; missing: {missing[:5]}")
-    return [names[label] for label in range(len(names))]
-
-
-def select(
-    items: Sequence[Item], subset: str, classes: Classes, content: str = "", split: str = "test"
-) -> Split:
-    """The items of a subset of the classes, relabelled from 0 in label order.
-
-    base is the first ceil(n/2) of the n classes and new the rest, whichever of them `items` hold.
-
-    Source: CoOp datasets/oxford_pets.py, subsample_classes.
-
-    Raises:
-        HarnessError: no image of the subset is among the items.
-    """
-    names = classes.names
-    half = (len(names) + 1) // 2
-    first, last = {"all": (0, len(names)), "base": (0, half), "new": (half, len(names))}[subset]
-    kept = [
-        (position, Item(item.path, item.label - first, item.name))
-        for position, item in enumerate(items)
-        if first <= item.label < last
-    ]
-    if not kept:
-        raise HarnessError(f"{classes.dataset} has no {split} images of its {subset} classes.")
-    return Split(
-        items=tuple(item for _, item in kept),
-        classes=replace(classes, names=names[first:last]),
-        positions=tuple(position for position, _ in kept),
-        content=content,
-    )

@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +23,11 @@ from typing import Any
 from harness.errors import HarnessError, unknown
 
 KINDS = {"methods": "Method", "tasks": "Task", "datasets": "Dataset"}
-FOLDERS = {"methods": "methods", "tasks": "tasks", "datasets": "tasks.datasets"}
+FOLDERS = {
+    "methods": "harness.methods",
+    "tasks": "harness.tasks",
+    "datasets": "harness.tasks.datasets",
+}
 
 
 class Collision(HarnessError):
@@ -38,6 +42,7 @@ class Plugin:
     cls: type
     fixed: Mapping[str, Any]
     origin: str
+    instance: Any = None  # an object that was given instead of a name: it is taken as it is
 
     @property
     def family(self) -> str:
@@ -72,8 +77,9 @@ class Registry:
     plugins: dict[str, dict[str, Plugin]] = field(default_factory=lambda: {k: {} for k in KINDS})
     broken: dict[str, str] = field(default_factory=dict)
 
-    def find(self, kind: str, patterns: str | Iterable[str]) -> list[Plugin]:
-        """The plugins that a comma list of names and wildcards selects, in its order, once each.
+    def find(self, kind: str, patterns: str | Iterable[Any]) -> list[Plugin]:
+        """The plugins that a comma list of names and wildcards selects, in its order, once each;
+        in a list also classes and objects, which become known by their names.
 
         Raises:
             HarnessError: a name or wildcard that matches nothing.
@@ -81,7 +87,11 @@ class Registry:
         known = self.plugins[kind]
         parts = patterns.split(",") if isinstance(patterns, str) else patterns
         chosen: dict[str, Plugin] = {}
-        for part in filter(None, (part.strip() for part in parts)):
+        for part in filter(None, (p.strip() if isinstance(p, str) else p for p in parts)):
+            if not isinstance(part, str):
+                plugin = self._given(kind, part)
+                chosen[plugin.name] = plugin
+                continue
             if ":" in part and part not in known:
                 plugin = self._with_path(kind, part)
                 chosen[plugin.name] = plugin
@@ -98,6 +108,19 @@ class Registry:
         if not chosen:
             raise HarnessError(f"no {kind} given. Known: {', '.join(known)}.")
         return list(chosen.values())
+
+    def _given(self, kind: str, given: Any) -> Plugin:
+        """The plugin of a class or an object that is none of the registered ones by name."""
+        cls = given if isinstance(given, type) else type(given)
+        if not any(c.__name__ == KINDS[kind] for c in cls.mro()[1:]):
+            raise HarnessError(f"{given!r} is neither a name nor a {KINDS[kind]}.")
+        if self.plugins[kind].get(vars(cls).get("name", ""), None) is None:
+            self.add(kind, cls, _snake_case(cls.__name__), cls.__module__)
+        plugin = self.plugins[kind][vars(cls)["name"]]
+        if plugin.cls is not cls:
+            raise Collision(f"{cls.__module__}.{cls.__name__} would be called {plugin.name!r}, as "
+                            f"{plugin.origin} is. Rename it.")  # fmt: skip
+        return plugin if isinstance(given, type) else replace(plugin, instance=given)
 
     def _with_path(self, kind: str, part: str) -> Plugin:
         """The plugin of `NAME:PATH`, registered as NAME and the last part of PATH."""
@@ -159,7 +182,7 @@ class Registry:
             HarnessError: it cannot be imported, or defines no plugin.
         """
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it, and the console script not
+            sys.path.append(str(Path.cwd()))  # last: nothing there shadows an installed module
         file = Path(reference) if reference.endswith(".py") else None
         stem = file.stem if file else reference.rpartition(".")[2]
         try:
@@ -215,6 +238,10 @@ def _defined_here(value: object, module: ModuleType, base: str) -> bool:
         and not value.__name__.startswith("_")
         and any(c.__name__ == base and c.__module__.startswith("harness.") for c in value.mro()[1:])
     )
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def _import_file(path: Path) -> ModuleType:

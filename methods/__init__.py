@@ -1,0 +1,1 @@
+"""One file for each method; they are imported as `harness.methods.*`."""

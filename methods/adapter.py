@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 from harness.method import (
     TRANSFER,
-    At,
     Classes,
     Clip,
     Edit,
     HarnessError,
     Method,
     Site,
+    SiteContext,
     Tower,
     blocks_from,
     published,
     rescale_gradient,
-)  # fmt: skip
+)
 
 
 def initialised(inputs: int, outputs: int) -> nn.Linear:
@@ -48,7 +48,7 @@ class Bottleneck(Edit):
         """[R, L, D] -> [R, L, D], before the scale."""
         return F.relu(self.up(F.relu(self.down(x))))  # Eq. 8
 
-    def forward(self, x: Tensor, y: Tensor, at: At) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, at: SiteContext) -> Tensor:
         return y + self.scale * self.leave(self.branch(self.enter(x)))
 
     def enter(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from harness.method import Classes, Clip, Edit, Site, Tower, blocks_from, published
-from methods.adapter import Adapter, Bottleneck
+from harness.methods.adapter import Adapter, Bottleneck
 
 
 class Parallel(Bottleneck):

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from harness.method import Classes, Clip, CosineHead, Given, HarnessError, Method, published
-from methods.coop import few_shot_epochs
+from harness.method import Classes, Clip, CosineHead, HarnessError, HeadContext, Method, published
+from harness.methods.coop import few_shot_epochs
 
 
 class Mixed(CosineHead):
@@ -19,7 +19,7 @@ class Mixed(CosineHead):
         self.up = nn.Linear(embedding // 4, embedding, bias=False)
         self.ratio = ratio
 
-    def forward(self, image: Tensor, text: Tensor, given: Given) -> Tensor:
+    def forward(self, image: Tensor, text: Tensor, given: HeadContext) -> Tensor:
         adapted = self.up(self.down(image).relu()).relu()
         return super().forward(self.ratio * adapted + (1 - self.ratio) * image, text, given)
 

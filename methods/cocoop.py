@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.method import At, Classes, Clip, Edit, Site, published
-from methods.coop import Context, CoOp
+from harness.method import Classes, Clip, Edit, Site, SiteContext, published
+from harness.methods.coop import Context, CoOp
 
 
 class Conditional(Context):
@@ -19,7 +19,7 @@ class Conditional(Context):
         hidden, width = embedding // 16, vectors.shape[1]
         self.meta = nn.Sequential(nn.Linear(embedding, hidden), nn.ReLU(), nn.Linear(hidden, width))
 
-    def forward(self, x: Tensor, y: Tensor, at: At) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, at: SiteContext) -> Tensor:
         shift = self.meta(F.normalize(at.image, dim=-1))  # [R, D]
         return self.replaced(y, self.vectors + shift[:, None])
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from harness.method import Edit, HarnessError, published
-from methods.lora import LoRA, LowRank
+from harness.methods.lora import LoRA, LowRank
 
 
 class Complementary(LowRank):

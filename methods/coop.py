@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.method import At, Classes, Clip, Edit, HarnessError, Method, Site, published
+from harness.method import Classes, Clip, Edit, HarnessError, Method, Site, SiteContext, published
 
 
 class Context(Edit):
@@ -17,7 +17,7 @@ class Context(Edit):
         super().__init__()
         self.vectors = nn.Parameter(vectors)
 
-    def forward(self, x: Tensor, y: Tensor, at: At) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, at: SiteContext) -> Tensor:
         return self.replaced(y, self.vectors.expand(len(y), -1, -1))
 
     def replaced(self, y: Tensor, context: Tensor) -> Tensor:

@@ -9,18 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.method import At, Edit, HarnessError, Tower, published
-from methods.adapter import Adapter, Bottleneck, initialised
+from harness.method import Edit, HarnessError, SiteContext, Tower, published
+from harness.methods.adapter import Adapter, Bottleneck, initialised
 
 Noise = Literal["gumbel", "log_gumbel", "none", "random"]
 
 
-def gumbel(at: At, purpose: str, count: int) -> Tensor:
+def gumbel(at: SiteContext, purpose: str, count: int) -> Tensor:
     """Gumbel(0, 1) noise [R, count]."""
     return -torch.log(-torch.log(at.noise(purpose, count)))
 
 
-def descending(scores: Tensor, noise: Noise, at: At, purpose: str) -> Tensor:
+def descending(scores: Tensor, noise: Noise, at: SiteContext, purpose: str) -> Tensor:
     """Indices [R, count] by descending noisy score [R, count] (Eq. 11 and 13)."""
     if noise == "random":
         scores = at.noise(purpose, scores.shape[1])
@@ -84,7 +84,7 @@ class DynamicRank(Bottleneck):
         self.method, self.weight = method, weight
         self.divisor = math.sqrt(width if method.attention_scale == "width" else method.rank)
 
-    def forward(self, x: Tensor, y: Tensor, at: At) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, at: SiteContext) -> Tensor:
         inner = F.relu(self.down(self.enter(x)))  # Eq. 9: X' [R, N, r]
         if not at.training:
             return y + self.scale * self.expand(inner)  # Eq. 18
@@ -101,7 +101,7 @@ class DynamicRank(Bottleneck):
         """sigma(sigma(X W_p) W_u) of Eq. 17 and 18: [R, N, r] -> [R, N, d]."""
         return F.relu(self.up(F.relu(self.mix(inner))))
 
-    def mask(self, inner: Tensor, at: At) -> Tensor:
+    def mask(self, inner: Tensor, at: SiteContext) -> Tensor:
         """M' [R, N, r], with no gradient or the straight-through one."""
         method, dtype = self.method, inner.dtype
         inner = inner.to(torch.promote_types(dtype, torch.float32))  # bfloat16 ties decide orders

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.method import Classes, Output, class_features, published
-from methods.coop import CoOp
+from harness.methods.coop import CoOp
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from harness.method import (
     Classes,
     Clip,
     CosineHead,
-    Given,
     HarnessError,
+    HeadContext,
     Method,
     Output,
     Step,
@@ -47,7 +47,7 @@ class Mapped(CosineHead):
         self.register_buffer("mean", torch.eye(embedding))
         self.noise, self.dropout = noise, dropout
 
-    def forward(self, image: Tensor, text: Tensor, given: Given) -> Tensor:
+    def forward(self, image: Tensor, text: Tensor, given: HeadContext) -> Tensor:
         image = F.normalize(image, dim=-1)
         if given.key is not None:
             image = self.disturbed(image, given.key)

@@ -7,7 +7,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from harness.method import Classes, Clip, Given, Method, Support, published
+from harness.method import Classes, Clip, HeadContext, Method, Support, published
 
 
 class Linear(nn.Module):
@@ -17,7 +17,7 @@ class Linear(nn.Module):
         super().__init__()
         self.linear = nn.Linear(embedding, classes)
 
-    def forward(self, image: Tensor, text: Tensor, given: Given) -> Tensor:
+    def forward(self, image: Tensor, text: Tensor, given: HeadContext) -> Tensor:
         return self.linear(image)
 
 

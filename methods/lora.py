@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from harness.method import (
-    At,
     Classes,
     Clip,
     Edit,
     HarnessError,
     Method,
     Site,
+    SiteContext,
     Views,
     cosine_decay,
     published,
@@ -32,7 +32,7 @@ class LowRank(Edit):
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
         self.scale, self.rate = alpha / math.sqrt(rank), rate
 
-    def forward(self, x: Tensor, y: Tensor, at: At) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, at: SiteContext) -> Tensor:
         return y + self.scale * self.update(at.dropout(x, self.rate))
 
     def update(self, x: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.method import TRANSFER, Classes, Clip, Edit, Method, Site, blocks_from, published
-from methods.coop import Context, embedded
-from methods.vpt import Appended, entering
+from harness.methods.coop import Context, embedded
+from harness.methods.vpt import Appended, entering
 
 
 class Coupled(Appended):

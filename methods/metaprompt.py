@@ -13,7 +13,7 @@ from harness.method import (
     Clip,
     CosineHead,
     Edit,
-    Given,
+    HeadContext,
     Method,
     Output,
     Site,
@@ -22,8 +22,8 @@ from harness.method import (
     generator,
     published,
 )
-from methods.coop import Context
-from methods.vpt import deep, entering
+from harness.methods.coop import Context
+from harness.methods.vpt import deep, entering
 
 IMAGENET = (
     "itap of a {}", "a bad photo of the {}", "a origami {}", "a photo of the large {}",
@@ -34,12 +34,12 @@ IMAGENET = (
 class Average(nn.Module):
     """The mean of two classifiers: prompted images with frozen texts, and the reverse."""
 
-    def forward(self, image: Tensor, text: Tensor, given: Given) -> Tensor:
+    def forward(self, image: Tensor, text: Tensor, given: HeadContext) -> Tensor:
         one, other = both(image, text, given)
         return (one + other) / 2
 
 
-def both(image: Tensor, text: Tensor, given: Given) -> tuple[Tensor, Tensor]:
+def both(image: Tensor, text: Tensor, given: HeadContext) -> tuple[Tensor, Tensor]:
     """Logits [B, C] of prompted images with frozen texts, and of frozen images with prompted
     texts."""
     assert given.image is not None

@@ -7,8 +7,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.method import TRANSFER, At, Classes, Clip, Edit, Site, blocks_from, published
-from methods.adapter import Adapter, Bottleneck, initialised
+from harness.method import TRANSFER, Classes, Clip, Edit, Site, SiteContext, blocks_from, published
+from harness.methods.adapter import Adapter, Bottleneck, initialised
 
 
 class Shared(Bottleneck):
@@ -23,7 +23,7 @@ class Shared(Bottleneck):
     def branch(self, x: Tensor) -> Tensor:
         return self.up(F.relu(self.shared(F.relu(self.down(x)))))
 
-    def forward(self, x: Tensor, y: Tensor, at: At) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, at: SiteContext) -> Tensor:
         return super().forward(at.op.get_submodule("ln1")(x), y, at)
 
 

@@ -7,15 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.method import (
-    At,
     Classes,
     Clip,
     Edit,
-    Given,
     HarnessError,
+    HeadContext,
     Method,
     Output,
     Site,
+    SiteContext,
     published,
 )
 
@@ -27,7 +27,7 @@ class Contexts(Edit):
         super().__init__()
         self.vectors = nn.Parameter(vectors)  # [K, M, D]
 
-    def forward(self, x: Tensor, y: Tensor, at: At) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, at: SiteContext) -> Tensor:
         count, length = self.vectors.shape[:2]
         # tokens of the name: less [SOS], M, "."; where the tokenizer merges a final "." into the
         # name's it is one less, but then the name stands last and its length is not used
@@ -48,7 +48,7 @@ def before_name(length: int, kinds: Tensor, count: int) -> Tensor:
 class Mean(nn.Module):
     """Cosine with the mean of the class's normalised text features, not normalised again."""
 
-    def forward(self, image: Tensor, text: Tensor, given: Given) -> Tensor:
+    def forward(self, image: Tensor, text: Tensor, given: HeadContext) -> Tensor:
         weights = F.normalize(text[:-1], dim=-1).mean(1)  # [C, E]; the last row has no name
         return given.scale * F.normalize(image, dim=-1) @ weights.T
 

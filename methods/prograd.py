@@ -20,7 +20,7 @@ from harness.method import (
     Step,
     published,
 )
-from methods.coop import Context, embedded, few_shot_epochs
+from harness.methods.coop import Context, embedded, few_shot_epochs
 
 LEAD = {  # the teacher's templates, where they differ from the dataset's
     "oxford_pets": "a type of pet, a photo of a {}.",

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.method import (
-    At,
     Classes,
     Clip,
     Edit,
@@ -17,10 +16,11 @@ from harness.method import (
     Method,
     Output,
     Site,
+    SiteContext,
     published,
 )
-from methods.coop import Context
-from methods.kgcoop import distance
+from harness.methods.coop import Context
+from harness.methods.kgcoop import distance
 
 ANCHORS = {  # where they differ from the dataset's template
     "dtd": "a photo of a {}, a type of texture.",
@@ -48,7 +48,7 @@ class ClassTokens(Context):
         self.down = nn.Linear(embedding, embedding // 4)
         self.up = nn.Linear(embedding // 4, TOKENS * width)
 
-    def forward(self, x: Tensor, y: Tensor, at: At) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, at: SiteContext) -> Tensor:
         inner = self.down(F.normalize(at.reference("anchor")[:, 0], dim=-1))
         tokens = self.up(inner * torch.sigmoid(1.702 * inner))  # QuickGELU
         return self.replaced(y, tokens.unflatten(1, (TOKENS, -1)))  # [R, 4, D]

@@ -12,8 +12,8 @@ from harness.method import (
     Classes,
     Clip,
     CosineHead,
-    Given,
     HarnessError,
+    HeadContext,
     Method,
     Support,
     Views,
@@ -48,7 +48,7 @@ class Cached(CosineHead):
         self.register_buffer("alpha", torch.zeros(()))
         self.register_buffer("beta", torch.zeros(()))
 
-    def forward(self, image: Tensor, text: Tensor, given: Given) -> Tensor:
+    def forward(self, image: Tensor, text: Tensor, given: HeadContext) -> Tensor:
         return super().forward(image, text, given) + self.alpha * self.cached(image, self.beta)
 
     def cached(self, image: Tensor, beta: Tensor | float) -> Tensor:
@@ -141,7 +141,7 @@ class TipAdapter(Method):
         assert isinstance(head, Cached)
         image, labels = support.val()
         scale = support.scale
-        frozen = CosineHead()(image, support.text, Given(scale))
+        frozen = CosineHead()(image, support.text, HeadContext(scale))
         best = -1
         for beta in grid(self.most_beta, 200):
             cached = head.cached(image, beta)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from harness.method import At, Classes, Clip, Edit, Method, Site, blocks_from, published
+from harness.method import Classes, Clip, Edit, Method, Site, SiteContext, blocks_from, published
 
 
 class Appended(Edit):
@@ -20,7 +20,7 @@ class Appended(Edit):
         """[M, D]."""
         return self.vectors
 
-    def forward(self, x: Tensor, y: Tensor, at: At) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, at: SiteContext) -> Tensor:
         tokens = self.tokens().to(y.dtype).expand(len(y), -1, -1)  # [B, M, D]
         kept = y if at.site.endswith(".tokens") else y[:, : -tokens.shape[1]]
         return torch.cat([kept, tokens], dim=1)  # [B, L + M, D]

@@ -16,11 +16,12 @@ from statistics import mean
 import torch
 import torch.nn.functional as F
 
-from harness import config, registry, runner
-from harness.inputs import Images
-from harness.texts import texts
-from harness.trainer import Batch, gradients
-from methods.dra import DynamicRank, channel_scores, descending, token_scores
+from harness import config, registry
+from harness.fitting.inputs import Images
+from harness.fitting.step import Batch, gradients
+from harness.fitting.texts import texts
+from harness.methods.dra import DynamicRank, channel_scores, descending, token_scores
+from harness.runs.executors import local as runner
 
 
 def overlap(scores: torch.Tensor, noisy: torch.Tensor) -> float:

@@ -1,0 +1,1 @@
+"""One file for each task; they are imported as `harness.tasks.*`."""

@@ -1,4 +1,4 @@
-"""Fixtures: the embedded backbone, a toy dataset, and a bench over both."""
+"""Fixtures: the embedded backbone, a toy dataset, and runs of both."""
 
 import atexit
 import os
@@ -12,14 +12,18 @@ os.environ["HARNESS_CACHE"] = tempfile.mkdtemp(prefix="harness-cache-")
 import pytest
 import torch
 
-from harness import backbone as backbones
-from harness import clip, registry
+from harness import registry
 from harness.config import Engine
-from harness.plan import Bench, Named, Run
+from harness.runs import engine
+from harness.runs.context import Context, PreparedRun
+from harness.runs.run import Configured, Run
+from harness.towers import backbone as backbones
+from harness.towers.openclip import Clip
 
 atexit.register(shutil.rmtree, os.environ["HARNESS_CACHE"], ignore_errors=True)
 
-TOY = Path(__file__).parent / "toy.py"
+ROOT = Path(__file__).parents[1]
+TOY = ROOT / "tests" / "toy.py"
 PLUGINS = registry.load([str(TOY)])
 METHODS = sorted(PLUGINS.plugins["methods"])
 
@@ -30,36 +34,47 @@ def plugins() -> registry.Registry:
 
 
 @pytest.fixture(scope="session")
-def mini() -> clip.Clip:
+def mini() -> Clip:
     """The embedded backbone in float32."""
     return backbones.load("emoji-mini")
 
 
 @pytest.fixture(scope="session")
-def exact() -> clip.Clip:
+def exact() -> Clip:
     """The embedded backbone in float64."""
     return backbones.load("emoji-mini").double()
 
 
 @pytest.fixture
-def make_run(mini: clip.Clip):
+def make_run(mini: Clip):
     """make_run("dra", max_steps=4, rank=8): a run of a method on the toy dataset, on base2new
     if it can serve it, else on few_shot."""
 
-    def make(name: str, *, seed: int = 1, backbone: clip.Clip | None = None, **fields) -> Run:
+    def make(name: str, *, seed: int = 1, backbone: Clip | None = None, **fields) -> PreparedRun:
         plugin = PLUGINS.plugins["methods"][name]
         steps = fields.pop("max_steps", 4)
         memory = fields.pop("memory", 0.0)
         precision = fields.pop("precision", "fp32")
-        engine = Engine(max_steps=steps, precision=precision, memory=memory)
-        toy = PLUGINS.plugins["datasets"]["toy"].cls()
-        bench = Bench(backbone or mini, {"toy": toy}, None, engine)
-        method = Named(name, plugin.cls(**{**plugin.fixed, **fields}), fields)
+        settings = Engine(max_steps=steps, precision=precision, memory=memory)
         task = "few_shot" if plugin.cls.only_fitted_classes else "base2new"
-        protocol = Named(task, PLUGINS.plugins["tasks"][task].cls(), {})
-        return Run(method, protocol, "toy", 4, seed, bench)
+        method = Configured(name, plugin.cls(**{**plugin.fixed, **fields}), fields)
+        clip = backbone or mini
+        return prepared(clip, method, task, "toy", 4, seed, settings)
 
     return make
+
+
+def prepared(clip, method, task, dataset, shots, seed, settings) -> PreparedRun:
+    """A run of a method on a registered task and dataset, in a context of its own."""
+    protocol = Configured(task, PLUGINS.plugins["tasks"][task].cls())
+    data = ((dataset, PLUGINS.plugins["datasets"][dataset].cls()),)
+    run = Run(method, protocol, dataset, clip.name, shots, seed, settings, data)
+    return Context(clip).prepare(run)
+
+
+def execute(run: PreparedRun, weights: Path | None = None):
+    """The record, predictions and model of a run."""
+    return engine.execute(run.run, run.context, weights)
 
 
 @pytest.fixture(autouse=True)

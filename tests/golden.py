@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from harness.config import Engine
-from harness.engine import execute
-from harness.method import Given
-from harness.plan import Bench, Named, Run, code_hash
-from harness.texts import text_features, texts
+from harness.fitting.texts import text_features, texts
+from harness.method import HeadContext
+from harness.runs.context import code_hash
+from harness.runs.run import Configured
 from tests import toy_backbone
-from tests.conftest import METHODS, PLUGINS
+from tests.conftest import METHODS, PLUGINS, execute, prepared
 
 FILE = Path(__file__).with_suffix(".json")
 STEPS = 4
@@ -40,28 +40,25 @@ def measure(name: str) -> dict[str, Any]:
 
 def _measure(name: str) -> dict[str, Any]:
     plugin = PLUGINS.plugins["methods"][name]
-    few_shot = plugin.cls.only_fitted_classes
-    task = "few_shot" if few_shot else "base2new"
     clip = toy_backbone.load(EMBEDDING.get(name, 36)).double()
-    engine = Engine(max_steps=STEPS, precision="fp32", crop_scale=(0.5, 1.0))
-    bench = Bench(clip, {"toy": PLUGINS.plugins["datasets"]["toy"].cls()}, None, engine)
-    settings = {"batch_size": 4, "warmup_epochs": 0, "shots": 2}
-    method = Named(name, plugin.cls(**plugin.fixed | _those_of(plugin.cls, settings)), {})
-    protocol = Named(task, PLUGINS.plugins["tasks"][task].cls(), {})
-    run = Run(method, protocol, "toy", 2, 1, bench)
+    settings = Engine(max_steps=STEPS, precision="fp32", crop_scale=(0.5, 1.0))
+    short = {"batch_size": 4, "warmup_epochs": 0, "shots": 2}
+    method = Configured(name, plugin.cls(**plugin.fixed | _those_of(plugin.cls, short)))
+    task = "few_shot" if plugin.cls.only_fitted_classes else "base2new"
+    run = prepared(clip, method, task, "toy", 2, 1, settings)
     record, _, model = execute(run)
     assert record.status == "done", record.error
     assert model is not None
     pixels = torch.rand((2, 3, 24, 24), generator=torch.Generator().manual_seed(2)) * 4 - 2
     with torch.no_grad():
         features = model.clip.image(pixels)
-        image = model.finish(model.clip.image, model.start(model.clip.image, pixels), pixels,
+        image = model.rest(model.clip.image, model.prefix(model.clip.image, pixels), pixels,
                              _rows(2))  # fmt: skip
     logits = {}
     for evaluation, split in run.evaluated.items():
         prompts = texts(model, split.classes, training=False)
         own = image if method.value.text_per_image else None
-        given = Given(
+        given = HeadContext(
             model.clip.logit_scale.exp(), prompts.references,
             features if method.value.frozen_images else None,
             split.classes.names == model.classes.names,
@@ -92,7 +89,7 @@ def _summary(state: dict[str, torch.Tensor]) -> dict[str, list[float]]:
 
 
 def _rows(count: int) -> Any:
-    from harness.method import Rows
+    from harness.towers.edit import Rows
 
     return Rows(torch.arange(count), count, False, ())
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from harness.dataset import Classes, Item, class_names, few_shot, select
+from harness.dataset import Classes, Item
 from harness.errors import HarnessError
+from harness.splits import class_names, few_shot, select
 
 
 def items(labels: str, prefix: str = "") -> list[Item]:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from harness.cli import main
-from harness.leaderboard import render
-from harness.results import Store
-from tests.test_cli import QUICK
+from harness.cli.commands import main
+from harness.records.leaderboard import render
+from harness.records.store import Store
+from tests.cli.test_commands import QUICK
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

@@ -81,13 +81,13 @@ def test_a_variant_that_collides_names_both(tmp_path):
 
 
 def test_a_broken_file_is_reported_and_the_others_go_on(tmp_path, monkeypatch):
-    import methods
+    from harness import methods
 
     write(tmp_path / "broken_method.py", "import a_package_that_is_not_there\n")
     write(tmp_path / "good_method.py", METHOD.format(name="Good"))
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
     loaded = registry.load()
-    assert "a_package_that_is_not_there" in loaded.broken["methods.broken_method"]
+    assert "a_package_that_is_not_there" in loaded.broken["harness.methods.broken_method"]
     assert {"good_method", "dra"} <= set(loaded.plugins["methods"])
     with pytest.raises(HarnessError, match="a_package_that_is_not_there"):
         loaded.find("methods", "broken_method")
@@ -121,7 +121,7 @@ def test_a_plugin_without_a_class_is_an_error(tmp_path):
 
 
 def test_files_that_define_no_method_or_two_are_left_out_with_the_reason(tmp_path, monkeypatch):
-    import methods
+    from harness import methods
 
     write(tmp_path / "no_method.py", "x = 1\n")
     write(tmp_path / "two_methods.py", METHOD.format(name="One") + METHOD.format(name="Two"))
@@ -131,8 +131,8 @@ def test_files_that_define_no_method_or_two_are_left_out_with_the_reason(tmp_pat
     )
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
     loaded = registry.load()
-    assert "defines no Method" in loaded.broken["methods.no_method"]
-    assert "One, Two" in loaded.broken["methods.two_methods"]
+    assert "defines no Method" in loaded.broken["harness.methods.no_method"]
+    assert "One, Two" in loaded.broken["harness.methods.two_methods"]
     assert "dra" in loaded.plugins["methods"]
 
 

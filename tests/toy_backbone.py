@@ -7,8 +7,8 @@ import open_clip
 import torch
 from open_clip.model import CustomTextCLIP, set_model_preprocess_cfg
 
-from harness.backbone import EMBEDDED
-from harness.clip import Clip
+from harness.towers.backbone import EMBEDDED
+from harness.towers.openclip import Clip
 
 SIZE = 24  # pixels
 VISION = {"image_size": SIZE, "patch_size": 8, "width": 48, "layers": 12, "head_width": 16}

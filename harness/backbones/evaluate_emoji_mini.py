@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from tasks.datasets.emoji.views import view
+from harness.tasks.datasets.emoji.views import view
 
 FOLDER = Path(__file__).resolve().parent / "emoji-mini"
 DATASETS = Path(__file__).resolve().parents[2] / "tasks" / "datasets" / "emoji"

@@ -34,7 +34,7 @@ from harness.backbones.pretrain_emoji_mini_model import (
     silence_blocks,
     text_features,
 )
-from tasks.datasets.emoji.build import fetch_packages
+from harness.tasks.datasets.emoji.build import fetch_packages
 
 OUTPUT = Path(__file__).parent / "emoji-mini"
 CONTEXT = 32

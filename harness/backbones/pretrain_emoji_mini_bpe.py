@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from harness.backbones import pretrain_emoji_mini_data as data
-from tasks.datasets.emoji.build import read_style
+from harness.tasks.datasets.emoji.build import read_style
 
 
 def word_counts(work: Path) -> Counter:

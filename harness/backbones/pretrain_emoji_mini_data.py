@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.backbones.pretrain_emoji_mini_views import random_views
-from tasks.datasets.emoji.build import CELL, PACKAGES, STYLES, read_style, render
+from harness.tasks.datasets.emoji.build import CELL, PACKAGES, STYLES, read_style, render
 
 EMOJI_STYLES = tuple(style for style, (side, _) in STYLES.items() if side == "pretraining")
 UNUSED_EMOJI_STYLES = ("openmoji", "emojione-v1")

@@ -1,0 +1,1 @@
+"""One file for each dataset, or for each layout; imported as `harness.tasks.datasets.*`."""

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.dataset import Published, SplitFile
+from harness.dataset import Published, SplitFileDataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class Caltech101(SplitFile):
+class Caltech101(SplitFileDataset):
     """100 kinds of objects; backgrounds and one of the two face classes left out.
 
     Source: Fei-Fei et al., Learning generative visual models from few training examples (2004);

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.own import PARTS, HarnessError, Own, rows
+from harness.images.own import PARTS, HarnessError, UserImages, rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Csv(Own):
+class Csv(UserImages):
     """Your own images: `csv:FILE` lists path,label or path,label,split (train, val or test).
 
     The first line names the columns. Paths are relative to the file's folder and stay below it.

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.dataset import Published, SplitFile
+from harness.dataset import Published, SplitFileDataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class DTD(SplitFile):
+class DTD(SplitFileDataset):
     """47 textures.
 
     Source: Cimpoi et al., Describing Textures in the Wild (2014);

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.dataset import Published, SplitFile
+from harness.dataset import Published, SplitFileDataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class EuroSAT(SplitFile):
+class EuroSAT(SplitFileDataset):
     """Ten kinds of land on satellite images.
 
     Source: Helber et al., EuroSAT (2019);

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from harness.dataset import Files, Item, Published
+from harness.dataset import FileDataset, Item, Published
 
 
 @dataclass(frozen=True, kw_only=True)
-class FGVCAircraft(Files):
+class FGVCAircraft(FileDataset):
     """100 aircraft variants, in the official split.
 
     Source: Maji et al., Fine-Grained Visual Classification of Aircraft (2013);

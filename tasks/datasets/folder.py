@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.own import HarnessError, Own, images_below
+from harness.images.own import HarnessError, UserImages, images_below
 
 SPLITS = {
     "train": "train", "training": "train",
@@ -13,7 +13,7 @@ SPLITS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folder(Own):
+class Folder(UserImages):
     """Your own images: `folder:PATH` holds a folder a class, or train, val and test with them.
 
     Without a split each class is split once into train, val and test, 5 : 2 : 3 (scikit-learn,

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.dataset import Published, SplitFile
+from harness.dataset import Published, SplitFileDataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class Food101(SplitFile):
+class Food101(SplitFileDataset):
     """101 dishes.
 
     Source: Bossard et al., Food-101 (2014);

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from harness.dataset import Files, HarnessError, Item, Published
+from harness.dataset import FileDataset, HarnessError, Item, Published
 
 HENDRYCKS = "https://github.com/hendrycks/"
 PUBLISHED = {
@@ -33,7 +33,7 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageNet(Files):
+class ImageNet(FileDataset):
     """1,000 kinds of objects; `imagenetv2`, `imagenet_sketch`, `_a` and `_r` are for test only.
 
     Train is read in the order of sorted folders and files, so that the few-shot lists are the same

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.dataset import Published, SplitFile
+from harness.dataset import Published, SplitFileDataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class OxfordFlowers(SplitFile):
+class OxfordFlowers(SplitFileDataset):
     """102 flowers, in CoOp's own random split.
 
     Source: Nilsback and Zisserman, Automated Flower Classification over a Large Number of

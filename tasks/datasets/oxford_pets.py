@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.dataset import Published, SplitFile
+from harness.dataset import Published, SplitFileDataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class OxfordPets(SplitFile):
+class OxfordPets(SplitFileDataset):
     """37 breeds of cats and dogs.
 
     Source: Parkhi et al., Cats and Dogs (2012);

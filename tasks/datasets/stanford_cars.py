@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.dataset import Published, SplitFile
+from harness.dataset import Published, SplitFileDataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class StanfordCars(SplitFile):
+class StanfordCars(SplitFileDataset):
     """196 car models.
 
     Source: Krause et al., 3D Object Representations for Fine-Grained Categorization (2013);

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.dataset import Published, SplitFile
+from harness.dataset import Published, SplitFileDataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class SUN397(SplitFile):
+class SUN397(SplitFileDataset):
     """397 scenes.
 
     Source: Xiao et al., SUN Database (2010);

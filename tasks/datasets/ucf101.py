@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.dataset import Published, SplitFile
+from harness.dataset import Published, SplitFileDataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class UCF101(SplitFile):
+class UCF101(SplitFileDataset):
     """101 actions: the middle frame of each video.
 
     Source: Soomro et al., UCF101 (2012);

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from harness.dataset import Dataset, Item
-from tasks.datasets.emoji.views import view
+from harness.tasks.datasets.emoji.views import view
 
 HERE = Path(__file__).parent
 CELL = 64  # pixels

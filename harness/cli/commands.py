@@ -1,0 +1,283 @@
+"""The command line: argv -> plan -> records -> leaderboard."""
+
+import argparse
+import inspect
+import os
+import re
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import config, registry
+from harness.cli.arguments import DEFAULT_BACKBONE, parser
+from harness.errors import HarnessError, unknown
+from harness.records.store import Store
+from harness.records.tables import plain_table
+
+if TYPE_CHECKING:
+    from harness.images.cache import Disk
+    from harness.runs.plan import Request
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code (0, 1 if a run failed, 2 for a bad request, 130)."""
+    arguments = parser().parse_args(argv)
+    try:
+        return COMMANDS[arguments.command](arguments)
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stopped:
+        print(f"\ninterrupted. {stopped}".rstrip(), file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _own(arguments: argparse.Namespace) -> list[config.Binding]:
+    """The settings of datasets that are given by their paths."""
+    if arguments.template is not None and "{}" not in arguments.template:
+        raise HarnessError(f"--template {arguments.template!r} has no {{}} for the class name.")
+    names = arguments.class_names and str(arguments.class_names)
+    given = {"template": arguments.template, "class_names": names}
+    return [
+        config.Binding(kind, name, value, f"--{name.replace('_', '-')}")
+        for kind in ("folder", "csv")
+        for name, value in given.items()
+        if value is not None
+    ]
+
+
+def _disk(arguments: argparse.Namespace) -> "Disk":
+    from harness.images.cache import Disk
+
+    return Disk(arguments.cache_dir, int(arguments.cache_limit * 2**30))
+
+
+def _request(arguments: argparse.Namespace) -> "Request":
+    from harness.runs.plan import Request
+
+    bindings = config.read_gin(arguments.config) if arguments.config else []
+    bindings += [config.read_set(text) for text in arguments.settings]
+    bindings += _own(arguments)
+    options = (
+        ("few_shot.forgetting", arguments.forgetting or None, "--forgetting"),
+        ("engine.views", arguments.views, "--views"),
+        ("engine.on_bad_image", arguments.on_bad_image, "--on-bad-image"),
+        ("engine.jobs", arguments.jobs, "--jobs"),
+        ("engine.precision", arguments.precision, "--precision"),
+    )
+    bindings += [config.bind(name, value, option) for name, value, option in options
+                 if value is not None]  # fmt: skip
+    return Request(
+        methods=arguments.methods,
+        tasks=arguments.tasks,
+        datasets=arguments.datasets,
+        backbone=arguments.backbone,
+        shots=_numbers("--shots", arguments.shots),
+        seeds=_numbers("--seeds", arguments.seeds),
+        root=arguments.data_root,
+        bindings=bindings,
+        sweeps=config.read_sweeps(arguments.sweep),
+        device=arguments.device,
+        disk=_disk(arguments),
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from harness.cli import plan_text
+    from harness.records import leaderboard
+    from harness.runs.executors import local
+    from harness.runs.plan import plan
+
+    request, store = _request(arguments), Store(arguments.results)
+    runs = plan(request, _registry(arguments.plugin))
+    done, pending = local.left(runs, store, arguments.force)
+    seconds = local.estimate(pending)
+    jobs = local.processes(pending, seconds)
+    print(plan_text.describe(runs, done, seconds, jobs, arguments.dry_run))
+    if arguments.dry_run:
+        return 0
+    if not pending:
+        print("Everything is done already; --force runs it again.")
+    made = local.carry_out(request, arguments.plugin, store, pending, arguments.force, jobs)
+    ended = {**done, **made}
+    records = [ended[run.key] for run in runs]
+    print("\n" + leaderboard.render(records))
+    failed = [record for record in records if record.status == "failed"]
+    for record in failed:
+        run = record.run
+        print(
+            f"failed: {run['method']} {run['dataset']} seed {run['seed']}: {record.reason}",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from harness.images import download, library
+
+    if arguments.what == "cache":
+        return _cache(arguments)
+    names = [name for each in arguments.names for name in each.split(",")]
+    plugins = _registry(arguments.plugin)
+    chosen = plugins.find("datasets", names or ["*"])
+    root = arguments.data_root and Path(arguments.data_root)
+    if arguments.what == "status":
+        print(library.status(chosen, root))
+        return 0
+    if arguments.what == "prepare":
+        for plugin in chosen:
+            print(download.prepare(plugin, root))
+        print(library.status(chosen, root))
+        return 0
+    wrong = 0
+    for plugin in chosen:
+        found = library.verify(plugin, root)
+        print(f"{plugin.name}\n\n{found.table}\n")
+        for problem in found.problems:
+            print(f"  {problem}")
+        print(f"  {len(found.problems)} problems\n" if found.problems else "  nothing is wrong\n")
+        wrong += len(found.problems)
+    return 1 if wrong else 0
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    disk = _disk(arguments)
+    if arguments.clear:
+        print(f"{disk.clear() / 2**20:,.1f} MB deleted from {disk.folder}")
+        return 0
+    rows = [
+        {"what": kind, "entries": count, "size": f"{size / 2**20:,.1f} MB"}
+        for kind, (count, size) in disk.kinds().items()
+    ]
+    print(f"cache in {disk.folder}, at most {arguments.cache_limit:g} GB\n")
+    print(plain_table(rows) if rows else "empty")
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from harness.bench import run as bench
+    from harness.runs import plan
+
+    if arguments.repeats < 1:
+        raise HarnessError(f"--repeats must be at least 1, not {arguments.repeats}.")
+    parts = arguments.parts.split(",")
+    for name in parts:
+        if name not in bench.PARTS:
+            raise unknown("part", name, bench.PARTS)
+    chosen = _registry(arguments.plugin).find("methods", arguments.methods)
+    counts = _numbers("--classes", arguments.classes)
+    if min(counts) < 1:
+        raise HarnessError(f"--classes {arguments.classes!r}: at least 1.")
+    methods = {
+        p.name: config.build(p, [], plan.recipe(p, "base2new", "bench", 16))[0] for p in chosen
+    }
+    print(bench.run(
+        methods, counts, arguments.backbone, plan.usable(arguments.device), arguments.repeats,
+        parts, arguments.memory, arguments.out, arguments.plugin,
+    ))  # fmt: skip
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    if arguments.kind == "backbones":
+        from harness.towers import backbone
+
+        rows = [
+            {"backbone": name, "what it is": what, "source": source}
+            for name, (what, source) in backbone.names().items()
+        ]
+        print(plain_table(rows))
+        return 0
+    kind = arguments.kind.rstrip("s")
+    rows = [
+        {kind: plugin.name, "what it is": plugin.summary, "source": plugin.source}
+        for plugin in _registry(arguments.plugin).plugins[arguments.kind].values()
+    ]
+    print(plain_table(rows))
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    if arguments.name == "engine":
+        _describe("engine", config.Engine, {}, "what it does")
+        return 0
+    plugins = _registry(arguments.plugin)
+    found = [p[arguments.name] for p in plugins.plugins.values() if arguments.name in p]
+    if not found:
+        known = [name for kind in plugins.plugins.values() for name in kind]
+        raise unknown("name", arguments.name, [*known, "engine"])
+    for plugin in found:
+        _describe(plugin.name, plugin.cls, plugin.fixed, "where it comes from")
+        print(f"\ndefined in {plugin.origin}")
+    return 0
+
+
+def _describe(name: str, cls: type, fixed: Mapping[str, Any], column: str) -> None:
+    family = str(vars(cls).get("name", name)).replace("_", "-")
+    print(f"{name}\n\n{inspect.getdoc(cls)}\n")
+    rows = [
+        {
+            "setting": field,
+            "default": repr(fixed.get(field, default)),
+            column: "this variant" if field in fixed else source,
+        }
+        for field, default, source in config.describe(cls)
+    ]
+    if rows:
+        print(plain_table(rows))
+    for binding in config.profile(DEFAULT_BACKBONE):
+        if binding.target.replace("_", "-") in (name.replace("_", "-"), family):
+            print(f"on {DEFAULT_BACKBONE}: {binding.name} = {binding.value!r} ({binding.origin})")
+
+
+def _leaderboard(arguments: argparse.Namespace) -> int:
+
+    records = [record for folder in arguments.results for record in Store(folder).records()]
+    if arguments.checks:
+        for record in records:
+            run = record.run
+            for check in record.checks:
+                print(f"{run['method']} {run['dataset']} seed {run['seed']}: {check}")
+        return 0
+    from harness.records import leaderboard
+
+    asked = (arguments.format, arguments.task, arguments.by_dataset, arguments.pareto)
+    print(leaderboard.render(records, *asked))
+    return 0
+
+
+def _registry(plugins: list[str]) -> registry.Registry:
+    loaded = registry.load(plugins)
+    for name, reason in loaded.broken.items():
+        print(f"warning: the plugin {name} was left out: {reason}", file=sys.stderr)
+    return loaded
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not match:
+            raise HarnessError(f"{option} {text!r} is not a list such as 1,2,3 or 1-3.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise HarnessError(f"{option} {text!r} counts backwards: write {last}-{first}.")
+        numbers += range(first, last + 1)
+    return list(dict.fromkeys(numbers))
+
+
+COMMANDS = {
+    "run": _run,
+    "leaderboard": _leaderboard,
+    "data": _data,
+    "bench": _bench,
+    "list": _list,
+    "show": _show,
+}
+
+warnings.showwarning = lambda message, *_args, **_kw: print(f"warning: {message}", file=sys.stderr)

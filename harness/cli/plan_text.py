@@ -1,0 +1,126 @@
+"""The plan as text: what will run, what is done, what a user would not expect."""
+
+import inspect
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from harness.records.store import method_label
+from harness.records.tables import plain_table, width
+from harness.runs.context import PreparedRun
+
+
+def describe(
+    runs: Sequence[PreparedRun],
+    done: Iterable[str],
+    seconds: float,
+    jobs: int,
+    recipes: bool = False,
+) -> str:
+    """The plan as text: what will run, what is done, trainable parameters, a forecast; with
+    `recipes` also the settings that methods change for a task."""
+    done, groups = set(done), dict[tuple[str, str], list[PreparedRun]]()
+    for run in runs:
+        groups.setdefault((method_label(run.identity), run.task.name), []).append(run)
+    rows: list[dict[str, object]] = []
+    for (method, task), members in groups.items():
+        if members[0].refusal:
+            rows.append({"method": method, "task": task, "runs": "n/a"})
+            continue
+        trained = members[0].summary.parameters
+        epochs = {run.schedule.epochs for run in members}
+        steps = {run.schedule.total for run in members}
+        rows.append(
+            {
+                "method": method,
+                "task": task,
+                "runs": len(members),
+                "done": sum(run.key in done for run in members),
+                "params": f"{trained:,}",
+                "epochs": _range(epochs) if trained and max(steps) else "–",
+                "steps": _range(steps) if trained and max(steps) else "–",
+                "batch": members[0].method.value.batch_size if trained and max(steps) else "–",
+            }
+        )
+    refusals = dict.fromkeys(filter(None, (run.refusal for run in runs)))
+    clip, settings = runs[0].context.clip, runs[0].run.settings
+    pending = [run for run in runs if run.key not in done and not run.refusal]
+    datasets = ", ".join(dict.fromkeys(run.dataset for run in runs))
+    seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
+    shots = ", ".join(map(str, sorted({run.shots for run in runs})))
+    return (
+        f"{len(runs)} run{'s' * (len(runs) > 1)} on {clip.name} ({clip.device}, "
+        f"{settings.precision}), {shots} shots, seeds {seeds}\n"
+        + textwrap.fill(f"datasets: {datasets}", width())
+        + "\n\n"
+        + f"{plain_table(rows)}\n\n"
+        + "".join(textwrap.fill(f"not applicable: {each}.", width()) + "\n" for each in refusals)
+        + ("\n" if refusals else "")
+        + "".join(textwrap.fill(each, width()) + "\n" for each in _remarks(runs, recipes))
+        + f"to run: {len(pending)} of {len(runs)}; estimated time: {_duration(seconds / jobs)}"
+        + f" in {jobs} processes" * (jobs > 1)
+        + "\n"
+    )
+
+
+def _remarks(runs: Sequence[PreparedRun], recipes: bool) -> list[str]:
+    """Sentences on what a user would not expect of the lists, and on the methods' recipes."""
+    found = dict[str, None]()
+    for run in runs:
+        if run.refusal:
+            continue
+        splits = {"train": run.train, **run.evaluated}
+        for name, split in splits.items():
+            if split.skipped:
+                found[
+                    f"skipped, {split.classes.dataset}, {name}: {len(split.skipped)} images that "
+                    f"cannot be read, such as {split.skipped[0]}."
+                ] = None
+        count = Counter(item.name for item in run.train.items)
+        few = [name for name, number in count.items() if number < run.shots]
+        if few and run.summary.parameters:
+            found[
+                f"few images, {run.train.classes.dataset}: {len(few)} classes have fewer than "
+                f"{run.shots} training images, such as {few[0]!r} with {count[few[0]]}: all are "
+                "used."
+            ] = None
+    return [*found, *(_recipes(runs) if recipes else [])]
+
+
+def _recipes(runs: Sequence[PreparedRun]) -> list[str]:
+    """The settings that methods change for a task, with their source."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    every: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
+        method, dataset = type(run.method.value), run.fit.dataset
+        task = run.task.value.published(run.task.name)
+        usual, recipe = method(), method.recipe(task, dataset, run.shots)
+        changed = ", ".join(
+            f"{name}={value!r}"
+            for name, value in recipe.items()
+            if getattr(run.method.value, name) == value != getattr(usual, name)
+        )
+        every.setdefault((run.method.name, run.task.name), set()).add(dataset)
+        if changed:
+            source = " ".join((inspect.getdoc(method.recipe) or "").split()).rstrip(".")
+            key = (run.method.name, run.task.name, f"{run.shots} shots", changed, source)
+            found.setdefault(key, set()).add(dataset)
+    return [
+        f"recipe, {method}, {task}{_only(datasets, every[method, task])}, {shots}: {changed} "
+        f"({source})"
+        for (method, task, shots, changed, source), datasets in found.items()
+    ]
+
+
+def _only(some: set[str], every: set[str]) -> str:
+    return "" if some == every else f" on {', '.join(sorted(some))}"
+
+
+def _range(values: set[int]) -> str:
+    return str(min(values)) if len(values) == 1 else f"{min(values)}-{max(values)}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,144 @@
+"""A fitted model that is used by itself: images in, logits over its class names out."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from PIL import Image
+from torch import Tensor
+
+from harness import config, registry
+from harness.dataset import Classes, open_rgb
+from harness.errors import HarnessError
+from harness.fitting.inputs import image_features
+from harness.fitting.model import Model
+from harness.fitting.texts import text_features, texts
+from harness.images.pixels import centre, normalise
+from harness.method import HeadContext
+from harness.records.store import Record, Store
+from harness.towers import backbone as backbones
+
+Picture = str | Path | Image.Image
+
+
+class FittedModel:
+    """A method's fit on a backbone: class names, preprocessing, features and logits."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the fitted classes, in the order of the logits."""
+        return self.model.classes.names
+
+    def preprocess(self, image: Picture) -> Tensor:
+        """What the image tower takes, [3, S, S]: short side to S (bicubic), central crop, then
+        normalised with the backbone's mean and deviation.
+
+        Raises:
+            HarnessError: a path that cannot be read as an image.
+        """
+        clip = self.model.clip
+        if not isinstance(image, Image.Image):
+            image = open_rgb(Path(image), "load")
+        pixels = centre(image.convert("RGB"), clip.size)[None]
+        return normalise(pixels, clip.mean, clip.std)[0]
+
+    @torch.no_grad()
+    def features(self, images: Sequence[Picture] | Tensor) -> Tensor:
+        """Image features [B, E], not normalised, of pictures or of what `preprocess` made of them
+        ([B, 3, S, S])."""
+        clip = self.model.clip
+        x = self._pixels(images).to(clip.device, clip.logit_scale.dtype)
+        return image_features(self.model, self.model.prefix(clip.image, x))
+
+    @torch.no_grad()
+    def logits(
+        self, images: Sequence[Picture] | Tensor, class_names: Sequence[str] | None = None
+    ) -> Tensor:
+        """Logits [B, C] over the fitted classes, or over `class_names`.
+
+        Raises:
+            HarnessError: other class names, of a method that knows the fitted ones alone.
+        """
+        model, clip = self.model, self.model.clip
+        classes = model.classes
+        if class_names is not None and tuple(class_names) != classes.names:
+            if model.method.only_fitted_classes:
+                raise HarnessError(
+                    f"{model.method.name} classifies only the classes that it was fitted on: "
+                    f"{', '.join(classes.names[:5])}, ..."
+                )
+            classes = Classes(classes.dataset, tuple(class_names), classes.template)
+        pixels = self._pixels(images).to(clip.device, clip.logit_scale.dtype)
+        image = self.features(pixels)
+        seen = clip.image(pixels) if model.method.frozen_images else None
+        prompts = texts(model, classes, training=False)
+        own = image if model.method.text_per_image else None
+        fitted = classes == model.classes
+        given = HeadContext(clip.logit_scale.exp(), prompts.references, seen, fitted)
+        return model.output(image, text_features(model, prompts, own), given).logits
+
+    def _pixels(self, images: Sequence[Picture] | Tensor) -> Tensor:
+        if isinstance(images, Tensor):
+            return images
+        return torch.stack([self.preprocess(image) for image in images])
+
+
+def load_fit(fit: Record | str | Path, plugins: Sequence[str], device: str | None) -> FittedModel:
+    """See `harness.load`."""
+    path = _weights_of(fit)
+    try:
+        with safetensors.safe_open(str(path), "pt") as file:
+            about = file.metadata() or {}
+        run, classes = json.loads(about["run"]), json.loads(about["classes"])
+        kept = Classes(classes["dataset"], tuple(classes["names"]), classes["template"])
+        name, fields, seed = run["method"], run["hyperparameters"], int(run["seed"])
+        backbone, prints = run["backbone"], run["fingerprints"]["weights"]
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise HarnessError(f"{path} does not hold a fit that can be loaded: {error!r}.") from error
+    method = _restored(name, fields, plugins)
+    clip = backbones.load(backbone, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if clip.fingerprint != prints:
+        raise HarnessError(
+            f"{path} was fitted on other weights of {backbone} ({prints}) than those that are "
+            f"loaded ({clip.fingerprint})."
+        )
+    model = Model(clip, method, kept, seed)
+    model.load(path)
+    return FittedModel(model)
+
+
+def _weights_of(fit: Record | str | Path) -> Path:
+    """The file of weights of a record, or of its file."""
+    if not isinstance(fit, Record):
+        path = Path(fit)
+        if path.suffix != ".json":
+            return path
+        read = Store.read(path)
+        if read is None:
+            raise HarnessError(f"{path} is no readable record.")
+        fit, folder = read, path.parents[2]
+    elif fit.folder is None:
+        raise HarnessError("the record does not say where it was read: load it by its file.")
+    else:
+        folder = fit.folder
+    if fit.fit is None:
+        raise HarnessError(
+            f"nothing was fitted in the run of {fit.run['method']} ({fit.status}), so that there "
+            "are no weights to load."
+        )
+    path = Store(folder).weights(fit.fit)
+    if not path.is_file():
+        raise HarnessError(f"the weights {path} are not there. Run the same command again.")
+    return path
+
+
+def _restored(name: str, fields: dict[str, Any], plugins: Sequence[str]) -> Any:
+    """The method of that name with the recorded settings."""
+    (plugin,) = registry.load(plugins).find("methods", name)
+    return config.restore(plugin, fields)

@@ -1,0 +1,172 @@
+"""A method on a backbone: the frozen towers, what the method inserts, and what follows from it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from harness.errors import HarnessError
+from harness.method import Classes, HeadContext, Method, Output
+from harness.randomness import seed_of
+from harness.towers.edit import Edit, Rows, SiteContext
+from harness.towers.openclip import Clip
+from harness.towers.shared_prefix import SharedPrefix
+from harness.towers.tower import Site, Tower, unedited
+
+
+class Model:
+    """`method` grafted on `clip`. The towers stay shared and untouched: edits are looked up by site
+    while a tower runs, so nothing has to be undone.
+
+    `trained` holds the inserted modules, and only them: its parameters are what is optimised and
+    counted, its state is what is saved.
+    """
+
+    def __init__(self, clip: Clip, method: Method, classes: Classes, seed: int) -> None:
+        """Raises HarnessError if the method asks for a site that the backbone lacks."""
+        self.clip, self.method, self.classes = clip, method, classes
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of("initialisation", seed))
+            edits, head = method.edits(clip, classes), method.head(clip, classes)
+        _check_sites(clip, method, edits)
+        if method.text_per_image and any(site.startswith("image.") for site in edits):
+            raise HarnessError(f"{method.name} has texts for each image: it may not edit images.")
+        self.edits = edits
+        self.trained = nn.ModuleDict(
+            {"edits": nn.ModuleDict({site.replace(".", "/"): e for site, e in edits.items()})}
+        )
+        self.trained["head"] = head
+        self.trained.to(clip.device)
+        self.checkpointing = False
+
+    @property
+    def head(self) -> nn.Module:
+        return self.trained["head"]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What is optimised; a parameter that several edits share appears once."""
+        return list(self.trained.parameters())
+
+    def stored_bytes(self) -> int:
+        """Of the trained modules' state, what is shared counted once."""
+        state = self.trained.state_dict().values()
+        return sum({t.data_ptr(): t.nbytes for t in state if t.numel()}.values())
+
+    def edits_of(self, tower: Tower) -> dict[Site, Edit]:
+        return {s: e for s, e in self.edits.items() if s.startswith(f"{tower.name}.")}
+
+    def cut(self, tower: Tower) -> int | None:
+        """How much of a tower never changes: -1 nothing (its tokens are edited), n its stem and its
+        first n blocks, None all of it."""
+        sites = self.edits_of(tower)
+        if not sites:
+            return None
+        if f"{tower.name}.tokens" in sites:
+            return -1
+        return min(self._blocks(tower), default=len(tower.blocks))
+
+    def _blocks(self, tower: Tower) -> set[int]:
+        """The blocks with edits, from 0."""
+        return {int(s.split(".")[2]) for s in self.edits_of(tower) if ".blocks." in s}
+
+    def mixes_text(self) -> bool:
+        """Whether training looks across text positions, so that texts may not be cropped."""
+        return any(edit.mixes_tokens for edit in self.edits_of(self.clip.text).values())
+
+    @torch.no_grad()
+    def prefix(self, tower: Tower, inputs: Tensor) -> Tensor:
+        """The part of a tower before the cut, without gradients: its features if it is untouched,
+        the tokens that enter the first changed block, or the inputs themselves."""
+        cut = self.cut(tower)
+        if cut is None:
+            return tower(inputs)
+        if cut < 0:
+            return inputs
+        x = tower.stem(inputs)
+        for index in range(cut):
+            x = tower.block(index, x)
+        return x
+
+    def rest(self, tower: Tower, x: Tensor, inputs: Tensor, rows: Rows) -> Tensor:
+        """The rest of the tower after `prefix`: features [., E], not normalised."""
+
+        def edit(site: Site, op: nn.Module, entered: Tensor, left: Tensor) -> Tensor:
+            inserted = self.edits.get(site)
+            return (
+                left
+                if inserted is None
+                else inserted(entered, left, SiteContext(site, op, rows, tower.length))
+            )
+
+        cut = self.cut(tower)
+        if cut is None:
+            return x
+        if cut < 0:
+            x = tower.stem(x, edit)
+        branches = None
+        if rows.shared:
+            branches = SharedPrefix(rows.shared, rows.copies, self.clip.text.mask(x.shape[1]))
+            x, inputs = branches.joined(x), inputs[:, rows.shared :]
+        edited = self._blocks(tower)
+        for index in range(max(cut, 0), len(tower.blocks)):
+            given = index, x, edit if index in edited else unedited, branches
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(tower.block, *given, use_reentrant=False)
+            else:
+                x = tower.block(*given)
+        if branches:
+            _, x = branches.parted(x)
+        return tower.head(x, inputs, edit)
+
+    def output(
+        self, image: Tensor, text: Tensor, given: HeadContext, auxiliary: Tensor | float = 0.0
+    ) -> Output:
+        """The head on features [B, E] and [C, T, E], in float32 at least: bfloat16 has steps of
+        0.125 at CLIP's logits."""
+        image, text = at_least_float32(image), at_least_float32(text)
+        references = {
+            name: at_least_float32(features) for name, features in given.references.items()
+        }
+        seen = None if given.image is None else at_least_float32(given.image)
+        given = replace(
+            given, scale=at_least_float32(given.scale), references=references, image=seen
+        )
+        with torch.autocast(image.device.type, enabled=False):
+            return Output(self.head(image, text, given), image, text, auxiliary, given)
+
+    def save(self, path: Path, about: dict[str, str] | None = None) -> None:
+        """The trained modules' state as safetensors; shared tensors are stored once."""
+        safetensors.torch.save_model(self.trained, str(path), metadata=about)
+
+    def load(self, path: Path) -> None:
+        """What `save` wrote.
+
+        Raises:
+            HarnessError: the file belongs to other modules.
+        """
+        try:
+            safetensors.torch.load_model(self.trained, str(path), strict=True)
+        except RuntimeError as error:
+            raise HarnessError(
+                f"{path} does not hold the weights of {self.method.name} on {self.clip.name}: "
+                f"{error}"
+            ) from error
+
+
+def at_least_float32(features: Tensor) -> Tensor:
+    """At least float32."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
+
+
+def _check_sites(clip: Clip, method: Method, sites: Sequence[Site] | dict[Site, Edit]) -> None:
+    missing = sorted(set(sites) - set(clip.sites()))
+    if missing:
+        raise HarnessError(
+            f"{method.name} edits {missing[0]!r}, which {clip.name} lacks: its image tower has "
+            f"{len(clip.image.blocks)} blocks and its text tower {len(clip.text.blocks)}. Choose "
+            "another backbone, or set the method's block fields (see `show " + method.name + "`)."
+        )

@@ -1,0 +1,225 @@
+"""One training step: whole-batch gradients, micro-batched underneath."""
+
+import gc
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from harness.fitting.model import Model
+from harness.fitting.texts import CHUNK_TEXTS, MicroBatch, Texts, in_order
+from harness.method import Gradients, HeadContext, Loss
+from harness.randomness import generator
+from harness.towers.edit import Rows
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Micro-batch sizes: images and text rows at once; 0 takes all (of texts per image at most
+    CHUNK_TEXTS). checkpointing: whether each block recomputes its activations."""
+
+    images: int = 0
+    texts: int = 0
+    checkpointing: bool = False
+
+
+def halved(chunks: Chunks, images: int, texts: int) -> Chunks | None:
+    """Half as much at once; None if there is nothing left to halve."""
+    now = (chunks.images or images, chunks.texts or texts)
+    if max(now) == 1:
+        return None if chunks.checkpointing else Chunks(1, 1, True)
+    return Chunks(max(1, now[0] // 2), max(1, now[1] // 2), chunks.checkpointing)
+
+
+@dataclass
+class AdaptiveChunks:
+    """How much of a step is held at once, made smaller when the device runs out of memory."""
+
+    chunks: Chunks = Chunks()
+    shrunk: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's data for a model: what `Images` gives of its images, the texts, labels [B].
+
+    frozen: the images' frozen features [B, E], of a method that asks for them.
+    """
+
+    model: Model
+    x: Tensor
+    texts: Texts
+    labels: Tensor
+    key: tuple[object, ...]
+    chunks: Chunks = Chunks()
+    frozen: Tensor | None = None
+
+    def rows(self, kind: str) -> tuple[int, int]:
+        """How many images or text rows the step has, and how many of them are held at most."""
+        images, texts = len(self.x), len(self.texts.ids)
+        if kind == "image":
+            return images, self.chunks.images or images
+        if not self.model.method.text_per_image:
+            return texts, self.chunks.texts or texts
+        return images * texts, self.chunks.texts or CHUNK_TEXTS
+
+    def drawn(self) -> "Batch":
+        """The batch with the texts that the method draws for this step."""
+        count = self.model.method.texts_a_step()
+        if count is None:
+            return self
+        order = torch.randperm(self.texts.per_class, generator=generator("texts", *self.key))
+        return replace(self, texts=self.texts.of_kinds(order[:count]))
+
+    def of_classes(self, classes: Tensor) -> "Batch":
+        """The images and texts of some classes, relabelled in that order."""
+        same = self.labels[:, None] == classes  # [B, C]
+        kept = same.any(1)
+        frozen = None if self.frozen is None else self.frozen[kept]
+        labels = same[kept].int().argmax(1)
+        chosen = self.texts.of_classes(classes)
+        return replace(self, x=self.x[kept], texts=chosen, labels=labels, frozen=frozen)
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What a method may do in one step (see `method.Step`)."""
+
+    batch: Batch
+    optimiser: torch.optim.Optimizer
+    rate: float
+    number: int = 0
+    total: int = 1
+    room: AdaptiveChunks = field(default_factory=AdaptiveChunks)
+
+    def __post_init__(self) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        return dict(self.batch.model.trained.named_parameters())
+
+    @property
+    def head(self) -> nn.Module:
+        return self.batch.model.head
+
+    @property
+    def labels(self) -> Tensor:
+        return self.batch.labels
+
+    @property
+    def classes(self) -> int:
+        return len(self.batch.model.classes.names)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return self.batch.key
+
+    def gradients(self, loss: Loss, classes: Tensor | None = None) -> tuple[Tensor, Gradients]:
+        batch = self.batch if classes is None else self.batch.of_classes(classes)
+        while True:
+            self.optimiser.zero_grad(set_to_none=True)
+            try:
+                value = gradients(replace(batch, chunks=self.room.chunks), loss)
+                return value, {name: each.grad for name, each in self.parameters.items()}
+            except torch.OutOfMemoryError:
+                smaller = halved(self.room.chunks, len(batch.x), len(batch.texts.ids))
+                if smaller is None:
+                    raise
+                self.room.chunks, self.room.shrunk = smaller, self.room.shrunk + 1
+            gc.collect()
+            if batch.x.is_cuda:
+                torch.cuda.empty_cache()
+
+    def update(self, gradients: Gradients) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.grad = gradients[name]
+        self.optimiser.step()
+
+
+def gradients(batch: Batch, loss: Loss | None = None) -> Tensor:
+    """Adds the gradient of `loss` (the method's own) to the trained parameters; returns the loss.
+
+    With micro-batches, features are first computed without a graph, then the loss's gradient with
+    respect to them, and then each micro-batch once more with a graph: the same gradient as the
+    whole batch, to rounding.
+    """
+    batch = batch.drawn()
+    model, device = batch.model, batch.labels.device
+    model.checkpointing = batch.chunks.checkpointing
+    loss = loss or model.method.loss
+    parts = [
+        (kind, micro_batch)
+        for kind in ("image", "text")
+        for micro_batch in micro_batches(batch, kind)
+    ]
+    if all(most >= rows for rows, most in map(batch.rows, ("image", "text"))):
+        pairs = [tower_features(batch, *each) for each in parts]
+        auxiliary = sum((rows.auxiliary() for _, rows in pairs), start=0.0)
+        value = _loss(batch, loss, [f for f, _ in pairs], parts, auxiliary)
+        value.backward()
+        return value.detach()
+
+    with torch.no_grad():
+        pairs = [tower_features(batch, *each) for each in parts]
+    leaves = [features.requires_grad_() for features, _ in pairs]
+    parts_auxiliary = sum((rows.auxiliary() for _, rows in pairs), start=0.0)
+    auxiliary = torch.as_tensor(parts_auxiliary, device=device).requires_grad_()
+    value = _loss(batch, loss, leaves, parts, auxiliary)
+    value.backward()
+    weight = 0.0 if auxiliary.grad is None else auxiliary.grad
+    for each, leaf in zip(parts, leaves, strict=True):
+        features, rows = tower_features(batch, *each)
+        surrogate = torch.as_tensor(rows.auxiliary() * weight)
+        if leaf.grad is not None:
+            surrogate = surrogate + (features * leaf.grad).sum()
+        if surrogate.requires_grad:
+            surrogate.backward()
+    return value.detach()
+
+
+def micro_batches(batch: Batch, kind: str) -> list[MicroBatch]:
+    """The images or text rows of a step, in micro-batches; texts of similar lengths together."""
+    rows, most = batch.rows(kind)
+    if kind == "text":
+        return batch.texts.micro_batches(most, rows // len(batch.texts.ids))
+    return [MicroBatch(each) for each in torch.arange(rows, device=batch.labels.device).split(most)]
+
+
+def tower_features(batch: Batch, kind: str, micro_batch: MicroBatch) -> tuple[Tensor, Rows]:
+    """Features of some of the step's images or text rows."""
+    model, numbers = batch.model, micro_batch.numbers
+    if kind == "image":
+        rows = Rows(numbers, len(batch.x), True, batch.key)
+        x = batch.x[numbers]
+        return model.rest(model.clip.image, x, x, rows), rows
+    images = batch.x if model.method.text_per_image else None
+    x, ids, rows = batch.texts.rows(micro_batch, images, True, batch.key)
+    return model.rest(model.clip.text, x, ids, rows), rows
+
+
+def _loss(
+    batch: Batch,
+    loss: Loss,
+    features: list[Tensor],
+    parts: list[tuple[str, MicroBatch]],
+    auxiliary: Tensor | float,
+) -> Tensor:
+    model, texts = batch.model, batch.texts
+    by_kind = dict[str, Tensor]()
+    for kind in ("image", "text"):
+        mine = [
+            (f, micro_batch)
+            for f, (of, micro_batch) in zip(features, parts, strict=True)
+            if of == kind
+        ]
+        by_kind[kind] = in_order(*zip(*mine, strict=True))
+    lead = (len(batch.x), -1) if model.method.text_per_image else (-1,)
+    text = by_kind["text"].unflatten(0, (*lead, texts.per_class))  # [C, T, E] or [B, C, T, E]
+    scale = model.clip.logit_scale.exp()
+    given = HeadContext(scale, texts.references, batch.frozen, fitted=True, key=batch.key)
+    output = model.output(by_kind["image"], text, given, auxiliary)
+    with torch.autocast(batch.labels.device.type, enabled=False):
+        return loss(output, batch.labels)

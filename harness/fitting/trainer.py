@@ -1,0 +1,111 @@
+"""The one training loop: schedule, precision, micro-batches, and what it reports of itself."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from harness.errors import HarnessError
+from harness.fitting.inputs import FewShotSupport, Images
+from harness.fitting.model import Model
+from harness.fitting.step import AdaptiveChunks, Batch, Chunks, TrainingStep
+from harness.fitting.texts import Texts
+from harness.images.pixels import epoch_order, steps_per_epoch
+from harness.method import Method
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a method trains on `count` images, under the caps of a profile.
+
+    The number of steps is the method's, but never more than `max_epochs` or than `max_steps` allow,
+    in whole epochs if it allows one; the learning-rate schedule runs over the steps that are left.
+    """
+
+    steps: int  # an epoch
+    total: int
+
+    @classmethod
+    def of(
+        cls, method: Method, count: int, max_epochs: int | None, max_steps: int | None
+    ) -> "Schedule":
+        steps = steps_per_epoch(count, method.batch_size, method.views().drop_last)
+        total = method.steps(steps)
+        if max_epochs:
+            total = min(total, max_epochs * steps)
+        if max_steps:
+            total = min(total, max_steps // steps * steps or max_steps)
+        return cls(steps, total)
+
+    @property
+    def epochs(self) -> int:
+        return math.ceil(self.total / self.steps)
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a fit says of itself: mean loss of each epoch, optimiser steps, images seen, whether a
+    parameter moved, how much was held at once, and how often that had to be made smaller."""
+
+    losses: list[float]
+    steps: int
+    images: int
+    moved: bool
+    chunks: Chunks
+    shrunk: int
+
+
+def fit(
+    model: Model,
+    images: Images,
+    texts: Texts,
+    schedule: Schedule,
+    seed: int,
+    *,
+    val: Images | None = None,
+    chunks: Chunks = Chunks(),
+    label: str = "",
+) -> FitReport:
+    """Trains `model.trained` in place on the few-shot images; the last epoch counts.
+
+    Raises:
+        HarnessError: the loss is not finite, with the epoch.
+    """
+    method = model.method
+    before = [p.detach().clone() for p in model.parameters()]
+    support = FewShotSupport(images, texts, val, seed)
+    method.prepare(model.head, support)
+    # PyTorch refuses an optimiser of nothing
+    optimiser = method.optimiser(model.parameters() or [nn.Parameter(torch.zeros(()))])
+    frozen = images.frozen() if method.frozen_images else None
+    losses, seen, done = [], 0, 0
+    room = AdaptiveChunks(chunks)
+    total = schedule.total if model.parameters() else 0
+    with tqdm(total=total, desc=label, unit="step", leave=False, disable=None) as bar:
+        for epoch in range(math.ceil(total / schedule.steps)):
+            count, drop_last = len(support.labels), method.views().drop_last
+            order = epoch_order(count, method.batch_size, seed, epoch, drop_last)[: total - done]
+            view = images.augmentation.view(seed, epoch)
+            passes = (
+                images.train(view, order),
+                frozen.train(view, order) if frozen else itertools.repeat(None),
+            )
+            epoch_losses = []
+            for batch, x, features in zip(order, *passes, strict=False):
+                rate = method.learning_rate(done, schedule.steps, schedule.total)
+                labels = support.labels[batch]
+                data = Batch(model, x, texts, labels, (seed, done), chunks, features)
+                step = TrainingStep(data, optimiser, rate, done, total, room)
+                epoch_losses.append(method.step(step))
+                seen, done = seen + len(batch), done + 1
+                bar.update()
+            losses.append(float(torch.stack(epoch_losses).mean()))
+            bar.set_postfix(loss=f"{losses[-1]:.3f}")
+            if not math.isfinite(losses[-1]):
+                raise HarnessError(f"the loss of {method.name} is not finite in epoch {epoch + 1}")
+    method.finish(model.head, support)
+    moved = any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    return FitReport(losses, done, seen, moved or not before, room.chunks, room.shrunk)

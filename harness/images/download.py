@@ -1,0 +1,156 @@
+"""Downloads of the datasets that torchvision knows, laid out as CoOp's users have them."""
+
+import contextlib
+import http.client
+import os
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from harness.dataset import FileDataset
+from harness.errors import HarnessError
+from harness.registry import Plugin
+
+COOP = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
+
+
+ARCHIVES = (".tgz", ".gz", ".tar", ".zip", ".mat", ".part")
+
+
+TRIES = 5  # of a download that ends early
+
+
+def prepare(plugin: Plugin, root: Path | None) -> str:
+    """Downloads a dataset's images through torchvision and lays them out as CoOp's users have them.
+
+    It is built beside its place and moved there when whole; a second call goes on where the first
+    one stopped.
+
+    Raises:
+        HarnessError: there is no download, it failed, or another process is at it.
+    """
+    dataset = plugin.cls(**plugin.fixed)
+    about = dataset.published
+    if not isinstance(dataset, FileDataset) or about is None:
+        raise HarnessError(f"{plugin.name} needs no download.")
+    if not about.torchvision:
+        raise HarnessError(
+            f"{plugin.name} cannot be downloaded by a command. Images: {about.home} "
+            f"({about.licence}); lists and layout: {COOP}"
+        )
+    if root is None:
+        raise HarnessError("give --data-root DIR, the folder that will hold every dataset.")
+    home = root / dataset.folder
+    if home.joinpath(about.images_folder).is_dir():
+        return f"the images of {plugin.name} are in {home} already."
+    staging = root / f".{dataset.folder}.preparing"
+    try:
+        staging.mkdir(parents=True, exist_ok=True)
+        with FileLock(staging / ".lock", blocking=False):
+            _forget_extracted(staging)
+            _download(about.torchvision, staging)
+            _lay_out(staging, home, about.layout)
+            shutil.rmtree(staging)
+    except Timeout as error:
+        raise HarnessError(f"another process is preparing {plugin.name}.") from error
+    except OSError as error:
+        raise HarnessError(
+            f"{plugin.name} could not be prepared: {error}. What was downloaded is kept in "
+            f"{staging}; the same command goes on."
+        ) from error
+    return f"the images of {plugin.name} are in {home}."
+
+
+def _download(name: str, staging: Path) -> None:
+    import torchvision.datasets
+
+    with _resumed_downloads():
+        try:
+            getattr(torchvision.datasets, name)(root=str(staging), download=True)
+        except (RuntimeError, ValueError) as error:
+            raise HarnessError(
+                f"the download failed: {error} What is there is kept in {staging}; the same "
+                "command goes on."
+            ) from error
+
+
+def _lay_out(staging: Path, home: Path, layout: Mapping[str, str]) -> None:
+    """Moves the entries of `layout` (pattern in the download: name in the dataset's folder, empty
+    for its own), each by a rename; folders, which make a dataset look whole, last."""
+    home.mkdir(exist_ok=True)
+    entries = [
+        (path, new or path.name) for old, new in layout.items() for path in staging.glob(old)
+    ]
+    for path, name in sorted(entries, key=lambda entry: entry[0].is_dir()):
+        if not (home / name).exists():
+            path.replace(home / name)
+
+
+def _forget_extracted(staging: Path) -> None:
+    """Deletes folders without an archive: an extraction that was interrupted looks whole."""
+    for here, folders, files in os.walk(staging, topdown=False):
+        archives = any(name.endswith(ARCHIVES) for name in files)
+        if not archives and not any(Path(here, name).exists() for name in folders):
+            shutil.rmtree(here) if Path(here) != staging else None
+
+
+@contextlib.contextmanager
+def _resumed_downloads() -> Iterator[None]:
+    """Torchvision's downloads, but going on where they were interrupted."""
+    from torchvision.datasets import utils  # all its datasets download through one function
+
+    original: Callable[..., Any] = utils._urlretrieve
+    utils._urlretrieve = _fetch
+    try:
+        yield
+    finally:
+        utils._urlretrieve = original
+
+
+def _fetch(url: str, filename: str, chunk_size: int = 2**20) -> None:
+    """Downloads `url` to `filename`, through a .part file that a later call goes on with."""
+    part, reason = Path(f"{filename}.part"), "the connection ends early"
+    for _ in range(TRIES):
+        try:
+            if _fetch_rest(url, part, chunk_size):
+                part.replace(filename)
+                return
+        except (
+            urllib.error.URLError,
+            http.client.HTTPException,
+            ConnectionError,
+            TimeoutError,
+        ) as error:
+            reason = str(error)
+    raise HarnessError(
+        f"{url} cannot be downloaded: {reason}. The same command goes on where it stopped."
+    )
+
+
+def _fetch_rest(url: str, part: Path, chunk_size: int) -> bool:
+    """Appends what `part` lacks; whether it is whole then."""
+    start = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "vlm-peft-harness", "Range": f"bytes={start}-"}
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and start:  # nothing is left: it was whole
+            return True
+        raise
+    start = start if response.status == 206 else 0
+    rest = response.headers.get("Content-Length")
+    total = start + int(rest) if rest else None
+    bar = tqdm(total=total, initial=start, desc=Path(url).name, unit="B", unit_scale=True,
+               disable=None)  # fmt: skip
+    early = contextlib.suppress(ConnectionError, TimeoutError)
+    with response, bar, part.open("ab" if start else "wb") as file, early:
+        while chunk := response.read(chunk_size):
+            file.write(chunk)
+            bar.update(len(chunk))
+    return total is None or part.stat().st_size == total

@@ -1,0 +1,161 @@
+"""The datasets on disk: what is there, what is missing, downloads, and a check of every image."""
+
+import hashlib
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from harness.dataset import Dataset, FileDataset, Item, Published
+from harness.errors import HarnessError
+from harness.images.download import COOP
+from harness.records.tables import plain_table
+from harness.registry import Plugin
+from harness.splits import class_names
+
+THREADS = 8
+
+
+def status(plugins: Sequence[Plugin], root: Path | None) -> str:
+    """A table of what is found of each dataset, and for what is not: where it is expected and where
+    to get it."""
+    rows, missing = [], []
+    for plugin in plugins:
+        dataset: Dataset = plugin.cls(**plugin.fixed)
+        found, problem = _found(dataset, root)
+        about = dataset.published
+        rows.append(
+            {
+                "dataset": plugin.name,
+                "found": found,
+                "where": _place(dataset),
+                "download": about.size if about else "–",
+                "licence": about.licence if about else "–",
+            }
+        )
+        if problem:
+            missing.append(f"{plugin.name}: {problem} {_where(plugin.name, about)}")
+    table = plain_table(rows)
+    notes = [textwrap.fill(each, 100, break_long_words=False, break_on_hyphens=False)
+             for each in missing]  # fmt: skip
+    notes += [f"Lists (split files, class names) and layout: {COOP}"] if missing else []
+    title = f"datasets below {root}" if root else "no --data-root was given, nor $DATA set"
+    return "\n\n".join([title, table, "\n".join(notes)]).rstrip()
+
+
+def _place(dataset: Dataset) -> str:
+    if isinstance(dataset, FileDataset):
+        return dataset.folder
+    return str(getattr(dataset, "path", "") or "embedded")
+
+
+def _found(dataset: Dataset, root: Path | None) -> tuple[str, str]:
+    """What is there in a word or two, and a sentence on what is not."""
+    try:
+        lists = dataset.read(root)
+    except HarnessError as error:
+        if not isinstance(dataset, FileDataset):
+            return "unusable", str(error)
+        expected = (root or Path("DATA_ROOT")) / dataset.folder
+        there = expected.is_dir()
+        return ("incomplete", str(error)) if there else ("missing", f"expected in {expected}.")
+    items = [item for part in lists.values() for item in part]
+    if isinstance(dataset, FileDataset):
+        absent = [item for item in items if not dataset.file(item, root).is_file()]
+        if absent:
+            first = dataset.file(absent[0], root)
+            return (
+                "incomplete",
+                f"{len(absent):,} of {len(items):,} images are missing, such as {first}.",
+            )
+    return f"{len(items):,} images", ""
+
+
+def _where(name: str, about: Published | None) -> str:
+    if about is None:
+        return ""
+    if about.torchvision:
+        return f"Images: `python -m harness data prepare {name}`."
+    return f"Images: {about.home}."
+
+
+@dataclass
+class Findings:
+    """What `verify` found in a dataset: a table, and sentences on what is wrong."""
+
+    table: str
+    problems: list[str] = field(default_factory=list)
+
+
+def verify(plugin: Plugin, root: Path | None) -> Findings:
+    """Counts the images per class and split, opens each of them, and looks for images that are in
+    train and in test.
+
+    Raises:
+        HarnessError: the lists cannot be read.
+    """
+    dataset: Dataset = plugin.cls(**plugin.fixed)
+    lists = {part: items for part, items in dataset.read(root).items() if items}
+    about, rows, problems = dataset.published, [], []
+    classes = len(class_names(lists.get("train") or lists["test"]))
+    if about and classes != about.classes:
+        problems.append(f"{classes} classes instead of {about.classes}.")
+    for part, items in lists.items():
+        each = Counter(item.label for item in items).values()
+        expected = about.images[part] if about and part in about.images else None
+        rows.append(
+            {
+                "split": part,
+                "images": len(items),
+                "published": expected or "–",
+                "classes": classes,
+                "images a class": f"{min(each)}-{max(each)}",
+            }
+        )
+        if expected not in (None, len(items)):
+            problems.append(f"{len(items):,} {part} images instead of {expected:,}.")
+    digests, bad = _digests(plugin.name, dataset, root, lists)
+    problems += bad
+    for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
+        here, there = digests.get(one, {}), digests.get(other, {})
+        problems += [
+            f"{path} of {one} shows the same pixels as {there[digest]} of {other}."
+            for digest, path in here.items()
+            if digest in there
+        ]
+    return Findings(plain_table(rows), problems)
+
+
+def _digests(
+    name: str, dataset: Dataset, root: Path | None, lists: Mapping[str, Sequence[Item]]
+) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """The path of each image by a hash of its pixels, by part; and what cannot be opened."""
+
+    def digest(item: Item) -> tuple[str, str]:
+        try:
+            image = dataset.open(item, root)
+        except HarnessError as error:
+            return "", str(error)
+        return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest(), ""
+
+    found: dict[str, dict[str, str]] = {}
+    bad = []
+    total = sum(map(len, lists.values()))
+    with (
+        ThreadPoolExecutor(THREADS) as pool,
+        tqdm(total=total, desc=f"opening {name}", unit="image", disable=None) as bar,
+    ):
+        for part, items in lists.items():
+            for start in range(0, len(items), 1000):
+                some = items[start : start + 1000]
+                for item, (value, error) in zip(some, pool.map(digest, some), strict=True):
+                    bar.update()
+                    if error:
+                        bad.append(error.partition(" `python")[0])
+                    else:
+                        found.setdefault(part, {})[value] = item.path
+    return found, bad

@@ -1,0 +1,106 @@
+"""Images to pixels: decoding, the field's two transforms, batches in a fixed order.
+
+Pixels are uint8 [3, S, S] until they are on the device; `normalise` makes them what CLIP takes.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import functional as TF
+
+from harness.randomness import generator, seed_of
+
+BICUBIC = TF.InterpolationMode.BICUBIC
+View = tuple[int, ...]  # what distinguishes one pass over the images from another
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The training transform: random resized crop, then a horizontal flip half of the time.
+
+    Source: Dassl transforms.py with CoOp's INPUT settings; the draws are torchvision's, but a
+    function of (seed, epoch, position) and not of the order in which images are read.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    views: int = 0  # how many of each image there are; 0: as many as epochs
+
+    def view(self, seed: int, epoch: int) -> View:
+        """What an epoch's views depend on: fresh ones every epoch, or the next of the pool."""
+        return (seed, epoch % self.views if self.views else epoch)
+
+    def __call__(self, image: Image.Image, size: int, view: View, position: int) -> Tensor:
+        """A view of `image`, uint8 [3, size, size]."""
+        draw = random.Random(seed_of("augmentation", *view, position))
+        top, left, height, width = self._box(image.width, image.height, draw)
+        view = TF.resized_crop(image, top, left, height, width, [size, size], BICUBIC)
+        return TF.pil_to_tensor(TF.hflip(view) if draw.random() < 0.5 else view)
+
+    def _box(self, width: int, height: int, draw: random.Random) -> tuple[int, int, int, int]:
+        for _ in range(10):
+            area = width * height * draw.uniform(*self.scale)
+            ratio = math.exp(draw.uniform(*map(math.log, self.ratio)))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                return draw.randint(0, height - h), draw.randint(0, width - w), h, w
+        # no box fitted: the largest central one with an allowed ratio
+        low, high = self.ratio
+        w = round(min(width, height * high))
+        h = round(min(height, width / low))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+
+@dataclass(frozen=True)
+class FiveCrop:
+    """Short side to the size, then one corner or the centre, the same for all images of an epoch.
+
+    Source: LFA, train-time transform (resize, FiveCrop), one crop drawn for each iteration.
+    """
+
+    def view(self, seed: int, epoch: int) -> View:
+        """The epoch's crop: 0 to 3 the corners, 4 the centre."""
+        return (random.Random(seed_of("crop", seed, epoch)).randrange(5),)
+
+    def __call__(self, image: Image.Image, size: int, view: View, position: int) -> Tensor:
+        """Crop `view` of `image`, uint8 [3, size, size]."""
+        crops = TF.five_crop(TF.resize(image, [size], BICUBIC), [size, size])
+        return TF.pil_to_tensor(crops[view[0]])
+
+
+def centre(image: Image.Image, size: int) -> Tensor:
+    """The test transform, uint8 [3, size, size]: short side to `size` (bicubic), central crop."""
+    return TF.pil_to_tensor(TF.center_crop(TF.resize(image, [size], BICUBIC), [size, size]))
+
+
+def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 [B, 3, S, S] -> float32, scaled to [0, 1], minus `mean`, over `std`."""
+    statistics = torch.tensor([mean, std], device=pixels.device).view(2, 1, 3, 1, 1)
+    return (pixels.float() / 255 - statistics[0]) / statistics[1]
+
+
+def epoch_order(
+    count: int, batch_size: int, seed: int, epoch: int, drop_last: bool = True
+) -> list[Tensor]:
+    """The batches of an epoch: indices in a random order, the last incomplete one dropped.
+
+    With fewer images than a batch takes, or a batch size of 0, one batch of all of them.
+
+    Source: Dassl data_manager.py (RandomSampler, drop_last = len(data) >= batch_size).
+    """
+    order = torch.randperm(count, generator=generator("order", seed, epoch))
+    batch_size = min(batch_size or count, count)
+    if not drop_last:
+        return list(order.split(batch_size))
+    return list(order[: count - count % batch_size].split(batch_size))
+
+
+def steps_per_epoch(count: int, batch_size: int, drop_last: bool = True) -> int:
+    """How many batches `epoch_order` gives."""
+    batch_size = min(batch_size or count, count)
+    return count // batch_size if drop_last else math.ceil(count / batch_size)

@@ -1,0 +1,205 @@
+"""Efficiency records to tables, by device; and which methods no other beats in accuracy and cost.
+
+Like `leaderboard` it never imports torch.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.records.store import Record, method_label
+from harness.records.tables import MISSING, count, format_table
+
+Shown = Callable[[float], str]
+Compared = tuple[str, str, str, str, str]  # backbone, weights, task, shots, label
+COSTS: dict[str, tuple[str, Callable[[dict[str, Any]], float], Shown]] = {
+    "params": ("trained parameters", lambda cost: cost["trainable_parameters"], count),
+    "fit": ("time of a fit", lambda cost: fit_seconds(cost), lambda value: _seconds(value)),
+    "inference": (
+        "time an image",
+        lambda cost: 1 / image_rate(cost),
+        lambda value: f"{_rate(1e3 * value)} ms",
+    ),
+    "memory": (
+        "memory of a training step",
+        lambda cost: cost.get("train", {}).get("bytes", 0),
+        lambda value: _bytes(value),
+    ),
+}
+
+
+def fit_seconds(cost: dict[str, Any]) -> float:
+    """Preparation, and steps times the median step with its data."""
+    train = cost.get("train")
+    steps = train["steps"] * (train["data"]["median"] + train["step"]["median"]) if train else 0.0
+    return cost["prepare_seconds"] + steps
+
+
+def image_rate(cost: dict[str, Any]) -> float:
+    """Images a second of inference, the texts being there unless each image has its own."""
+    return cost["inference"]["batch"] / _batch_seconds(cost["inference"])
+
+
+def _batch_seconds(inference: dict[str, Any]) -> float:
+    parts = ["data", "image", "head"] + ["texts"] * inference["text_per_image"]
+    return sum(inference[part]["median"] for part in parts)
+
+
+def measures(record: Record) -> bool:
+    """Whether a record is one of costs, and not of accuracy."""
+    return "measured_on" in record.run
+
+
+def tables(records: Iterable[Record], form: str) -> list[str]:
+    """Two tables, training and inference, for each device, backbone, dataset, number of shots,
+    settings, and way of measuring."""
+    groups: dict[tuple[str, ...], dict[str, Record]] = {}
+    for record in sorted(records, key=lambda r: r.provenance.get("time", "")):
+        if record.status == "done":
+            groups.setdefault(_place(record), {})[method_label(record.run)] = record  # the newest
+    parts = []
+    for members in groups.values():
+        first = next(iter(members.values()))
+        device, threads = first.run["measured_on"]
+        where = device if first.cost["cuda"] else f"{device}, {threads} thread{'s' * (threads > 1)}"
+        title = f"efficiency, {first.run['backbone']}, {first.run['settings']['precision']}, "
+        title += f"{where},\n{first.run['dataset']} ({first.cost['classes']} classes), "
+        title += f"{first.run['shots']} shots, settings of {_like(first)}"
+        costs = {name: dict(record.cost) for name, record in members.items()}
+        parts += [_training(title, costs, form), _inference(title, costs, form)]
+    return parts
+
+
+def _place(record: Record) -> tuple[str, ...]:
+    run = record.run
+    return tuple(map(str, (run["backbone"], run["fingerprints"]["weights"], run["measured_on"],
+                           run["dataset"], run["shots"], run["settings"],
+                           run["task_fields"])))  # fmt: skip
+
+
+def _like(record: Record) -> str:
+    """The task whose recipes were measured."""
+    return str(record.run["task_fields"].get("like", record.run["task"]))
+
+
+def _training(title: str, costs: dict[str, dict[str, Any]], form: str) -> str:
+    rows = []
+    for name, cost in costs.items():
+        row = {"method": name, "params": _parameters(cost), "stored": _bytes(cost["stored_bytes"])}
+        train = cost.get("train")
+        if train is None:
+            rest = ("batch", "images/s", "data", "image", "text", "rest", "memory")
+            rows.append(row | dict.fromkeys(rest, MISSING) | {"fit": _seconds(fit_seconds(cost))})
+            continue
+        whole = train["data"]["median"] + train["step"]["median"]
+        shares = {part: train[part]["median"] / whole for part in ("data", "image", "text")}
+        rate = f"{_rate(train['batch'] / whole)} ± {_spread(train['step'])}"
+        row |= {"batch": count(train["batch"]), "images/s": rate}
+        row |= {part: f"{share:.0%}" for part, share in shares.items()}
+        row |= {"rest": f"{max(0.0, 1 - sum(shares.values())):.0%}"}
+        row |= {"memory": _bytes(train["bytes"]), "fit": _seconds(fit_seconds(cost))}
+        rows.append(row)
+    repeats = max(cost["inference"]["repeats"] for cost in costs.values())
+    notes = [
+        f"{title}: training.",
+        f"Medians of {repeats} after one unmeasured, ± half of the range; images are decoded.",
+        "Data, image and text tower in percent of a step with its data; rest: loss, optimiser,",
+        "further passes. Memory: above what was in use. Fit: what is done once, and steps times a",
+        "step; nothing is taken from the caches but decoded images.",
+    ]
+    return format_table(rows, form, "\n".join(notes))
+
+
+def _inference(title: str, costs: dict[str, dict[str, Any]], form: str) -> str:
+    rows = []
+    for name, cost in costs.items():
+        inference = cost["inference"]
+        own = inference["text_per_image"]
+        whole = _batch_seconds(inference)
+        rate = f"{_rate(image_rate(cost))} ± {_spread(inference['texts' if own else 'image'])}"
+        row = {"method": name, "images/s": rate}
+        for part in ("data", "image", "head"):
+            row[part] = f"{inference[part]['median'] / whole:.0%}"
+        texts = inference["texts"]["median"]
+        row["texts"] = f"{texts / whole:.0%}" if own else f"{_seconds(texts)} once"
+        row["GF/image"] = f"{inference['operations_an_image'] / 1e9:.2f}"
+        row["GF/class"] = f"{inference['operations_a_class'] / 1e9:.3f}" + "*" * own
+        row["memory"] = _bytes(inference["bytes"])
+        rows.append(row)
+    batch = max(cost["inference"]["batch"] for cost in costs.values())
+    notes = [
+        f"{title}: inference.",
+        f"Batches of {batch}. GF: counted floating-point operations / 1e9, of a class once, with",
+        "the frozen texts that the method refers to.",
+    ]
+    if any(cost["inference"]["text_per_image"] for cost in costs.values()):
+        notes.append("*: for each class and image.")
+    return format_table(rows, form, "\n".join(notes))
+
+
+def of_methods(records: Iterable[Record], kind: str) -> dict[Compared, float]:
+    """The cost `kind` of methods: the newest measurement.
+
+    Raises:
+        HarnessError: there are none, or those of one table from several devices, datasets or
+            settings.
+    """
+    mine = [record for record in records if measures(record) and record.status == "done"]
+    found, places = dict[Compared, float](), dict[tuple[str, ...], dict[str, None]]()
+    for r in sorted(mine, key=lambda r: r.provenance.get("time", "")):
+        value = COSTS[kind][1](dict(r.cost))
+        table = (r.run["backbone"], r.run["fingerprints"]["weights"], _like(r),
+                 str(r.run["shots"]))  # fmt: skip
+        device, threads = r.run["measured_on"]
+        where = f"{r.run['dataset']} on {device}, {threads} threads, {r.run['settings']}, "
+        places.setdefault(table, {})[f"{where}{r.run['task_fields']}"] = None
+        if value is not None:
+            found[(*table, method_label(r.run))] = value
+    if not found:
+        raise HarnessError(
+            f"--pareto {kind} needs measurements: run the same methods with --tasks efficiency."
+        )
+    for several in places.values():
+        if len(several) > 1:
+            raise HarnessError(
+                f"--pareto {kind}: the measurements are of different kinds: "
+                f"{'; '.join(several)}. Name folders that hold those of one kind."
+            )
+    return found
+
+
+def unbeaten(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Of points (accuracy, cost): whether no other is better in one and not worse in the other."""
+    return [
+        not any(a >= accuracy and c <= cost and (a > accuracy or c < cost) for a, c in points)
+        for accuracy, cost in points
+    ]
+
+
+def _parameters(cost: dict[str, Any]) -> str:
+    """The count, and what the paper prints if that is another one."""
+    printed = cost.get("printed_parameters")
+    text = count(cost["trainable_parameters"])
+    differs = printed is not None and abs(printed - cost["trainable_parameters"]) > 1000
+    return f"{text} (printed: {count(printed)})" if differs else text
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _spread(seconds: dict[str, float]) -> str:
+    return f"{(seconds['most'] - seconds['least']) / 2 / seconds['median']:.0%}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f} s" if value >= 10 else f"{value:.2g} s" if value >= 1e-3 else "0 s"
+
+
+def _bytes(value: float | None) -> str:
+    if value is None:
+        return MISSING
+    for unit, size in (("GB", 2**30), ("MB", 2**20), ("kB", 2**10)):
+        if value >= size:
+            return f"{_rate(value / size)} {unit}"
+    return f"{value:.0f} B"

@@ -1,0 +1,232 @@
+"""Records: one JSON a run, written whole or not at all; side files beside it. Never unpickled."""
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+CHANGE = "change_elsewhere"  # mean over other datasets of accuracy minus zero-shot accuracy
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a run after it ended.
+
+    run: everything that identifies it; scores: by evaluation, accuracy as a fraction with the
+    counts behind it; cost: seconds, bytes and counts; checks: sentences about a fit that looks
+    wrong;
+    provenance: code, versions, device, time, command; error: the traceback of a failed run, or why
+    a method cannot serve the task.
+    """
+
+    key: str
+    status: str  # done, failed, or not applicable
+    run: Mapping[str, Any]
+    scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    checks: list[str] = field(default_factory=list)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    fit: str | None = None  # the key of the fit, which names the file of its weights
+    format: int = FORMAT
+    folder: Path | None = field(default=None, compare=False, repr=False)  # where it was read
+
+    @property
+    def final(self) -> bool:
+        """Whether running it again would give nothing new."""
+        return self.status in ("done", "not applicable")
+
+    @property
+    def reason(self) -> str:
+        """The last line of a failed run's traceback, or why it is not applicable."""
+        line = (self.error or "").strip().rpartition("\n")[2]
+        return line.removeprefix("harness.errors.HarnessError: ")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of records."""
+
+    folder: Path
+
+    def open(self) -> "Store":
+        """Makes sure that records can be written and read here, before anything is computed.
+
+        Raises:
+            HarnessError: the folder cannot be made, read or written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / ".locks").mkdir(exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                list(self.folder.iterdir())
+        except OSError as error:
+            raise HarnessError(
+                f"the results folder {self.folder} cannot be used ({error.strerror}). "
+                "Give another one with --results DIR, or make it readable and writable."
+            ) from error
+        return self
+
+    def path(self, run: Mapping[str, Any], key: str, suffix: str = ".json") -> Path:
+        """Where a run's record (or a side file of it) lies: below its task and dataset."""
+        name = f"{run['method']}-{run['shots']}shots-seed{run['seed']}-{key}{suffix}"
+        return self.folder / _safe(run["task"]) / _safe(run["dataset"]) / _safe(name)
+
+    def weights(self, fit: str) -> Path:
+        """Where the weights of a fit lie, shared by runs that differ only in what they evaluate."""
+        return self.folder / "fits" / f"{fit}.weights.safetensors"
+
+    def write(self, record: Record, predictions: Mapping[str, "Tensor"], model: Any = None) -> Path:
+        """Writes the side files and then the record, each to a temporary name and renamed.
+
+        A failure never replaces a finished record.
+
+        Raises:
+            HarnessError: it cannot be written (a full disk, say); nothing half-written is left.
+        """
+        path = self.path(record.run, record.key)
+        if (
+            record.status == "failed"
+            and path.exists()
+            and self.ended(record.run, record.key, 0, False)
+        ):
+            return path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if predictions:
+                import safetensors.torch  # here: the leaderboard reads records without torch
+
+                contents = {name: value.contiguous() for name, value in predictions.items()}
+                side = self.path(record.run, record.key, ".predictions.safetensors")
+                atomically(side, lambda p: safetensors.torch.save_file(contents, str(p)))
+            if model is not None and record.fit:
+                weights = self.weights(record.fit)
+                if not record.cost.get("fit_shared"):
+                    weights.parent.mkdir(parents=True, exist_ok=True)
+                    about = {
+                        "cost": json.dumps(record.cost),
+                        "run": json.dumps(record.run),
+                        "classes": json.dumps(asdict(model.classes)),
+                    }
+                    atomically(weights, lambda p: model.save(p, about))
+            content = {k: v for k, v in asdict(record).items() if k != "folder"}
+            text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+            atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise HarnessError(f"{path} cannot be written: {reason}.") from error
+        return path
+
+    def records(self) -> list[Record]:
+        """Every readable record; a file that is none is named in a warning.
+
+        Raises:
+            HarnessError: the folder does not exist or cannot be read.
+        """
+        if not os.access(self.folder, os.R_OK | os.X_OK) or not self.folder.is_dir():
+            raise HarnessError(
+                f"there is no readable results folder at {self.folder}. "
+                "Give one with --results DIR."
+            )
+        return [
+            replace(record, folder=self.folder)
+            for path in sorted(self.folder.rglob("*.json"))
+            if (record := self.read(path)) is not None
+        ]
+
+    @staticmethod
+    def read(path: Path) -> Record | None:
+        """The record in a file, or None with a warning that names the file."""
+        try:
+            loaded = json.loads(path.read_text(encoding="utf-8"))
+            if loaded["format"] != FORMAT:
+                raise ValueError(f"format {loaded['format']}, not {FORMAT}")
+            return Record(**loaded)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            warnings.warn(f"{path} is not a readable record and is left out: {error}", stacklevel=3)
+            return None
+
+    def done(self) -> dict[str, Record]:
+        """The finished records by key; none if the folder does not exist yet.
+
+        Raises:
+            HarnessError: the folder cannot be read.
+        """
+        if not os.path.lexists(self.folder):
+            return {}
+        return {record.key: record for record in self.records() if record.final}
+
+    def ended(self, run: Mapping[str, Any], key: str, since: float, force: bool) -> Record | None:
+        """A run's record if it need not be run: it is finished (unless `force`), or another process
+        wrote it after the time `since`, whatever came of it."""
+        path = self.path(run, key)
+        record = self.read(path) if path.exists() else None
+        if record and (path.stat().st_mtime > since or (record.final and not force)):
+            return record
+        return None
+
+    @contextmanager
+    def claim(self, key: str) -> Iterator[bool]:
+        """Whether this process alone may do the run now. A crashed process frees its claims."""
+        lock = FileLock(self.folder / ".locks" / f"{key}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+
+def digest(value: Any) -> str:
+    """Sixteen hex digits of a JSON value's hash."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def method_label(run: Mapping[str, Any]) -> str:
+    """The method's name with what the user changed of it: `dra[rank=8]`."""
+    changed = ",".join(f"{name}={_short(value)}" for name, value in run["overrides"].items())
+    return f"{run['method']}[{changed}]" if changed else run["method"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text.replace(" ", "")
+
+
+def atomically(path: Path, write: Any) -> None:
+    """Calls `write` with a temporary path beside `path` and renames the result to it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _safe(name: str) -> str:
+    """A file name of its own: whatever could leave the folder is replaced."""
+    kept = "".join(c if c.isalnum() or c in "._-+" else "_" for c in name)
+    return kept.lstrip(".") or "_"

@@ -1,0 +1,273 @@
+"""What the runs of a process share, and what a run comes to there: lists of images, key, model."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from harness.config import Engine
+from harness.dataset import Classes, Dataset, Item
+from harness.fitting.model import Model
+from harness.fitting.trainer import Schedule
+from harness.images.cache import Cache
+from harness.images.pixels import Augmentation, FiveCrop
+from harness.images.source import ImageSource
+from harness.measure import device_name
+from harness.method import Method
+from harness.records.store import digest
+from harness.runs.run import Configured, Run
+from harness.splits import Split, class_names, few_shot, select
+from harness.task import Fit, Measurement
+from harness.towers.openclip import Clip
+
+Part = Literal["training", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """What a plan needs to know of a model: trained numbers, and the cut of each tower."""
+
+    parameters: int
+    cuts: dict[str, int | None]
+
+
+@dataclass
+class Context:
+    """The backbone, the folder that holds the datasets, caches, and what has been read already."""
+
+    clip: Clip
+    root: Path | None = None
+    cache: Cache = field(default_factory=Cache)
+    _prepared: dict[Run, "PreparedRun"] = field(default_factory=dict, repr=False)
+    _lists: dict[Dataset, dict[str, list[Item]]] = field(default_factory=dict, repr=False)
+    _contents: dict[Dataset, str] = field(default_factory=dict, repr=False)
+    _sources: dict[Dataset, ImageSource] = field(default_factory=dict, repr=False)
+    _splits: dict[tuple[object, ...], Split] = field(default_factory=dict, repr=False)
+    _models: dict[object, ModelSummary] = field(default_factory=dict, repr=False)
+
+    def prepare(self, run: Run) -> "PreparedRun":
+        """The run with what it comes to here, made once."""
+        if run not in self._prepared:
+            self._prepared[run] = PreparedRun(run, self)
+        return self._prepared[run]
+
+    def lists(self, dataset: Dataset) -> dict[str, list[Item]]:
+        """The full lists of a dataset, read once.
+
+        Raises:
+            HarnessError: the data is missing or unusable, with the dataset's name.
+        """
+        if dataset not in self._lists:
+            self._lists[dataset] = dataset.read(self.root)
+        return self._lists[dataset]
+
+    def classes(self, name: str, dataset: Dataset) -> Classes:
+        """All classes of a dataset: those of its training list, or of its test list."""
+        lists = self.lists(dataset)
+        return Classes(name, tuple(class_names(lists["train"] or lists["test"])), dataset.template)
+
+    def source(self, dataset: Dataset) -> ImageSource:
+        """Where a dataset's images come from."""
+        if dataset not in self._sources:
+            self._sources[dataset] = ImageSource(dataset, self.root, self.cache.disk)
+        return self._sources[dataset]
+
+    def split(self, run: Run, name: str, subset: str, part: Part) -> Split:
+        """The few-shot training or validation images, or all test images, of some of the classes.
+
+        Raises:
+            HarnessError: there are none.
+        """
+        dataset = run.data[name]
+        drawn = None if part == "test" else (run.shots, run.seed)
+        key = (dataset, name, subset, part, drawn, run.settings.on_bad_image)
+        if key not in self._splits:
+            self._splits[key] = self._select(run, name, dataset, subset, part)
+        return self._splits[key]
+
+    def _select(self, run: Run, name: str, dataset: Dataset, subset: str, part: Part) -> Split:
+        lists = self.lists(dataset)
+        if part == "test":
+            items = lists["test"]
+        else:
+            train, val = few_shot(lists["train"], lists["val"], run.shots, run.seed)
+            items = train if part == "training" else val
+        if dataset not in self._contents:
+            self._contents[dataset] = dataset.content(self.root)
+        content = self._contents[dataset]
+        chosen = select(items, subset, self.classes(name, dataset), content, part)
+        if run.settings.on_bad_image == "error":
+            return chosen
+        return chosen.without(self.source(dataset).unreadable(chosen))
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedRun:
+    """A run in a context: its lists of images, key and model, each made when it is asked for."""
+
+    run: Run
+    context: Context
+
+    @property
+    def method(self) -> Configured:
+        return self.run.method
+
+    @property
+    def task(self) -> Configured:
+        return self.run.task
+
+    @property
+    def dataset(self) -> str:
+        return self.run.dataset
+
+    @property
+    def fit(self) -> Fit:
+        return self.run.fit
+
+    @property
+    def shots(self) -> int:
+        return self.run.shots
+
+    @property
+    def seed(self) -> int:
+        return self.run.seed
+
+    @property
+    def settings(self) -> Engine:
+        return self.run.settings
+
+    @cached_property
+    def train(self) -> Split:
+        """The few-shot images of the fit."""
+        return self.context.split(self.run, self.fit.dataset, self.fit.subset, "training")
+
+    @cached_property
+    def val(self) -> Split | None:
+        """The validation images of the fitted classes, for a method that uses them."""
+        if not self.method.value.uses_val:
+            return None
+        return self.context.split(self.run, self.fit.dataset, self.fit.subset, "validation")
+
+    @cached_property
+    def evaluated(self) -> dict[str, Split]:
+        """The scored images by evaluation: the test split, or few-shot val (engine.split)."""
+        part: Part = "validation" if self.settings.split == "val" else "test"
+        return {
+            e.name: self.context.split(self.run, e.dataset, e.subset, part)
+            for e in self.task.value.evaluations(self.dataset)
+        }
+
+    @cached_property
+    def refusal(self) -> str | None:
+        """Why the method cannot serve the task, or None."""
+        if not self.method.value.only_fitted_classes:
+            return None
+        fitted = self.train.classes
+        others = [name for name, s in self.evaluated.items() if fitted.numbers(s.classes) is None]
+        if not others:
+            return None
+        return (
+            f"{self.method.name} classifies only the classes that it was fitted on, and "
+            f"{self.task.name} evaluates others ({', '.join(others[:3])})"
+        )
+
+    def source(self, split: Split) -> ImageSource:
+        """Where the images of a split come from."""
+        return self.context.source(self.run.data[split.classes.dataset])
+
+    def augmentation(self, method: Method) -> Augmentation | FiveCrop:
+        """How a method's training views are made."""
+        views, settings = method.views(), self.settings
+        if views.crop == "five":
+            return FiveCrop()
+        return Augmentation(views.scale or settings.crop_scale, views=settings.views)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All that the result depends on, as JSON values."""
+        run, clip = self.run, self.context.clip
+        prints = {
+            "weights": clip.fingerprint,
+            "train": self.train.fingerprint,
+            "evaluated": {name: s.fingerprint for name, s in self.evaluated.items()},
+        }
+        identity = {
+            "method": self.method.name,
+            "hyperparameters": asdict(self.method.value),
+            "overrides": dict(self.method.overrides),
+            "code": code_hash(type(self.method.value)),
+            "task": self.task.name,
+            "task_fields": asdict(self.task.value),
+            "dataset": run.dataset,
+            "backbone": run.backbone,
+            "shots": run.shots,
+            "seed": run.seed,
+            "settings": run.settings.identity(),
+            "fingerprints": prints | ({"val": self.val.fingerprint} if self.val else {}),
+        }
+        if isinstance(self.task.value, Measurement):
+            identity["measured_on"] = [device_name(clip.device), torch.get_num_threads()]
+        splits = {"train": self.train, **self.evaluated}
+        skipped = {name: list(split.skipped) for name, split in splits.items() if split.skipped}
+        return json.loads(json.dumps(identity | ({"skipped": skipped} if skipped else {})))
+
+    @cached_property
+    def key(self) -> str:
+        """Sixteen hex digits of the identity's hash; the user's notation of it plays no part."""
+        content = {k: v for k, v in self.identity.items() if k != "overrides"}
+        return digest(content)
+
+    @cached_property
+    def fit_key(self) -> str:
+        """Sixteen hex digits of a hash of all that the fit depends on: runs that share it share
+        the fitted weights, whatever they evaluate."""
+        names = ("hyperparameters", "code", "backbone", "shots", "seed")
+        content: dict[str, Any] = {name: self.identity[name] for name in names}
+        content["settings"] = {k: v for k, v in self.identity["settings"].items() if k != "split"}
+        prints: Mapping[str, Any] = self.identity["fingerprints"]
+        content["prints"] = {k: v for k, v in prints.items() if k != "evaluated"}
+        return digest(content | {"method": type(self.method.value).name})
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        settings, count = self.settings, len(self.train.items)
+        return Schedule.of(self.method.value, count, settings.max_epochs, settings.max_steps)
+
+    def model(self) -> Model:
+        """The untrained model of this run."""
+        return Model(self.context.clip, self.method.value, self.train.classes, self.seed)
+
+    @property
+    def summary(self) -> ModelSummary:
+        """The model's size and cuts, found once for a method and a dataset.
+
+        Raises:
+            HarnessError: the backbone cannot carry the method.
+        """
+        key, known = (self.method.value, self.train.classes), self.context._models
+        if key not in known:
+            model, clip = self.model(), self.context.clip
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            cuts = {tower.name: model.cut(tower) for tower in (clip.image, clip.text)}
+            known[key] = ModelSummary(parameters, cuts)
+        return known[key]
+
+    def __str__(self) -> str:
+        return str(self.run)
+
+
+def code_hash(cls: type) -> str:
+    """A hash of the files that define a method: its own and those of the methods it extends."""
+    files = {
+        inspect.getsourcefile(c) for c in cls.mro() if issubclass(c, Method) and c is not Method
+    }
+    digest = hashlib.sha256()
+    for file in sorted(filter(None, files), key=lambda f: Path(f).name):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,187 @@
+"""Runs on this machine: shared by processes, safe to interrupt."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+import harness
+from harness.measure import THREADS
+from harness.records.store import Record, Store, method_label
+from harness.runs.context import PreparedRun
+from harness.runs.efficiency import forecast, forward_rate
+from harness.runs.engine import execute
+from harness.runs.plan import Request
+from harness.task import Measurement
+
+START = 15  # seconds of work that repay the start of a process
+
+
+def estimate(pending: Sequence[PreparedRun]) -> float:
+    """Seconds that the runs may take in one process."""
+    pending = [run for run in pending if not run.refusal]
+    return forecast(pending, forward_rate(pending[0].context.clip)) if pending else 0.0
+
+
+def processes(pending: Sequence[PreparedRun], seconds: float) -> int:
+    """How many processes share the runs: engine.jobs, or as many as there are threads and the work
+    repays; one on CUDA if the user says nothing."""
+    if not pending or any(isinstance(run.task.value, Measurement) for run in pending):
+        return 1  # what is measured has nothing beside it
+    context, settings = pending[0].context, pending[0].run.settings
+    each = THREADS if context.clip.device.type == "cpu" else 1
+    most = settings.jobs or min(each, 1 + int(seconds / START))
+    return min(most, len({run.fit_key for run in pending}))
+
+
+def left(
+    runs: Sequence[PreparedRun], store: Store, force: bool
+) -> tuple[Mapping[str, Record], list[PreparedRun]]:
+    """The records that count as done, and the runs that have none."""
+    done = {} if force else store.done()
+    return done, [run for run in runs if run.key not in done]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a helper process is told: the request as the first process got it, and where in the
+    list of runs to begin."""
+
+    request: Request
+    plugins: Sequence[str]
+    results: Path
+    since: float
+    force: bool
+    first: float
+
+
+def carry_out(
+    request: Request,
+    plugins: Sequence[str],
+    store: Store,
+    pending: Sequence[PreparedRun],
+    force: bool,
+    jobs: int,
+) -> dict[str, Record]:
+    """The records of all pending runs, by key, made by this process and `jobs` - 1 helpers.
+
+    Raises:
+        HarnessError: the results folder cannot be used.
+        KeyboardInterrupt: with a sentence on what is kept and how to go on.
+    """
+    store.open()
+    since = time.time()
+    shares = [
+        Share(request, plugins, store.folder, since, force, number / jobs)
+        for number in range(1, jobs)
+    ]
+    with helper_processes(shares):
+        return execute_all(store, pending, since, force)
+
+
+@contextmanager
+def helper_processes(shares: Sequence[Share]) -> Iterator[None]:
+    """Meanwhile another process works on each share; see executors/helper.py.
+
+    A helper is told what to do through a pipe, and stops when the pipe closes: the kernel does that
+    however this process ends.
+    """
+    command = [sys.executable, "-m", "harness.runs.executors.helper"]
+    root = str(Path(harness.__file__).parents[1])  # this harness, whatever the working directory
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    helpers = [
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
+        )
+        for _ in shares
+    ]  # fmt: skip
+    try:
+        for helper, share in zip(helpers, shares, strict=True):
+            assert helper.stdin is not None
+            with suppress(BrokenPipeError):  # it could not start: this process does the work
+                pickle.dump(share, helper.stdin)
+                helper.stdin.flush()
+        yield
+    finally:  # all is done, or the user stopped it
+        for helper in helpers:
+            helper.send_signal(signal.SIGINT)
+            with suppress(BrokenPipeError):
+                helper.stdin.close()  # type: ignore[union-attr]
+        for helper in helpers:
+            try:
+                helper.wait(10)
+            except subprocess.TimeoutExpired:
+                helper.kill()
+
+
+def execute_all(
+    store: Store,
+    pending: Sequence[PreparedRun],
+    since: float,
+    force: bool = False,
+    first: float = 0.0,
+) -> dict[str, Record]:
+    """Runs what no other process is running; waits for the rest, and takes over what crashed.
+
+    Args:
+        since: what another process wrote after this time is not run again, even with `force`.
+        first: the share of the runs to begin after, so that processes start apart.
+
+    Raises:
+        KeyboardInterrupt: with a sentence on what is kept and how to go on.
+    """
+    ended: dict[str, Record] = {}
+    start = int(first * len(pending))
+    queue = [*pending[start:], *pending[:start]]
+    with tqdm(total=len(queue), desc="runs", unit="run", disable=None) as bar:
+        try:
+            while queue:
+                waiting = []
+                for run in queue:
+                    with store.claim(run.fit_key) as claimed:
+                        if not claimed:
+                            waiting.append(run)
+                            continue
+                        record = store.ended(run.identity, run.key, since, force)
+                        elsewhere = record is not None
+                        if record is None:
+                            bar.set_postfix_str(str(run))
+                            stored = None if force else store.weights(run.fit_key)
+                            record, predictions, model = execute(run.run, run.context, stored)
+                            store.write(record, predictions, model)
+                        if not run.refusal:
+                            tqdm.write(_outcome(run, record, elsewhere))
+                        ended[run.key] = record
+                        bar.update()
+                if len(waiting) == len(queue):
+                    bar.set_postfix_str("waiting for another process")
+                    time.sleep(1)
+                queue = waiting
+        except KeyboardInterrupt:
+            kept = sum(store.ended(r.identity, r.key, since, force) is not None for r in pending)
+            raise KeyboardInterrupt(
+                f"{kept} of {len(pending)} runs are finished and kept in {store.folder}.\n"
+                "The same command goes on with the rest."
+            ) from None
+    return ended
+
+
+def _outcome(run: PreparedRun, record: Record, elsewhere: bool) -> str:
+    name = f"{method_label(record.run)} {run.task.name} {run.dataset} seed {run.seed}"
+    if record.status != "done":
+        return f"{name}: {record.status}, {record.reason}"
+    if isinstance(run.task.value, Measurement):
+        return f"{name}: measured"
+    scores = ", ".join(f"{name} {100 * s['accuracy']:.2f}" for name, s in record.scores.items())
+    seconds = sum(value for name, value in record.cost.items() if name.endswith("_seconds"))
+    took = f"{seconds:.1f} s" + ", another process" * elsewhere
+    return "; ".join([f"{name}: {scores} ({took})", *record.checks])

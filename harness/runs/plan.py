@@ -1,0 +1,171 @@
+"""From a request to its runs: names resolved, settings typed, everything checked beforehand."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import config
+from harness.config import Binding
+from harness.dataset import Dataset
+from harness.errors import HarnessError, unknown
+from harness.images.cache import Cache, Disk
+from harness.measure import THREADS
+from harness.method import Method
+from harness.registry import Plugin, Registry
+from harness.runs.context import Context, PreparedRun
+from harness.runs.run import Configured, Run
+from harness.task import Task, Transfer
+from harness.towers import backbone as backbones
+
+BENCHMARKS = (
+    "emoji_animals,emoji_food,emoji_travel,emoji_objects,emoji_activities,emoji_smileys,"
+    "emoji_people,emoji_symbols"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for; names may be comma lists with wildcards.
+
+    An object is a method, task or dataset with all its settings: no recipe or profile changes it.
+    """
+
+    methods: str | Sequence[str | type | Method]
+    tasks: str | Sequence[str | type | Task]
+    datasets: str | Sequence[str | type | Dataset] | None  # None: each task's own
+    backbone: str
+    shots: Sequence[int]
+    seeds: Sequence[int]
+    root: Path | None = None
+    bindings: Sequence[Binding] = ()  # --config, then --set: later ones win
+    sweeps: Sequence[Sequence[Binding]] = field(default_factory=lambda: [[]])
+    device: str | None = None
+    disk: Disk | None = None
+
+    @property
+    def travels(self) -> bool:
+        """Whether another process understands it: all is given by name."""
+        given = (self.methods, self.tasks, self.datasets or "")
+        return all(isinstance(part, str) for each in given for part in each)
+
+
+def plan(request: Request, registry: Registry) -> list[PreparedRun]:
+    """Every run of the request, each checked as far as that is possible without computing.
+
+    Raises:
+        HarnessError: unknown names, settings nobody reads, missing data, impossible combinations.
+    """
+    methods = registry.find("methods", request.methods)
+    tasks = registry.find("tasks", request.tasks)
+    if not request.seeds:
+        raise HarnessError("no seed was given.")
+    swept = [binding for combination in request.sweeps for binding in combination]
+    profile = config.profile(request.backbone)
+    known = [name for kind in registry.plugins.values() for name in kind]
+    config.check_targets([*profile, *request.bindings, *swept], known)
+    if request.datasets:
+        registry.find("datasets", request.datasets)  # those with a path become known
+    clip, cache = backbones.load(request.backbone, usable(request.device)), Cache(disk=request.disk)
+    context = Context(clip, request.root, cache)
+    runs: dict[str, PreparedRun] = {}
+    chosen: dict[str, Plugin] = {}
+    for combination in request.sweeps:
+        bindings = [*profile, *request.bindings, *combination]
+        settings = config.build_engine(bindings)
+        if settings.precision == "auto":
+            cuda = clip.device.type == "cuda"
+            settings = replace(settings, precision="bf16" if cuda else "fp32")
+        cache.budget = settings.cache_bytes
+        if clip.device.type == "cpu":  # never by how many there are: threads change the last bits
+            torch.set_num_threads(max(1, THREADS // (settings.jobs or THREADS)))
+        every = registry.plugins["datasets"].values()  # a task may evaluate on others too
+        for p in tasks:
+            task, changed = config.build(p, bindings)
+            task = _with_source(task, registry)
+            usual = ",".join(task.datasets()) or BENCHMARKS
+            datasets = registry.find("datasets", request.datasets or usual)
+            chosen |= {plugin.name: plugin for plugin in datasets}
+            names = [plugin.name for plugin in datasets]
+            plugins = {plugin.name: plugin for plugin in [*every, *datasets]}  # objects win
+            readable = {name: config.build(p, bindings)[0] for name, p in plugins.items()}
+            protocol = Configured(p.name, task.among(names), changed)
+            if min(request.shots) < 1:
+                raise HarnessError(f"--shots must be at least 1, not {min(request.shots)}.")
+            for shots, name, seed in itertools.product(request.shots, names, request.seeds):
+                needed = _datasets_of(protocol.value, name, readable)
+                fitted, like = protocol.value.fit(name).dataset, task.published(p.name)
+                for m in methods:
+                    built = config.build(m, bindings, recipe(m, like, fitted, shots))
+                    method = Configured(m.name, *built)
+                    method.value.check()
+                    run = Run(method, protocol, name, clip.name, shots, seed, settings, needed)
+                    prepared = context.prepare(run)
+                    runs.setdefault(prepared.key, prepared)
+    _check_used([*request.bindings, *swept], [*methods, *tasks, *chosen.values()])
+    for prepared in runs.values():
+        _ = prepared.refusal or prepared.summary  # refuses what the backbone cannot carry
+    return list(runs.values())
+
+
+def _datasets_of(
+    task: Task, name: str, readable: Mapping[str, Dataset]
+) -> tuple[tuple[str, Dataset], ...]:
+    """The datasets that a run of the task on `name` is fitted and evaluated on.
+
+    Raises:
+        HarnessError: the task names one that does not exist.
+    """
+    names = dict.fromkeys([task.fit(name).dataset, *(e.dataset for e in task.evaluations(name))])
+    for each in names:
+        if each not in readable:
+            raise unknown("dataset", each, readable)
+    return tuple((each, readable[each]) for each in names)
+
+
+def _with_source(task: Task, registry: Registry) -> Task:
+    """The task; a source given with its path becomes a known dataset."""
+    if not isinstance(task, Transfer):
+        return task
+    (source,) = registry.find("datasets", task.source)
+    return replace(task, source=source.name)
+
+
+def recipe(method: Plugin, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
+    """The published settings of a method that differ from its defaults there."""
+    assert issubclass(method.cls, Method)
+    return method.cls.recipe(task, dataset, shots)
+
+
+def _check_used(given: Iterable[Binding], chosen: Sequence[Plugin]) -> None:
+    """A setting of --set or --sweep that this request does not read is a mistake."""
+    given = list(given)
+    for binding in given:
+        origins = [b for b in given if b.origin == binding.origin]  # of one option
+        read = binding.target == "engine" or any(
+            config.applies(each, p) for p in chosen for each in origins
+        )
+        if binding.origin.startswith("--") and not read:
+            raise HarnessError(
+                f"{binding.origin} sets {binding.target}.{binding.name}, which nothing that this "
+                "command runs leaves open."
+            )
+
+
+def usable(given: str | None) -> str:
+    """The device of that name, or CUDA where it is there.
+
+    Raises:
+        HarnessError: it cannot be used, with the reason.
+    """
+    if given is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=given)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise HarnessError(f"--device {given!r} cannot be used here: {reason}") from error
+    return given

@@ -1,0 +1,64 @@
+"""Where, when, with what and by which command a record was made."""
+
+import datetime
+import functools
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.measure import device_name
+
+SOURCES = ("harness", "methods", "tasks", "pyproject.toml")
+
+
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
+
+
+def provenance_of(device: torch.device) -> dict[str, Any]:
+    """Where, when, with what and by which command; no host name."""
+    return {
+        "time": _now().isoformat(timespec="seconds"),
+        "command": _command(sys.argv[1:]),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--", *SOURCES)),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def _command(arguments: list[str]) -> str:
+    """The command that makes the record again, without where this machine keeps what it makes."""
+    places = ("--cache-dir", "--results")
+    kept, rest = list[str](), iter(arguments)
+    for argument in rest:
+        if argument in places:
+            next(rest, None)
+        elif argument.partition("=")[0] not in places:
+            kept.append(argument)
+    return shlex.join(["python", "-m", "harness", *kept])
+
+
+@functools.cache
+def _git(*arguments: str) -> str | None:
+    """What git says of this repository, or None where the harness is not run from one."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

@@ -1,0 +1,124 @@
+"""Edits: what a method inserts at a site of a tower, and what an edit may know about where it runs.
+
+Shapes: R rows of images or texts, C classes, T texts a class, L tokens, D width, E embedding.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from harness.randomness import uniform
+from harness.towers.tower import Site
+
+
+@dataclass
+class Rows:
+    """The rows that go through a tower in one pass, and what the edits leave behind.
+
+    A micro-batch is a part of a step's rows: `numbers` [R] says which of its `total` rows.
+    """
+
+    numbers: Tensor
+    total: int
+    training: bool
+    key: tuple[object, ...]  # (seed, step): what noise is drawn from
+    ids: Tensor | None = None  # token ids [R, L] of text rows
+    kinds: Tensor | None = None  # which of its class's T texts each text row is [R]
+    references: Mapping[str, Tensor] = field(default_factory=dict)  # of each row's class [R, T, E]
+    image: Tensor | None = None  # frozen features of each text row's image [R, E]
+    shared: int = 0  # positions at the beginning that are the same in all text rows of an image
+    copies: int = 1  # how many images these rows belong to, in order
+    drawn: bool = False  # whether an edit drew for them
+    losses: dict[tuple[Site, str], Tensor] = field(default_factory=dict)
+
+    def auxiliary(self) -> Tensor | float:
+        """The edits' auxiliary losses: mean over all rows of the step (this part's share), summed
+        over sites and names."""
+        return sum((loss.sum() / self.total for loss in self.losses.values()), start=0.0)
+
+
+@dataclass
+class SiteContext:
+    """What an edit may know about where it runs: the site, the frozen module there, its rows."""
+
+    site: Site
+    op: nn.Module
+    rows: Rows
+    length: int = 0  # positions of the tower; texts may be cropped below it
+
+    @property
+    def training(self) -> bool:
+        return self.rows.training
+
+    @property
+    def ids(self) -> Tensor:
+        """Token ids [R, L] of the text rows.
+
+        Raises:
+            ValueError: at a site of the image tower.
+        """
+        return self._text(self.rows.ids, "token ids")
+
+    @property
+    def kinds(self) -> Tensor:
+        """Which of its class's T texts each row is, from 0 [R]."""
+        return self._text(self.rows.kinds, "texts")
+
+    @property
+    def image(self) -> Tensor:
+        """Frozen features [R, E] of each row's image, of a method with `text_per_image`."""
+        return self._text(self.rows.image, "image")
+
+    def reference(self, name: str) -> Tensor:
+        """Frozen features [R, T, E] of `Method.references` for each row's class."""
+        return self._text(self.rows.references.get(name), f"reference {name!r}")
+
+    def noise(self, purpose: str, *shape: int) -> Tensor:
+        """Uniform draws in (0, 1), float32 [R, *shape]: a function of (seed, step, site, purpose).
+
+        They are drawn for all rows of the step and then taken for these, so that they do not depend
+        on micro-batching or recomputation.
+        """
+        self.rows.drawn = True
+        drawn = uniform((self.rows.total, *shape), *self.rows.key, self.site, purpose)
+        return drawn[self.rows.numbers.cpu()].to(self.rows.numbers.device)
+
+    def dropout(self, x: Tensor, rate: float, purpose: str = "dropout") -> Tensor:
+        """x [R, L, D] with a fraction `rate` of its numbers dropped in training, the rest scaled.
+
+        The mask is a function of (seed, step, site, purpose) on a kind of device, whatever the
+        micro-batch and however far the texts are cropped.
+        """
+        if not self.training or not rate:
+            return x
+        self.rows.drawn = True
+        shape = (max(self.length, x.shape[1]), self.rows.total, x.shape[2])
+        key = (*self.rows.key, self.site, purpose)
+        kept = uniform(shape, *key, device=x.device)[: x.shape[1], self.rows.numbers] >= rate
+        return x * kept.transpose(0, 1) / (1 - rate)
+
+    def loss(self, name: str, per_row: Tensor) -> None:
+        """Adds an auxiliary loss [R]; the total is its mean over the step's rows, over all sites.
+
+        Assigned by (site, name), so that recomputation does not count it twice.
+        """
+        self.rows.losses[self.site, name] = per_row
+
+    def _text(self, value: Tensor | None, what: str) -> Tensor:
+        if value is None:
+            raise ValueError(f"{self.site} has no {what}: the method or the tower gives none there")
+        return value
+
+
+class Edit(nn.Module):
+    """What is inserted at a site: sees what entered and what left the frozen module there."""
+
+    # in training it looks across positions, so that the text may not be cropped; evaluation is
+    # always token-wise or causal
+    mixes_tokens: ClassVar[bool] = False
+
+    def forward(self, x: Tensor, y: Tensor, at: SiteContext) -> Tensor:
+        """x entered, y left; returns what leaves instead. Tokens are [R, L, D]. Never in place."""
+        raise NotImplementedError

@@ -1,0 +1,120 @@
+"""The schedule, micro-batches, and that equal runs are equal."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from harness.errors import HarnessError
+from harness.fitting.inputs import Images
+from harness.fitting.step import Batch, gradients
+from harness.fitting.texts import texts
+from harness.fitting.trainer import Schedule, fit
+from harness.method import HeadContext, Method
+from harness.runs.engine import _precision
+from tests.conftest import METHODS, PLUGINS, execute
+
+
+@pytest.mark.parametrize(
+    ("lr", "warmup", "expected"),
+    [
+        (3.5e-3, 1, [1e-5, 3.5e-3, 3.166e-3, 2.291e-3, 1.209e-3]),  # MaPLe, 5 epochs
+        (1.5e-3, 0, [1.5e-3, 1.357e-3, 9.82e-4, 5.18e-4, 1.43e-4]),  # MMA, 5 epochs
+    ],
+)
+def test_learning_rates_are_those_of_dassl(lr, warmup, expected):
+    method = Method(lr=lr, warmup_epochs=warmup)
+    rates = [method.learning_rate(step, 3, 15) for step in range(0, 15, 3)]
+    assert rates == pytest.approx(expected, abs=1e-6)
+
+
+def test_caps_shorten_a_schedule_to_whole_epochs():
+    method = Method(epochs=200, batch_size=32)
+    assert Schedule.of(method, 400, 30, 300) == Schedule(12, 300)
+    assert Schedule.of(method, 400, None, None) == Schedule(12, 2400)
+    assert Schedule.of(method, 20_000, 30, 300) == Schedule(625, 300)
+    assert Schedule.of(Method(epochs=5), 400, 30, 300) == Schedule(12, 60)
+
+
+def prepared(run, label="train"):
+    model = run.model()
+    images = Images(
+        model, run.source(run.train), run.train, run.context.cache, run.augmentation(model.method)
+    )
+    return model, images, texts(model, run.train.classes, training=True)
+
+
+def test_equal_runs_give_equal_predictions_and_weights(make_run):
+    results = [execute(make_run("dra", scale=0.1)) for _ in range(2)]
+    (_, first, model), (_, second, again) = results
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for a, b in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_another_seed_gives_other_weights(make_run):
+    (_, _, model), (_, _, other) = (execute(make_run("adapter", seed=s)) for s in (1, 2))
+    assert not torch.equal(model.parameters()[0], other.parameters()[0])
+
+
+def test_cached_activations_give_what_live_ones_give(make_run):
+    run = make_run("adapter", scale=0.1)
+    trained = []
+    for budget in (2**30, 0):
+        model, images, prompts = prepared(run)
+        images.cache.kept.clear()
+        images.cache.budget = budget
+        fit(model, images, prompts, run.schedule, 1)
+        trained.append(model.parameters())
+    for a, b in zip(*trained, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_is_an_error_with_the_epoch(make_run):
+    run = make_run("coop", lr=float("inf"), warmup_epochs=0)
+    model, images, prompts = prepared(run)
+    with pytest.raises(HarnessError, match="not finite in epoch"):
+        fit(model, images, prompts, Schedule(1, 3), 1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_under_bfloat16_autocast_as_it_does_in_float32(
+    make_run, name, monkeypatch
+):
+    """With a rate that moves the loss: a cast weight that stayed behind would show."""
+    monkeypatch.setattr("harness.fitting.texts.PASS", {})
+    settings = {"lr": 0.01, "max_steps": 2, "warmup_epochs": 0}
+    fields = {field.name for field in dataclasses.fields(PLUGINS.plugins["methods"][name].cls)}
+    settings |= {"scale": 0.1} if "scale" in fields else {}
+    settings |= {"dropout": 0.0} if "dropout" in fields else {}
+    bf16, full = (execute(make_run(name, precision=p, **settings)) for p in ("bf16", "fp32"))
+    assert bf16[0].status == "done", bf16[0].error
+    if "epoch_losses" not in full[0].cost or not full[0].cost["steps"]:
+        return
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in bf16[2].parameters())
+    losses = bf16[0].cost["epoch_losses"], full[0].cost["epoch_losses"]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_under_autocast_each_step_sees_the_weights_of_the_step_before(make_run):
+    run = make_run("adapter", precision="bf16", scale=0.1)
+    with _precision(run):
+        model, images, prompts = prepared(run)
+        order = [torch.arange(len(run.train.items))]
+        x = next(images.train((1, 0), order))
+        labels = torch.tensor([item.label for item in run.train.items])
+        before = gradients(Batch(model, x, prompts, labels, (1, 0)))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.3
+        after = gradients(Batch(model, x, prompts, labels, (1, 0)))
+    assert after != before
+
+
+def test_logits_are_float32_under_autocast(make_run):
+    run = make_run("zero_shot", precision="bf16")
+    with _precision(run):
+        model = run.model()
+        image, text = torch.randn(2, 128).bfloat16(), torch.randn(3, 1, 128).bfloat16()
+        given = HeadContext(model.clip.logit_scale.exp())
+        assert model.output(image, text, given).logits.dtype == torch.float32

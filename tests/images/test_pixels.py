@@ -1,0 +1,95 @@
+"""Transforms are the field's, and a view depends on (seed, epoch, position) alone."""
+
+import random
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.functional import to_pil_image
+
+from harness.dataset import Classes
+from harness.images.pixels import Augmentation, centre, epoch_order, normalise
+from harness.images.source import ImageSource, train_batches
+from harness.splits import class_names, select
+from harness.towers.backbone import EMBEDDED
+
+
+def picture(width: int = 90, height: int = 60) -> Image.Image:
+    pixels = torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(0))
+    return to_pil_image(pixels.to(torch.uint8))
+
+
+def test_test_transform_equals_open_clips_preprocessing(mini):
+    folder = f"local-dir:{EMBEDDED / 'emoji-mini'}"
+    _, _, theirs = open_clip.create_model_and_transforms(folder, force_custom_text=True)
+    for image in (picture(), picture(48, 100), picture(20, 20)):
+        ours = normalise(centre(image, mini.size)[None], mini.mean, mini.std)[0]
+        assert torch.equal(ours, theirs(image))
+
+
+def test_a_view_depends_on_seed_epoch_and_position_alone():
+    image, augmentation = picture(), Augmentation()
+    first = augmentation(image, 48, (1, 2), 3)
+    assert torch.equal(first, augmentation(image, 48, (1, 2), 3))
+    others = [augmentation(image, 48, *key) for key in (((0, 2), 3), ((1, 3), 3), ((1, 2), 4))]
+    assert not any(torch.equal(first, other) for other in others)
+
+
+def test_crops_are_distributed_like_torchvisions():
+    augmentation, image = Augmentation(), picture(400, 300)
+    transform = RandomResizedCrop(48)
+    boxes = [augmentation._box(400, 300, random.Random(seed)) for seed in range(4000)]
+    theirs = [transform.get_params(image, transform.scale, transform.ratio) for _ in range(4000)]
+    for statistic in (
+        lambda box: box[2] * box[3] / (400 * 300),
+        lambda box: box[3] / box[2],
+        lambda box: box[0] / 300,
+        lambda box: box[1] / 400,
+    ):
+        values, reference = sorted(map(statistic, boxes)), sorted(map(statistic, theirs))
+        assert values[0] >= min(reference) - 0.02
+        assert values[2000] == pytest.approx(reference[2000], abs=0.03)
+        assert values[-1] <= max(reference) + 0.02
+
+
+def test_base_images_get_the_views_that_they_have_among_all_classes(plugins, mini):
+    toy = plugins.plugins["datasets"]["toy"].cls()
+    items = toy.read(None)["train"]
+    classes = Classes("toy", tuple(class_names(items)), "")
+    everything, new = (select(items, subset, classes) for subset in ("all", "new"))
+
+    def views(split):
+        order = [torch.arange(len(split.items))]
+        source = ImageSource(toy, None)
+        return next(train_batches(source, split, mini.size, Augmentation(), (1, 0), order))
+
+    assert torch.equal(views(new), views(everything)[list(new.positions)])
+
+
+def test_the_last_incomplete_batch_is_dropped():
+    batches = epoch_order(304, 32, seed=1, epoch=0)
+    assert [len(batch) for batch in batches] == [32] * 9
+    assert len(torch.cat(batches).unique()) == 9 * 32
+
+
+def test_fewer_images_than_a_batch_make_one_batch():
+    assert [len(batch) for batch in epoch_order(80, 128, seed=1, epoch=0)] == [80]
+
+
+def test_order_differs_between_epochs_and_seeds_and_repeats():
+    orders = [torch.cat(epoch_order(64, 16, s, e)) for s, e in ((1, 0), (1, 1), (2, 0), (1, 0))]
+    assert torch.equal(orders[0], orders[3])
+    assert not torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])
+
+
+def test_pixels_come_in_order_across_chunks(plugins, monkeypatch):
+    monkeypatch.setattr("harness.images.source.GROUP", 3)
+    toy = plugins.plugins["datasets"]["toy"].cls()
+    items = toy.read(None)["test"][:8]
+    split = select(items, "all", Classes("toy", tuple(class_names(items)), "{}"))
+    seen = torch.cat(list(ImageSource(toy, None).test(split, 20)))
+    expected = torch.stack([centre(toy.open(item, None), 20) for item in items])
+    assert torch.equal(seen, expected)

@@ -1,0 +1,106 @@
+"""Published settings that depend on the task, and methods that cannot serve one."""
+
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+
+from harness import config
+from harness.config import Binding
+from tests.conftest import METHODS, PLUGINS, execute
+from tests.methods.test_contract import OTHER, grafted, images, logits, served, shake
+
+
+def built(name, task, dataset, shots, *bindings):
+    plugin = PLUGINS.plugins["methods"][name]
+    return config.build(plugin, bindings, plugin.cls.recipe(task, dataset, shots))
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "dataset", "shots", "expected"),
+    [
+        ("coop", "base2new", "dtd", 16, {"epochs": 200, "random_vectors": 0}),
+        ("coop", "base2new", "imagenet", 16, {"epochs": 50}),
+        ("coop", "few_shot", "dtd", 1, {"epochs": 50, "random_vectors": 16}),
+        ("coop", "few_shot", "dtd", 4, {"epochs": 100}),
+        ("coop", "few_shot", "imagenet", 16, {"epochs": 50}),
+        ("dra", "base2new", "dtd", 16, {"epochs": 5, "batch_size": 16}),
+        (
+            "dra",
+            "cross_dataset",
+            "imagenet",
+            16,
+            {"epochs": 1, "first_block": 7},
+        ),
+        ("dra", "base2new", "imagenet", 16, {"epochs": 5, "batch_size": 128}),
+        ("mma", "domain_generalization", "imagenet", 16, {"epochs": 1, "first_block": 9}),
+        ("maple", "cross_dataset", "imagenet", 16, {"epochs": 2, "lr": 0.0026, "depth": 3}),
+        ("tcp", "base2new", "sun397", 16, {"epochs": 25}),
+        ("prograd", "few_shot", "eurosat", 8, {"weight": 0.8, "epochs": 200}),
+        ("lora", "few_shot", "dtd", 4, {"iterations": 2000}),
+        ("lfa", "base2new", "oxford_pets", 16, {"epochs": 10, "beta": 0.9}),
+        ("lfa", "few_shot", "stanford_cars", 16, {"epochs": 2000, "beta": None}),
+        ("tip_adapter", "few_shot", "oxford_flowers", 2, {"shots": 2, "alpha": 10.0}),
+        ("tip_adapter_f", "few_shot", "eurosat", 16, {"epochs": 100, "trained": True}),
+    ],
+)
+def test_a_recipe_is_the_published_one(name, task, dataset, shots, expected):
+    method, changed = built(name, task, dataset, shots)
+    assert {field: getattr(method, field) for field in expected} == expected
+    assert changed == {}
+
+
+def test_a_users_setting_wins_over_the_recipe_and_is_shown():
+    binding = Binding("coop", "epochs", 7, "--set")
+    method, changed = built("coop", "few_shot", "dtd", 16, binding)
+    assert method.epochs == 7
+    assert changed == {"epochs": 7}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_recipe_sets_fields_that_exist(name):
+    for task in PLUGINS.plugins["tasks"]:
+        built(name, task, "imagenet", 1)
+
+
+@pytest.mark.parametrize("name", ["tip_adapter", "tip_adapter_f", "linear_probe"])
+def test_a_method_for_fitted_classes_runs_where_all_are_fitted(make_run, name):
+    record, _, model = execute(make_run(name))
+    assert record.status == "done", record.error
+    assert record.run["task"] == "few_shot"
+    assert record.run["fingerprints"]["val"]
+    assert set(model.trained.state_dict())
+
+
+def test_weights_give_the_same_logits_in_a_new_process(exact, tmp_path):
+    expected = {}
+    for name in METHODS:
+        model = grafted(name, exact)
+        if not model.trained.state_dict():
+            continue
+        shake(model)
+        model.save(tmp_path / f"{name}.safetensors")
+        classes = served(name)[-1]
+        expected[name] = logits(model, classes, images(2)).contiguous()
+    safetensors.torch.save_file(expected, tmp_path / "expected")
+    code = f"""
+import torch
+from pathlib import Path
+from safetensors.torch import load_file
+from harness.towers import backbone
+from harness.fitting.model import Model
+from tests.methods.test_contract import FIT, build, images, logits, served
+clip = backbone.load("emoji-mini").double()
+for name, expected in load_file({str(tmp_path / "expected")!r}).items():
+    model = Model(clip, build(name), FIT, seed=7)
+    model.trained.double()
+    model.load(Path({str(tmp_path)!r}) / f"{{name}}.safetensors")
+    assert torch.equal(logits(model, served(name)[-1], images(2)), expected), name
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert len(expected) == len(METHODS) - 1
+    assert OTHER.names != ()
+    assert torch.is_tensor(expected["dra"])
