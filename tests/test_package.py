@@ -1,4 +1,4 @@
-"""What a wheel installs, and from where it runs. Borrows the packages of the running interpreter."""
+"""What a wheel installs, and where it runs, with the packages of the running interpreter."""
 
 import importlib.metadata
 import os
@@ -51,7 +51,7 @@ def environment(wheel, tmp_path_factory) -> Path:
         (plugin / "two_methods" / f"{file}.py").write_text(
             "from dataclasses import dataclass\nfrom harness.method import Method\n\n\n"
             f"@dataclass(frozen=True, kw_only=True)\nclass {name}(Method):\n"
-            '    """Nothing is learned.\n\n    Source: here.\n    Differs: nothing known.\n    """\n'
+            '    """Nothing is learned.\n\n    Source: here.\n    Differs: nothing known."""\n'
         )
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps"]
     subprocess.run([*pip, str(wheel), str(plugin)], check=True, cwd=home)
@@ -91,8 +91,8 @@ def test_files_of_the_working_directory_are_no_modules(environment, tmp_path, pr
     for name in ("tasks.py", "json.py", "torch.py"):
         (tmp_path / name).write_text(STRANGE)
     command = [environment / program[0], *program[1:]]
-    printed = ran(tmp_path, *command, "run", "--methods", "dra", "--tasks", "base2new", "--datasets",
-                  "emoji_food", "--dry-run")  # fmt: skip
+    few = ["--methods", "dra", "--tasks", "base2new", "--datasets", "emoji_food"]
+    printed = ran(tmp_path, *command, "run", *few, "--dry-run")
     assert "dra" in printed
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from harness.bench import dra
 from harness.bench.matrix import MATRIX, matrix
 from harness.bench.memory import MemoryRow, memory_rows, memory_table
 from harness.bench.step import names
@@ -22,13 +23,14 @@ from harness.method import Method
 from harness.towers import backbone as backbones
 from harness.towers.openclip import Clip, cast_once
 
-PARTS = ("steps", "memory", "matrix")
+PARTS = ("steps", "memory", "matrix", "dra")
 
 
 def report(
     rows: Sequence[Row],
     sizes: Sequence[MemoryRow],
     whole: Mapping[str, Any] | None,
+    noise: Mapping[str, float] | None,
     about: Mapping[str, Any],
 ) -> str:
     """All that was measured as text, with the device."""
@@ -47,6 +49,8 @@ def report(
             + ", ".join(f"{n} {s:.0f} s" for n, s in whole["naive_seconds_a_seed"].items())
             + " a naive run)."
         )
+    if noise:
+        parts.append(dra.table(noise))
     return "\n\n".join(parts)
 
 
@@ -87,6 +91,7 @@ def run(
     rows: list[Row] = []
     sizes: list[MemoryRow] = []
     whole: dict[str, Any] | None = None
+    noise: dict[str, float] | None = None
     about = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "backbone": backbone, "device": device_name(torch.device(device)),
@@ -95,10 +100,10 @@ def run(
     }  # fmt: skip
 
     def so_far() -> str:
-        text = report(rows, sizes, whole, about)
+        text = report(rows, sizes, whole, noise, about)
         if out:
             lists = {"steps": [asdict(r) for r in rows], "memory": [asdict(r) for r in sizes]}
-            save(out, {"about": about, **lists, "matrix": whole}, text)
+            save(out, {"about": about, **lists, "matrix": whole, "dra": noise}, text)
         return text
 
     if {"steps", "memory"} & set(parts):
@@ -121,4 +126,6 @@ def run(
     if "matrix" in parts:
         options = ["--device", device, *(f"--plugin={each}" for each in plugins)]
         whole = matrix(list(methods), *MATRIX, options)
+    if "dra" in parts:
+        noise = dra.measured()
     return so_far()

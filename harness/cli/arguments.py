@@ -185,7 +185,7 @@ def _add_bench(verbs: Any) -> None:
     )
     bench.add_argument(
         "--parts", default="steps,memory,matrix", metavar="NAMES", help="steps and evaluation, the "
-        "memory of a step, the matrix of runs (default: %(default)s)",
+        "memory of a step, the matrix of runs; dra: what DRA's noise leaves (default: %(default)s)",
     )  # fmt: skip
     bench.add_argument(
         "--memory", type=float, default=5, metavar="GB", help="what a step may take in the part "
