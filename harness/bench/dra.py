@@ -83,6 +83,7 @@ def norm(run: PreparedRun, method: DRA, overlaps: dict[str, list[float]] | None 
 def hear(overlaps: dict[str, list[float]], module: nn.Module, given: tuple[Any, ...]) -> None:
     """Notes, for a module that is about to run, what each kind of noise would leave."""
     assert isinstance(module, DynamicRank)
+    assert module.channels is not None
     x, _, at = given
     tower = at.site.partition(".")[0]
     inner = F.relu(module.down(x))

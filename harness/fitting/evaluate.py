@@ -9,7 +9,7 @@ from torch import Tensor
 from harness.fitting.inputs import Images, image_features
 from harness.fitting.model import Model
 from harness.fitting.texts import text_features, texts
-from harness.method import Classes, HeadContext, Method
+from harness.method import Classes, HarnessError, HeadContext, Method, Output
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,20 @@ def evaluate(model: Model, images: Images) -> Scores:
         image = image_features(model, x)
         own = text_features(model, prompts, image) if text is None else text
         output = model.output(image, own, replace(given, image=seen))
+        _check_numbers(model, images, output)
         predictions.append(output.logits[:, columns].argmax(-1).cpu())
     return Scores(torch.cat(predictions), images.labels.cpu())
+
+
+def _check_numbers(model: Model, images: Images, output: Output) -> None:
+    """Raises HarnessError for what argmax would turn into the first class without a word: a logit
+    that is not finite, and features that are zero and so have no direction."""
+    scored = f"{model.method.name} on {images.split.classes.dataset} with {model.clip.name}"
+    if not output.logits.isfinite().all():
+        raise HarnessError(f"{scored}: logits are not finite, so that nothing can be predicted.")
+    for what, features in (("image", output.image), ("text", output.text)):
+        if (features == 0).all(-1).any():
+            raise HarnessError(f"{scored}: {what} features are zero, so that they have no cosine.")
 
 
 class _Frozen(Method):

@@ -1,15 +1,18 @@
 """A method on a backbone: the frozen towers, what the method inserts, and what follows from it."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from harness.errors import HarnessError
+from harness.images.cache import checksum
 from harness.method import Classes, HeadContext, Method, Output
 from harness.randomness import seed_of
 from harness.towers.edit import Edit, Rows, SiteContext
@@ -139,22 +142,35 @@ class Model:
             return Output(self.head(image, text, given), image, text, auxiliary, given)
 
     def save(self, path: Path, about: dict[str, str] | None = None) -> None:
-        """The trained modules' state as safetensors; shared tensors are stored once."""
+        """The trained modules' state as safetensors, with a checksum of it and of `about`; shared
+        tensors are stored once."""
+        about = dict(about or {})
+        about["sha256"] = self._checksum(about)
         safetensors.torch.save_model(self.trained, str(path), metadata=about)
+
+    def _checksum(self, about: dict[str, str]) -> str:
+        """Of the trained modules' state and what is said of it."""
+        state = {name: value.cpu() for name, value in self.trained.state_dict().items()}
+        said = repr(sorted((k, v) for k, v in about.items() if k not in ("sha256", "format")))
+        return hashlib.sha256((checksum(state) + said).encode()).hexdigest()
 
     def load(self, path: Path) -> None:
         """What `save` wrote.
 
         Raises:
-            HarnessError: the file belongs to other modules.
+            HarnessError: the file belongs to other modules, or is damaged.
         """
         try:
             safetensors.torch.load_model(self.trained, str(path), strict=True)
-        except RuntimeError as error:
+            with safetensors.safe_open(str(path), "pt") as file:
+                about = file.metadata() or {}
+        except (RuntimeError, OSError, safetensors.SafetensorError) as error:
             raise HarnessError(
                 f"{path} does not hold the weights of {self.method.name} on {self.clip.name}: "
                 f"{error}"
             ) from error
+        if about.get("sha256") != self._checksum(about):
+            raise HarnessError(f"{path} is damaged: its checksum does not fit what it holds.")
 
 
 def at_least_float32(features: Tensor) -> Tensor:

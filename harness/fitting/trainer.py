@@ -107,5 +107,10 @@ def fit(
             if not math.isfinite(losses[-1]):
                 raise HarnessError(f"the loss of {method.name} is not finite in epoch {epoch + 1}")
     method.finish(model.head, support)
+    for name, value in model.trained.state_dict().items():
+        if not value.isfinite().all():
+            raise HarnessError(
+                f"{method.name}: after the fit {name} holds numbers that are not finite."
+            )
     moved = any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     return FitReport(losses, done, seen, moved or not before, room.chunks, room.shrunk)

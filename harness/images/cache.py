@@ -132,7 +132,7 @@ class Disk:
             with safe_open(str(path), "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 expected = (file.metadata() or {}).get("sha256")
-            if path not in self.checked and _checksum(tensors) != expected:
+            if path not in self.checked and checksum(tensors) != expected:
                 return None
             self.checked.add(path)
             os.utime(path)
@@ -149,7 +149,7 @@ class Disk:
             self.clear(self.limit - size)
         self.unchecked_bytes = (self.unchecked_bytes or 0) + size
         contents = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        about = {"sha256": _checksum(contents)}
+        about = {"sha256": checksum(contents)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             atomically(path, lambda p: safetensors.torch.save_file(contents, str(p), about))
@@ -177,7 +177,7 @@ def source_hash(*modules: str) -> str:
     return hashlib.sha256(source + torch.__version__.encode()).hexdigest()[:16]
 
 
-def _checksum(tensors: Tensors) -> str:
+def checksum(tensors: Tensors) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

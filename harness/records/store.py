@@ -103,7 +103,7 @@ class Store:
         if (
             record.status == "failed"
             and path.exists()
-            and self.ended(record.run, record.key, 0, False)
+            and self.ended(record.run, record.key, self.version(record.run, record.key), False)
         ):
             return path
         try:
@@ -171,12 +171,21 @@ class Store:
             return {}
         return {record.key: record for record in self.records() if record.final}
 
-    def ended(self, run: Mapping[str, Any], key: str, since: float, force: bool) -> Record | None:
-        """A run's record if it need not be run: it is finished (unless `force`), or another process
-        wrote it after the time `since`, whatever came of it."""
+    def version(self, run: Mapping[str, Any], key: str) -> str | None:
+        """A hash of what is now written of a run, or None if nothing is."""
+        try:
+            return hashlib.sha256(self.path(run, key).read_bytes()).hexdigest()
+        except OSError:
+            return None
+
+    def ended(
+        self, run: Mapping[str, Any], key: str, before: str | None, force: bool
+    ) -> Record | None:
+        """A run's record if it need not be run: it is finished (unless `force`), or somebody wrote
+        it since its `version` was `before`, whatever came of it. No clock is asked."""
         path = self.path(run, key)
         record = self.read(path) if path.exists() else None
-        if record and (path.stat().st_mtime > since or (record.final and not force)):
+        if record and ((record.final and not force) or self.version(run, key) != before):
             return record
         return None
 

@@ -1,7 +1,5 @@
 """What the runs of a process share, and what a run comes to there: lists of images, key, model."""
 
-import hashlib
-import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,6 +19,7 @@ from harness.images.source import ImageSource
 from harness.measure import device_name
 from harness.method import Method
 from harness.records.store import digest
+from harness.runs.code import ENGINE, code_hash
 from harness.runs.run import Configured, Run
 from harness.splits import Split, class_names, few_shot, select
 from harness.task import Fit, Measurement
@@ -202,6 +201,7 @@ class PreparedRun:
             "hyperparameters": asdict(self.method.value),
             "overrides": dict(self.method.overrides),
             "code": code_hash(type(self.method.value)),
+            "engine": ENGINE,
             "task": self.task.name,
             "task_fields": asdict(self.task.value),
             "dataset": run.dataset,
@@ -227,7 +227,7 @@ class PreparedRun:
     def fit_key(self) -> str:
         """Sixteen hex digits of a hash of all that the fit depends on: runs that share it share
         the fitted weights, whatever they evaluate."""
-        names = ("hyperparameters", "code", "backbone", "shots", "seed")
+        names = ("hyperparameters", "code", "engine", "backbone", "shots", "seed")
         content: dict[str, Any] = {name: self.identity[name] for name in names}
         content["settings"] = {k: v for k, v in self.identity["settings"].items() if k != "split"}
         prints: Mapping[str, Any] = self.identity["fingerprints"]
@@ -260,14 +260,3 @@ class PreparedRun:
 
     def __str__(self) -> str:
         return str(self.run)
-
-
-def code_hash(cls: type) -> str:
-    """A hash of the files that define a method: its own and those of the methods it extends."""
-    files = {
-        inspect.getsourcefile(c) for c in cls.mro() if issubclass(c, Method) and c is not Method
-    }
-    digest = hashlib.sha256()
-    for file in sorted(filter(None, files), key=lambda f: Path(f).name):
-        digest.update(Path(file).read_bytes())
-    return digest.hexdigest()[:16]

@@ -58,7 +58,7 @@ def execute(
                 report = None if shared else _fit(run, model)
                 clock.lap("train")
                 scores = {
-                    name: evaluate(model, _images(run, model, split))
+                    name: _scored(name, model, _images(run, model, split))
                     for name, split in run.evaluated.items()
                 }
                 frozen = {
@@ -87,6 +87,13 @@ def execute(
         fit=fit,
     )
     return record, _predictions(scores), model
+
+
+def _scored(name: str, model: Model, images: Images) -> Scores:
+    try:
+        return evaluate(model, images)
+    except HarnessError as error:
+        raise HarnessError(f"evaluation {name!r}: {error}") from error
 
 
 def _stored(run: PreparedRun, weights: Path | None) -> tuple[Model, dict[str, Any]] | None:

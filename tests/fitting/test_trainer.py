@@ -12,6 +12,7 @@ from harness.fitting.texts import texts
 from harness.fitting.trainer import Schedule, fit
 from harness.method import HeadContext, Method
 from harness.runs.engine import _precision
+from tests import toy_backbone
 from tests.conftest import METHODS, PLUGINS, execute
 
 
@@ -118,3 +119,32 @@ def test_logits_are_float32_under_autocast(make_run):
         image, text = torch.randn(2, 128).bfloat16(), torch.randn(3, 1, 128).bfloat16()
         given = HeadContext(model.clip.logit_scale.exp())
         assert model.output(image, text, given).logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("coop", {"lr": 1e38, "warmup_epochs": 0, "max_steps": 1}),  # the last step ruins it
+        ("adapter", {"lr": 1e38, "warmup_epochs": 0, "scale": 1.0, "max_steps": 1}),
+    ],
+)
+def test_what_is_not_finite_after_the_last_step_is_a_failed_run(name, fields, make_run):
+    record, predictions, _ = execute(make_run(name, **fields))
+    assert record.status == "failed"
+    assert "not finite" in record.reason
+    assert not predictions
+    assert not record.scores
+
+
+@pytest.mark.parametrize(
+    ("value", "says"), [(float("nan"), "not finite"), (float("inf"), "not finite"), (0.0, "zero")]
+)
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_a_backbone_without_usable_features_fails_by_the_evaluation(value, says, tower, make_run):
+    clip = toy_backbone.load()
+    part = clip.image.visual.proj if tower == "image" else clip.text.text.text_projection
+    part.data.fill_(value)
+    record, _, _ = execute(make_run("zero_shot", backbone=clip))
+    assert record.status == "failed"
+    assert "evaluation 'base'" in record.reason
+    assert says in record.reason

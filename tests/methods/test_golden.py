@@ -4,16 +4,21 @@ import json
 
 import pytest
 
-from harness.runs.context import code_hash
+from harness.runs.code import ENGINE, code_hash
 from tests import golden
 from tests.conftest import METHODS, PLUGINS
 
-GOLDEN = json.loads(golden.FILE.read_text(encoding="utf-8"))
+FILE = json.loads(golden.FILE.read_text(encoding="utf-8"))
+GOLDEN = FILE["methods"]
 AGAIN = "if that is meant, make them again: python -m tests.golden"
 
 
 def test_every_method_has_golden_values():
     assert sorted(GOLDEN) == METHODS, AGAIN
+
+
+def test_golden_values_were_made_with_this_engine():
+    assert FILE["engine"] == ENGINE, AGAIN
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -85,14 +84,18 @@ def test_a_failure_does_not_replace_a_finished_record(store):
     assert store.done() == {"k1": record()}
 
 
-def test_what_another_process_wrote_meanwhile_is_not_run_again(store):
+def test_what_another_process_wrote_meanwhile_is_not_run_again_whatever_the_clock_says(store):
     run, failed = record().run, Record(key="k1", status="failed", run=record().run, error="boom")
-    store.write(failed, {})
-    assert store.ended(run, "k1", since=0, force=True) == failed
-    assert store.ended(run, "k1", since=time.time() + 10, force=False) is None
+    path = store.write(failed, {})
+    os.utime(path, (2**32, 2**32))  # written in the future
+    before = store.version(run, "k1")
+    assert store.ended(run, "k1", None, force=True) == failed
+    assert store.ended(run, "k1", before, force=False) is None
     store.write(record(), {})
-    assert store.ended(run, "k1", since=time.time() + 10, force=False) == record()
-    assert store.ended(run, "k1", since=time.time() + 10, force=True) is None
+    assert store.ended(run, "k1", before, force=True) == record()
+    now = store.version(run, "k1")
+    assert store.ended(run, "k1", now, force=False) == record()
+    assert store.ended(run, "k1", now, force=True) is None
 
 
 def test_a_failed_run_is_a_record_but_not_done(store):

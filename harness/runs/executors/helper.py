@@ -31,13 +31,13 @@ def main() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     from harness import registry
     from harness.records.store import Store
-    from harness.runs.executors.local import execute_all, left
+    from harness.runs.executors.local import execute_all
     from harness.runs.plan import plan
 
     store = Store(share.results)
     runs = plan(share.request, registry.load(share.plugins))
-    _, pending = left(runs, store, share.force)
-    execute_all(store, pending, share.since, share.force, share.first)
+    pending = [run for run in runs if run.key in share.versions]
+    execute_all(store, pending, share.versions, share.force, share.first)
 
 
 if __name__ == "__main__":

@@ -52,13 +52,13 @@ def left(
 
 @dataclass(frozen=True)
 class Share:
-    """What a helper process is told: the request as the first process got it, and where in the
-    list of runs to begin."""
+    """What a helper process is told: the request as the first process got it, the versions of the
+    records that were there before, and where in the list of runs to begin."""
 
     request: Request
     plugins: Sequence[str]
     results: Path
-    since: float
+    versions: Mapping[str, str | None]
     force: bool
     first: float
 
@@ -78,13 +78,13 @@ def carry_out(
         KeyboardInterrupt: with a sentence on what is kept and how to go on.
     """
     store.open()
-    since = time.time()
+    versions = {run.key: store.version(run.identity, run.key) for run in pending}
     shares = [
-        Share(request, plugins, store.folder, since, force, number / jobs)
+        Share(request, plugins, store.folder, versions, force, number / jobs)
         for number in range(1, jobs)
     ]
     with helper_processes(shares):
-        return execute_all(store, pending, since, force)
+        return execute_all(store, pending, versions, force)
 
 
 @contextmanager
@@ -126,14 +126,15 @@ def helper_processes(shares: Sequence[Share]) -> Iterator[None]:
 def execute_all(
     store: Store,
     pending: Sequence[PreparedRun],
-    since: float,
+    versions: Mapping[str, str | None],
     force: bool = False,
     first: float = 0.0,
 ) -> dict[str, Record]:
     """Runs what no other process is running; waits for the rest, and takes over what crashed.
 
     Args:
-        since: what another process wrote after this time is not run again, even with `force`.
+        versions: of the records when the command started: what is written anew meanwhile, by
+            whatever process, is not run again, even with `force`.
         first: the share of the runs to begin after, so that processes start apart.
 
     Raises:
@@ -151,7 +152,7 @@ def execute_all(
                         if not claimed:
                             waiting.append(run)
                             continue
-                        record = store.ended(run.identity, run.key, since, force)
+                        record = store.ended(run.identity, run.key, versions.get(run.key), force)
                         elsewhere = record is not None
                         if record is None:
                             bar.set_postfix_str(str(run))
@@ -167,7 +168,10 @@ def execute_all(
                     time.sleep(1)
                 queue = waiting
         except KeyboardInterrupt:
-            kept = sum(store.ended(r.identity, r.key, since, force) is not None for r in pending)
+            kept = sum(
+                store.ended(r.identity, r.key, versions.get(r.key), force) is not None
+                for r in pending
+            )
             raise KeyboardInterrupt(
                 f"{kept} of {len(pending)} runs are finished and kept in {store.folder}.\n"
                 "The same command goes on with the rest."

@@ -1,0 +1,92 @@
+"""What changes a method's key: its own code and what it imports, and nothing else."""
+
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from harness import registry
+from harness.runs import context
+from harness.runs.code import code_hash
+from tests.conftest import PLUGINS
+
+METHOD = """
+from dataclasses import dataclass
+from harness.method import Method
+{imports}
+
+@dataclass(frozen=True, kw_only=True)
+class {name}(Method):
+    \"\"\"A method.
+
+    Source: here.
+    Differs: nothing known.
+    \"\"\"
+
+    def texts_a_step(self):
+        return {value}
+"""
+
+
+def hashed(path, **changes) -> str:
+    """Of a plugin file with the template's text."""
+    given = {"imports": "", "name": "Mine", "value": "None"} | changes
+    path.write_text(textwrap.dedent(METHOD.format(**given)))
+    (plugin,) = registry.load([str(path)]).find("methods", path.stem)
+    return code_hash(plugin.cls)
+
+
+def test_comments_docstrings_and_layout_are_no_code(tmp_path):
+    path = tmp_path / "hashed_method.py"
+    first = hashed(path)
+    text = path.read_text().replace("A method.", "Another docstring.")
+    path.write_text(text.replace("        return", "        # why\n\n        return"))
+    (plugin,) = registry.load([str(path)]).find("methods", "hashed_method")
+    assert code_hash(plugin.cls) == first
+    assert hashed(path, value="1") != first
+
+
+def test_a_file_beside_a_plugin_that_it_imports_is_part_of_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    beside = tmp_path / "beside_the_plugin.py"
+    found = []
+    for value in (1, 2):
+        beside.write_text(f"VALUE = {value}\n")
+        sys.modules.pop("beside_the_plugin", None)
+        imports = "from beside_the_plugin import VALUE"
+        found.append(hashed(tmp_path / "with_a_file.py", imports=imports, value="VALUE"))
+    sys.modules.pop("beside_the_plugin")
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "methods"),
+    [
+        ("coop", {"coop", "cocoop", "kgcoop", "prograd", "metaprompt", "tcp"}),
+        ("adapter", {"adapter", "adaptformer", "mma", "dra"}),
+    ],
+)
+def test_a_change_of_a_method_file_reaches_the_methods_that_import_it(
+    changed, methods, tmp_path, monkeypatch
+):
+    module = sys.modules[f"harness.methods.{changed}"]
+    plugins = PLUGINS.plugins["methods"].values()
+    families = {p.family: p.cls for p in plugins if p.name == p.family}
+    before = {name: code_hash(cls) for name, cls in families.items()}
+    copy = tmp_path / f"{changed}.py"
+    copy.write_text(Path(module.__file__).read_text(encoding="utf-8") + "\nANOTHER = 1\n")
+    monkeypatch.setattr(module, "__file__", str(copy))
+    moved = {name for name, cls in families.items() if code_hash(cls) != before[name]}
+    assert methods <= moved
+    assert "zero_shot" not in moved
+    assert "linear_probe" not in moved
+
+
+def test_the_engines_version_is_part_of_the_key(make_run, monkeypatch):
+    first = make_run("adapter")
+    keys = first.key, first.fit_key
+    monkeypatch.setattr(context, "ENGINE", -1)
+    other = make_run("adapter")
+    assert other.key != keys[0]
+    assert other.fit_key != keys[1]
