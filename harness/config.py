@@ -7,6 +7,7 @@ have no hyphens: write `dra_t` for `dra-t`. Scopes, macros, references and impor
 import ast
 import functools
 import itertools
+import math
 import os
 import tokenize
 import types
@@ -204,10 +205,17 @@ def build_engine(bindings: Iterable[Binding]) -> Engine:
     for name in ("max_epochs", "max_steps"):
         if getattr(engine, name) is not None and getattr(engine, name) < 1:
             raise HarnessError(f"engine.{name} must be at least 1, or None for no cap.")
-    if engine.views < 0:
-        raise HarnessError("engine.views must be 0 (a fresh view every epoch) or more.")
-    if engine.jobs < 0:
-        raise HarnessError("engine.jobs must be 0 (as many as there are threads) or more.")
+    for name, zero in (
+        ("views", "a fresh view every epoch"),
+        ("jobs", "as many as there are threads"),
+        ("image_chunk", "what the memory allows"),
+        ("text_chunk", "what the memory allows"),
+        ("memory", "a share of the device's"),
+        ("cache_bytes", "nothing is kept"),
+    ):
+        value = getattr(engine, name)
+        if not 0 <= value < math.inf:
+            raise HarnessError(f"engine.{name} must be 0 ({zero}) or more, not {value}.")
     low, high = engine.crop_scale
     if not 0 < low <= high <= 1:
         raise HarnessError(f"engine.crop_scale must be 0 < low <= high <= 1, not {low}, {high}.")

@@ -1,7 +1,10 @@
 """The one exception whose message is meant for the user."""
 
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class HarnessError(Exception):
@@ -17,3 +20,25 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> HarnessError:
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
     hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names) or 'none'}."
     return HarnessError(f"unknown {kind} {given!r}. {hint}")
+
+
+@contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Turns whatever the code of a plugin raises into a sentence that names `what`, file and line.
+
+    Running out of memory passes through: the engine knows what to do then.
+    """
+    try:
+        yield
+    except (HarnessError, MemoryError):
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError,
+            OSError, RuntimeError, TypeError, ValueError) as error:  # fmt: skip
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise HarnessError(
+            f"{what} failed: {type(error).__name__}: {reason} "
+            f"({Path(frame.filename).name}, line {frame.lineno})"
+        ) from error

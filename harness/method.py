@@ -192,6 +192,7 @@ class Method:
     frozen_images: ClassVar[bool] = False  # it reads `HeadContext.image`
     uses_val: ClassVar[bool] = False  # it reads `Support.val`
     only_fitted_classes: ClassVar[bool] = False  # it has no answer for other classes
+    may_be_zero: ClassVar[tuple[str, ...]] = ("epochs", "batch_size", "warmup_epochs")
 
     lr: float = published(0.002, "CoOp configs/trainers/CoOp/vit_b16_ctxv1.yaml")
     epochs: int = published(50, "CoOp configs/trainers/CoOp/vit_b16_ep50_ctxv1.yaml")
@@ -234,11 +235,19 @@ class Method:
         return CosineHead()
 
     def check(self) -> None:
-        """Raises HarnessError for hyperparameters out of range, before anything is computed."""
+        """Raises HarnessError for hyperparameters out of range, before anything is computed:
+        numbers that are negative or not finite, counts below 1 (but see `may_be_zero`)."""
         for each in fields(self):
-            value = getattr(self, each.name)
-            if isinstance(value, (int, float)) and not 0 <= value < math.inf:
-                raise HarnessError(f"{self.name}.{each.name} must not be negative: {value}.")
+            value, name = getattr(self, each.name), f"{self.name}.{each.name}"
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            if not math.isfinite(value):
+                raise HarnessError(f"{name} must be a finite number, not {value}.")
+            if value < 0:
+                raise HarnessError(f"{name} must not be negative: {value}.")
+            counts = type(each.default) is int and each.default > 0
+            if counts and value < 1 and each.name not in self.may_be_zero:
+                raise HarnessError(f"{name} must be at least 1, not {value}.")
 
     def untrained(self) -> tuple[str, ...]:
         """Name endings of declared parameters that its equations never give a gradient."""

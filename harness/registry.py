@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -144,7 +144,8 @@ class Registry:
         Raises:
             HarnessError: a name that is taken, with both origins.
         """
-        if not is_dataclass(cls) or inspect.isabstract(cls) or cls.__hash__ is None:
+        decorated = "__dataclass_fields__" in vars(cls)  # its own, none that it inherits
+        if not decorated or inspect.isabstract(cls) or cls.__hash__ is None:
             missing = ", ".join(getattr(cls, "__abstractmethods__", ())) or "nothing"
             raise HarnessError(
                 f"{cls.__name__} must be a frozen, keyword-only dataclass that defines every "

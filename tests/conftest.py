@@ -19,6 +19,7 @@ from harness.runs.context import Context, PreparedRun
 from harness.runs.run import Configured, Run
 from harness.towers import backbone as backbones
 from harness.towers.openclip import Clip
+from tests import toy_backbone
 
 atexit.register(shutil.rmtree, os.environ["HARNESS_CACHE"], ignore_errors=True)
 
@@ -40,13 +41,19 @@ def mini() -> Clip:
 
 
 @pytest.fixture(scope="session")
+def toy() -> Clip:
+    """The toy backbone in float32."""
+    return toy_backbone.load()
+
+
+@pytest.fixture(scope="session")
 def exact() -> Clip:
-    """The embedded backbone in float64."""
-    return backbones.load("emoji-mini").double()
+    """The toy backbone in float64."""
+    return toy_backbone.load().double()
 
 
 @pytest.fixture
-def make_run(mini: Clip):
+def make_run(toy: Clip):
     """make_run("dra", max_steps=4, rank=8): a run of a method on the toy dataset, on base2new
     if it can serve it, else on few_shot."""
 
@@ -58,7 +65,7 @@ def make_run(mini: Clip):
         settings = Engine(max_steps=steps, precision=precision, memory=memory)
         task = "few_shot" if plugin.cls.only_fitted_classes else "base2new"
         method = Configured(name, plugin.cls(**{**plugin.fixed, **fields}), fields)
-        clip = backbone or mini
+        clip = backbone or toy
         return prepared(clip, method, task, "toy", 4, seed, settings)
 
     return make

@@ -49,7 +49,7 @@ def _measure(name: str) -> dict[str, Any]:
     record, _, model = execute(run)
     assert record.status == "done", record.error
     assert model is not None
-    pixels = torch.rand((2, 3, 24, 24), generator=torch.Generator().manual_seed(2)) * 4 - 2
+    pixels = torch.rand((2, 3, 48, 48), generator=torch.Generator().manual_seed(2)) * 4 - 2
     with torch.no_grad():
         features = model.clip.image(pixels)
         image = model.rest(model.clip.image, model.prefix(model.clip.image, pixels), pixels,

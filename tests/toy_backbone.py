@@ -10,8 +10,8 @@ from open_clip.model import CustomTextCLIP, set_model_preprocess_cfg
 from harness.towers.backbone import EMBEDDED
 from harness.towers.openclip import Clip
 
-SIZE = 24  # pixels
-VISION = {"image_size": SIZE, "patch_size": 8, "width": 48, "layers": 12, "head_width": 16}
+SIZE = 48  # pixels
+VISION = {"image_size": SIZE, "patch_size": 16, "width": 48, "layers": 12, "head_width": 16}
 TEXT = {"context_length": 32, "vocab_size": 3014, "width": 40, "heads": 2, "layers": 12}
 PIXELS = {
     "size": (SIZE, SIZE), "mode": "RGB", "resize_mode": "shortest", "interpolation": "bicubic",

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from harness.runs.plan import Request
 
 
+MOST, LARGEST = 10_000, 10**9  # of a list such as --seeds
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code (0, 1 if a run failed, 2 for a bad request, 130)."""
     arguments = parser().parse_args(argv)
@@ -84,6 +87,7 @@ def _request(arguments: argparse.Namespace) -> "Request":
         sweeps=config.read_sweeps(arguments.sweep),
         device=arguments.device,
         disk=_disk(arguments),
+        dry=arguments.dry_run,
     )
 
 
@@ -267,6 +271,10 @@ def _numbers(option: str, text: str) -> list[int]:
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise HarnessError(f"{option} {text!r} counts backwards: write {last}-{first}.")
+        if last > LARGEST or len(numbers) + last - first >= MOST:
+            raise HarnessError(
+                f"{option} {text!r} asks for too much: at most {MOST:,} numbers up to {LARGEST:,}."
+            )
         numbers += range(first, last + 1)
     return list(dict.fromkeys(numbers))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from harness.records.store import method_label
 from harness.records.tables import plain_table, width
 from harness.runs.context import PreparedRun
+from harness.towers.backbone import NOT_HERE
 
 
 def describe(
@@ -48,6 +49,12 @@ def describe(
     datasets = ", ".join(dict.fromkeys(run.dataset for run in runs))
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
     shots = ", ".join(map(str, sorted({run.shots for run in runs})))
+    missing = ""
+    if clip.fingerprint == NOT_HERE:
+        missing = textwrap.fill(
+            f"the weights of {clip.name} are not on this machine and are not downloaded by a dry "
+            "run: which runs are done already is not known.", width()
+        ) + "\n"  # fmt: skip
     return (
         f"{len(runs)} run{'s' * (len(runs) > 1)} on {clip.name} ({clip.device}, "
         f"{settings.precision}), {shots} shots, seeds {seeds}\n"
@@ -57,6 +64,7 @@ def describe(
         + "".join(textwrap.fill(f"not applicable: {each}.", width()) + "\n" for each in refusals)
         + ("\n" if refusals else "")
         + "".join(textwrap.fill(each, width()) + "\n" for each in _remarks(runs, recipes))
+        + missing
         + f"to run: {len(pending)} of {len(runs)}; estimated time: {_duration(seconds / jobs)}"
         + f" in {jobs} processes" * (jobs > 1)
         + "\n"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, blaming
 from harness.images.cache import checksum
 from harness.method import Classes, HeadContext, Method, Output
 from harness.randomness import seed_of
@@ -99,11 +99,9 @@ class Model:
 
         def edit(site: Site, op: nn.Module, entered: Tensor, left: Tensor) -> Tensor:
             inserted = self.edits.get(site)
-            return (
-                left
-                if inserted is None
-                else inserted(entered, left, SiteContext(site, op, rows, tower.length))
-            )
+            if inserted is None:
+                return left
+            return _inserted(inserted, entered, left, SiteContext(site, op, rows, tower.length))
 
         cut = self.cut(tower)
         if cut is None:
@@ -151,7 +149,8 @@ class Model:
     def _checksum(self, about: dict[str, str]) -> str:
         """Of the trained modules' state and what is said of it."""
         state = {name: value.cpu() for name, value in self.trained.state_dict().items()}
-        said = repr(sorted((k, v) for k, v in about.items() if k not in ("sha256", "format")))
+        left_out = {"sha256", "format", *state}  # safetensors notes names that share a tensor
+        said = repr(sorted((k, v) for k, v in about.items() if k not in left_out))
         return hashlib.sha256((checksum(state) + said).encode()).hexdigest()
 
     def load(self, path: Path) -> None:
@@ -171,6 +170,17 @@ class Model:
             ) from error
         if about.get("sha256") != self._checksum(about):
             raise HarnessError(f"{path} is damaged: its checksum does not fit what it holds.")
+
+
+def _inserted(edit: Edit, entered: Tensor, left: Tensor, at: SiteContext) -> Tensor:
+    """What leaves an edit: as many rows as entered, as wide as the frozen module's output."""
+    what = f"{type(edit).__name__} at {at.site}"
+    with blaming(what):
+        x = edit(entered, left, at)
+    if not isinstance(x, Tensor) or (len(x), x.shape[-1]) != (len(left), left.shape[-1]):
+        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise HarnessError(f"{what} returned {shape} in the place of {tuple(left.shape)}.")
+    return x
 
 
 def at_least_float32(features: Tensor) -> Tensor:

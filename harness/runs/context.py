@@ -1,7 +1,7 @@
 """What the runs of a process share, and what a run comes to there: lists of images, key, model."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 
 from harness.config import Engine
 from harness.dataset import Classes, Dataset, Item
+from harness.errors import HarnessError, blaming
 from harness.fitting.model import Model
 from harness.fitting.trainer import Schedule
 from harness.images.cache import Cache
@@ -38,9 +39,12 @@ class ModelSummary:
 
 @dataclass
 class Context:
-    """The backbone, the folder that holds the datasets, caches, and what has been read already."""
+    """The backbone, the folder that holds the datasets, caches, and what has been read already.
 
-    clip: Clip
+    backbone: the model, or what loads it when it is first asked for.
+    """
+
+    backbone: Clip | Callable[[], Clip]
     root: Path | None = None
     cache: Cache = field(default_factory=Cache)
     _prepared: dict[Run, "PreparedRun"] = field(default_factory=dict, repr=False)
@@ -48,7 +52,15 @@ class Context:
     _contents: dict[Dataset, str] = field(default_factory=dict, repr=False)
     _sources: dict[Dataset, ImageSource] = field(default_factory=dict, repr=False)
     _splits: dict[tuple[object, ...], Split] = field(default_factory=dict, repr=False)
+    _checked: set[object] = field(default_factory=set, repr=False)
     _models: dict[object, ModelSummary] = field(default_factory=dict, repr=False)
+
+    @property
+    def clip(self) -> Clip:
+        """The backbone, loaded once."""
+        if not isinstance(self.backbone, Clip):
+            self.backbone = self.backbone()
+        return self.backbone
 
     def prepare(self, run: Run) -> "PreparedRun":
         """The run with what it comes to here, made once."""
@@ -63,7 +75,8 @@ class Context:
             HarnessError: the data is missing or unusable, with the dataset's name.
         """
         if dataset not in self._lists:
-            self._lists[dataset] = dataset.read(self.root)
+            with blaming(f"{dataset.name}.read"):
+                self._lists[dataset] = dataset.read(self.root)
         return self._lists[dataset]
 
     def classes(self, name: str, dataset: Dataset) -> Classes:
@@ -151,7 +164,13 @@ class PreparedRun:
         """The validation images of the fitted classes, for a method that uses them."""
         if not self.method.value.uses_val:
             return None
-        return self.context.split(self.run, self.fit.dataset, self.fit.subset, "validation")
+        try:
+            return self.context.split(self.run, self.fit.dataset, self.fit.subset, "validation")
+        except HarnessError as error:
+            raise HarnessError(
+                f"{self.method.name} chooses its settings on validation images: {error} Give the "
+                "dataset some, or leave the method out."
+            ) from error
 
     @cached_property
     def evaluated(self) -> dict[str, Split]:
@@ -252,11 +271,22 @@ class PreparedRun:
         """
         key, known = (self.method.value, self.train.classes), self.context._models
         if key not in known:
-            model, clip = self.model(), self.context.clip
+            with blaming(f"{self.method.name} on {self.run.backbone}"):
+                model, clip = self.model(), self.context.clip
             parameters = sum(parameter.numel() for parameter in model.parameters())
             cuts = {tower.name: model.cut(tower) for tower in (clip.image, clip.text)}
             known[key] = ModelSummary(parameters, cuts)
         return known[key]
+
+    def check_texts(self) -> None:
+        """Raises HarnessError for a prompt that is too long for the text tower."""
+        for classes in {self.train.classes, *(split.classes for split in self.evaluated.values())}:
+            key, checked = (self.method.value, classes), self.context._checked
+            if key not in checked:
+                with blaming(f"{self.method.name}.prompts"):
+                    prompts = self.method.value.prompts(classes)
+                self.context.clip.tokenize([text for each in prompts for text in each])
+                checked.add(key)
 
     def __str__(self) -> str:
         return str(self.run)

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from harness import config
 from harness.config import Binding
 from harness.dataset import Dataset
-from harness.errors import HarnessError, unknown
+from harness.errors import HarnessError, blaming, unknown
 from harness.images.cache import Cache, Disk
 from harness.measure import THREADS
 from harness.method import Method
@@ -45,6 +46,7 @@ class Request:
     sweeps: Sequence[Sequence[Binding]] = field(default_factory=lambda: [[]])
     device: str | None = None
     disk: Disk | None = None
+    dry: bool = False  # nothing will be run: weights that are not here yet are not downloaded
 
     @property
     def travels(self) -> bool:
@@ -69,20 +71,21 @@ def plan(request: Request, registry: Registry) -> list[PreparedRun]:
     config.check_targets([*profile, *request.bindings, *swept], known)
     if request.datasets:
         registry.find("datasets", request.datasets)  # those with a path become known
-    clip, cache = backbones.load(request.backbone, usable(request.device)), Cache(disk=request.disk)
-    context = Context(clip, request.root, cache)
-    runs: dict[str, PreparedRun] = {}
+    device, cache = torch.device(usable(request.device)), Cache(disk=request.disk)
+    load = partial(backbones.load, request.backbone, device, weights=not request.dry)
+    context = Context(load, request.root, cache)
+    every: list[PreparedRun] = []
     chosen: dict[str, Plugin] = {}
     for combination in request.sweeps:
         bindings = [*profile, *request.bindings, *combination]
         settings = config.build_engine(bindings)
         if settings.precision == "auto":
-            cuda = clip.device.type == "cuda"
+            cuda = device.type == "cuda"
             settings = replace(settings, precision="bf16" if cuda else "fp32")
         cache.budget = settings.cache_bytes
-        if clip.device.type == "cpu":  # never by how many there are: threads change the last bits
+        if device.type == "cpu":  # never by how many there are: threads change the last bits
             torch.set_num_threads(max(1, THREADS // (settings.jobs or THREADS)))
-        every = registry.plugins["datasets"].values()  # a task may evaluate on others too
+        known_datasets = registry.plugins["datasets"].values()  # a task may evaluate on others too
         for p in tasks:
             task, changed = config.build(p, bindings)
             task = _with_source(task, registry)
@@ -90,25 +93,40 @@ def plan(request: Request, registry: Registry) -> list[PreparedRun]:
             datasets = registry.find("datasets", request.datasets or usual)
             chosen |= {plugin.name: plugin for plugin in datasets}
             names = [plugin.name for plugin in datasets]
-            plugins = {plugin.name: plugin for plugin in [*every, *datasets]}  # objects win
+            plugins = {
+                plugin.name: plugin for plugin in [*known_datasets, *datasets]
+            }  # objects win
             readable = {name: config.build(p, bindings)[0] for name, p in plugins.items()}
             protocol = Configured(p.name, task.among(names), changed)
             if min(request.shots) < 1:
                 raise HarnessError(f"--shots must be at least 1, not {min(request.shots)}.")
             for shots, name, seed in itertools.product(request.shots, names, request.seeds):
-                needed = _datasets_of(protocol.value, name, readable)
-                fitted, like = protocol.value.fit(name).dataset, task.published(p.name)
+                with blaming(f"the task {p.name}"):
+                    needed = _datasets_of(protocol.value, name, readable)
+                    fitted, like = protocol.value.fit(name).dataset, task.published(p.name)
                 for m in methods:
-                    built = config.build(m, bindings, recipe(m, like, fitted, shots))
-                    method = Configured(m.name, *built)
-                    method.value.check()
-                    run = Run(method, protocol, name, clip.name, shots, seed, settings, needed)
-                    prepared = context.prepare(run)
-                    runs.setdefault(prepared.key, prepared)
+                    with blaming(f"the method {m.name}"):
+                        built = config.build(m, bindings, recipe(m, like, fitted, shots))
+                        method = Configured(m.name, *built)
+                        method.value.check()
+                    run = Run(method, protocol, name, request.backbone, shots, seed, settings,
+                              needed)  # fmt: skip
+                    every.append(context.prepare(run))
     _check_used([*request.bindings, *swept], [*methods, *tasks, *chosen.values()])
-    for prepared in runs.values():
-        _ = prepared.refusal or prepared.summary  # refuses what the backbone cannot carry
-    return list(runs.values())
+    return _checked(every)
+
+
+def _checked(every: Sequence[PreparedRun]) -> list[PreparedRun]:
+    """The runs, once each, after everything that can be refused was looked at: first what needs no
+    backbone, which may have to be downloaded."""
+    for run in every:
+        _ = run.train, run.val, run.evaluated, run.refusal
+    runs = {run.key: run for run in reversed(every)}  # of equal runs the first
+    for run in every:
+        if not run.refusal:
+            _ = run.summary  # refuses what the backbone cannot carry
+            run.check_texts()
+    return list({run.key: runs[run.key] for run in every}.values())
 
 
 def _datasets_of(

@@ -11,6 +11,7 @@ from typing import Any
 
 import open_clip
 import torch
+from huggingface_hub import try_to_load_from_cache
 from open_clip import transformer as oc
 from open_clip.factory import _find_checkpoint_in_dir
 from torch import nn
@@ -19,13 +20,17 @@ from harness.errors import HarnessError
 from harness.randomness import seed_of
 from harness.towers.openclip import Clip
 
+NOT_HERE = "not downloaded"  # the fingerprint of weights that a dry run does without
 EMBEDDED = Path(__file__).parents[1] / "backbones"
 IMAGENET: list[str] = open_clip.IMAGENET_CLASSNAMES  # in the order of the labels
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of glibc's mallopt
 
 
-def load(name: str, device: str | torch.device = "cpu") -> Clip:
+def load(name: str, device: str | torch.device = "cpu", weights: bool = True) -> Clip:
     """The model that a backbone name stands for.
+
+    Without `weights` nothing is downloaded: a model whose weights are not here has random ones, and
+    the fingerprint `NOT_HERE`.
 
     `emoji-mini` and other folders of `harness/backbones`, `local-dir:FOLDER`, `hf-hub:OWNER/REPO`,
     or an open_clip pair `MODEL:PRETRAINED`, where PRETRAINED is a tag, a .safetensors file or
@@ -40,6 +45,12 @@ def load(name: str, device: str | torch.device = "cpu") -> Clip:
     embedded = EMBEDDED / name
     model_name = f"local-dir:{embedded}" if _is_embedded(name) else name
     schema, _, rest = model_name.partition(":")
+    if not weights and not _here(schema, rest):
+        if schema == "hf-hub":
+            raise HarnessError(f"{name} is not on this machine, and --dry-run downloads nothing.")
+        clip = load(f"{schema}:random", device)
+        clip.name, clip.fingerprint = name, NOT_HERE
+        return clip
     if schema not in ("local-dir", "hf-hub"):
         return Clip(_open_clip(schema, rest), _tokenizer(schema), name).to(device)
     merges = None
@@ -72,6 +83,19 @@ def names() -> dict[str, tuple[str, str]]:
         "hf-hub:OWNER/REPO": ("an open_clip repository", "the hub"),
         "local-dir:FOLDER": ("open_clip_config.json and safetensors weights", "your folder"),
     }
+
+
+def _here(model: str, pretrained: str) -> bool:
+    """Whether loading needs no download, as far as open_clip's cache shows."""
+    if model == "hf-hub":
+        return isinstance(try_to_load_from_cache(pretrained, "open_clip_config.json"), str)
+    tag = open_clip.get_pretrained_cfg(model, pretrained) or {}
+    repository, _, file = tag.get("hf_hub", "").rpartition("/")
+    files = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    cached = [isinstance(try_to_load_from_cache(repository, each), str) for each in files]
+    url = tag.get("url", "")
+    downloaded = Path("~/.cache/clip", url.rpartition("/")[2]).expanduser()
+    return not tag or (bool(repository) and any(cached)) or (bool(url) and downloaded.is_file())
 
 
 def _keep_freed_memory() -> None:

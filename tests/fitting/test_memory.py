@@ -131,7 +131,7 @@ def test_memory_that_is_never_enough_is_a_failed_run(make_run, monkeypatch):
 
 
 def test_the_memory_setting_is_what_a_step_is_cut_to(make_run):
-    record, _, _ = execute(make_run("adapter", memory=0.01))
+    record, _, _ = execute(make_run("adapter", memory=0.001))
     assert record.cost["micro_batches"]["images"] >= 1
     assert record.cost["micro_batches"]["made_smaller"] == 0
 

@@ -14,6 +14,7 @@ from harness.fitting.texts import Texts, text_features, texts
 from harness.method import HeadContext, Method
 from harness.methods.coop import Context
 from tests.conftest import METHODS, PLUGINS
+from tests.toy_backbone import SIZE
 
 FIT = Classes("toy", ("red", "a very light green", "blue"), "{} disc.")
 OTHER = Classes("toy", ("a yellow square", "sun"), "{} disc.")
@@ -31,7 +32,7 @@ def served(name: str) -> list[Classes]:
 
 def images(count: int = 8, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(count, 3, 48, 48, dtype=dtype, generator=generator)
+    return torch.randn(count, 3, SIZE, SIZE, dtype=dtype, generator=generator)
 
 
 def grafted(name: str, clip, **fields) -> Model:

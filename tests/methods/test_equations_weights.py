@@ -429,7 +429,10 @@ def test_lfa_disturbs_features_with_noise_half_of_the_time_and_dropout_half_of_t
 @pytest.mark.parametrize("total", [1, 6, 7])
 def test_lfas_mean_map_starts_at_the_identity_and_follows_with_a_growing_momentum(total, exact):
     model = grafted("lfa", exact)
-    optimiser, mean = model.method.optimiser(model.parameters()), torch.eye(128).double()
+    optimiser, mean = (
+        model.method.optimiser(model.parameters()),
+        torch.eye(exact.embedding).double(),
+    )
     for t in range(total):
         model.method.step(TrainingStep(batch(model, t), optimiser, 0.01, t, total))
         half = total // 2
@@ -443,7 +446,7 @@ def test_lfas_mean_map_starts_at_the_identity_and_follows_with_a_growing_momentu
 def test_lfa_maps_fitted_classes_with_w_and_others_with_the_mean(classes, exact):
     model = grafted("lfa", exact)
     shake(model)
-    model.head.mean += 0.1 * torch.randn(128, 128).double()
+    model.head.mean += 0.1 * torch.randn(exact.embedding, exact.embedding).double()
     mapping = model.head.weight if classes == FIT else model.head.mean
     mapped = torch.stack([unit(f) @ mapping for f in exact.image(images())])
     expected = exact.logit_scale.exp() * cosines(mapped, template(exact, classes.names))

@@ -89,10 +89,10 @@ def test_weights_give_the_same_logits_in_a_new_process(exact, tmp_path):
 import torch
 from pathlib import Path
 from safetensors.torch import load_file
-from harness.towers import backbone
 from harness.fitting.model import Model
+from tests import toy_backbone
 from tests.methods.test_contract import FIT, build, images, logits, served
-clip = backbone.load("emoji-mini").double()
+clip = toy_backbone.load().double()
 for name, expected in load_file({str(tmp_path / "expected")!r}).items():
     model = Model(clip, build(name), FIT, seed=7)
     model.trained.double()
