@@ -121,7 +121,10 @@ def _add_show(verbs: Any) -> None:
 def _add_leaderboard(verbs: Any) -> None:
     board = verbs.add_parser("leaderboard", help="make the tables again from the records")
     board.add_argument("--task", metavar="NAME", help="only this task")
-    board.add_argument("--format", choices=FORMATS, default="markdown", help="default: %(default)s")
+    board.add_argument(
+        "--format", choices=(*FORMATS, "svg"), default="markdown",
+        help="svg: a picture of accuracy against the cost of --pareto (default: %(default)s)",
+    )  # fmt: skip
     board.add_argument(
         "--pareto", choices=costs.COSTS, metavar="COST", help="mark the methods that no other "
         f"beats in accuracy and a cost: {', '.join(costs.COSTS)} (all but params need "
