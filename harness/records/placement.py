@@ -35,7 +35,7 @@ def labels(points: dict[str, Point], area: Box, kept_free: Sequence[Box] = ()) -
             others = [other for each, other in dots.items() if each != name]
             price += 12 * sum(_between(other, *line) for other in others)
             price += 20 * sum(_overlap(_wider(box), other) for other in others)
-            price += 60 * sum(_between(other, *line) for other in kept_free)
+            price += 150 * sum(_between(other, *line) for other in kept_free)
             price += 60 * sum(_cross(line, other) for other in leaders)
             if best is None or price < best[0]:
                 best = price, box, line
