@@ -11,7 +11,7 @@ The command line (`python -m harness`) does the same. Nothing heavy is imported 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +125,7 @@ def run(
     done, pending = local.left(runs, store, force)
     count = local.processes(pending, local.estimate(pending)) if request.travels else 1
     ended = {**done, **local.carry_out(request, plugins, store, pending, force, count)}
-    return Results([ended[each.key] for each in runs])
+    return Results([replace(ended[each.key], folder=store.folder) for each in runs])
 
 
 def leaderboard(*results: str | Path, **options: Any) -> "Leaderboard":
