@@ -158,12 +158,12 @@ def _add_data(verbs: Any) -> None:
     data = verbs.add_parser(
         "data",
         help="find, download and check datasets; inspect the cache",
-        description="Find, download and check the datasets that are read from disk, and inspect the "
-        "cache. The emoji datasets are embedded and need no download.",
+        description="Find, download and check the datasets that are read from disk, and inspect "
+        "the cache. The emoji datasets are embedded and need no download.",
     )
     whats = data.add_subparsers(required=True, metavar="WHAT", dest="what")
     for what, text, names in (
-        ("status", "show which datasets are on disk, which are missing, and where to get them", "*"),
+        ("status", "show which datasets are on disk, what is missing, and where to get it", "*"),
         ("prepare", "download images with torchvision and put them into CoOp's layout; an "
          "interrupted download is continued", "+"),
         ("verify", "count the images of each class and split, open every image, and look for "
@@ -184,10 +184,10 @@ def _add_bench(verbs: Any) -> None:
     bench = verbs.add_parser(
         "bench",
         help=text,
-        description="Compare the engine's speed with the arithmetic of the published training loops: "
-        "training steps and evaluation on random images with randomly initialised weights, then a "
-        "matrix of complete runs on the embedded default. This takes about an hour on two processor "
-        "cores. Run nothing else at the same time.",
+        description="Compare the engine's speed with the arithmetic of the published training "
+        "loops: training steps and evaluation on random images with randomly initialised weights, "
+        "then a matrix of complete runs on the embedded default. This takes about an hour on two "
+        "processor cores. Run nothing else at the same time.",
     )
     bench.add_argument(
         "--methods", default="coop,cocoop,kgcoop,maple,mma,adapter,dra", metavar="NAMES",
