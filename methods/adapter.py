@@ -60,7 +60,7 @@ class Bottleneck(Edit):
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter(Method):
-    """A bottleneck beside each attention module of the later blocks of both towers.
+    """A bottleneck parallel to the attention module of the later blocks, in both towers.
 
         X_adapter = OP(X) + s * sigma(sigma(X W_d) W_u)                                     (Eq. 8)
 

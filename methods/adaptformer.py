@@ -23,7 +23,7 @@ class Parallel(Bottleneck):
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptFormer(Adapter):
-    """A bottleneck beside the MLP of every block of the image tower; texts stay frozen.
+    """A bottleneck parallel to the MLP of every image block; the text tower stays frozen.
 
         x_l = MLP(LN(x')) + s ReLU(LN(x') W_d) W_u + x'
 

@@ -26,7 +26,7 @@ class Conditional(Context):
 
 @dataclass(frozen=True, kw_only=True)
 class CoCoOp(CoOp):
-    """CoOp whose context depends on the image, so that each image has texts of its own.
+    """CoOp with a context that depends on the image, so that each image has its own class texts.
 
         v_m(x) = v_m + pi,  pi = W_2 ReLU(W_1 f^ + b_1) + b_2;  logits_c = cos(f, g(t_c(x))) / tau
 

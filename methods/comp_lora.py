@@ -31,7 +31,7 @@ class Complementary(LowRank):
 
 @dataclass(frozen=True, kw_only=True)
 class CompLoRA(LoRA):
-    """CLIP-LoRA whose update is kept out of the top singular directions of each frozen matrix.
+    """CLIP-LoRA with updates kept out of the top singular directions of each frozen matrix.
 
         W = U S V^T,  W' = W + (alpha / sqrt(r)) (I - U_k U_k^T) B A (I - V_k V_k^T)
 

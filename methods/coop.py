@@ -39,7 +39,7 @@ def few_shot_epochs(dataset: str, shots: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class CoOp(Method):
-    """Learned context vectors in place of the words of the prompt, shared by all classes.
+    """Learned context vectors, shared by all classes, that replace the words of the prompt.
 
         t_c = [SOS] v_1 ... v_M [name of c] "." [EOS];  L = CE(cos(f(x), g(t_c)) / tau)
 

@@ -123,7 +123,7 @@ class DynamicRank(Bottleneck):
 
 @dataclass(frozen=True, kw_only=True)
 class DRA(Adapter):
-    """An adapter that, in training, gives important tokens more of its rank than others.
+    """An adapter that gives important tokens a higher rank than others during training.
 
         X' = sigma(X W_d)                                                                   (Eq. 9)
         a_t = column mean of softmax(X'W_t (X'W_t)^T / sqrt(d)),  t = argsort(a_t + g)     (10, 11)

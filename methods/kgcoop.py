@@ -13,7 +13,7 @@ from harness.methods.coop import CoOp
 
 @dataclass(frozen=True, kw_only=True)
 class KgCoOp(CoOp):
-    """CoOp whose class features are held close to those of hand-written prompts.
+    """CoOp with class features kept close to those of hand-written prompts.
 
         L = CE + lambda (1 - 1/C sum_c cos(t_c, t0_c))
 

@@ -26,7 +26,7 @@ class Coupled(Appended):
 
 @dataclass(frozen=True, kw_only=True)
 class MaPLe(Method):
-    """Learned context before the first blocks of the text tower, and its image in the other tower.
+    """Learned prompts in the first blocks of the text tower, mapped into the image tower as well.
 
         text:  positions 1 .. M before block i are P_i
         image: M tokens beside the patches before block i are F_i(P_i)

@@ -7,7 +7,7 @@ from harness.method import Classes, Method, published
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShot(Method):
-    """CLIP as it is, with the dataset's own prompt template; nothing is trained.
+    """CLIP without any training, with the dataset's own prompt template.
 
         p(y = c | x) = softmax_c( cos(f(x), g(t_c)) / tau )
 

@@ -7,7 +7,7 @@ from harness.task import Evaluation, Fit, Task
 
 @dataclass(frozen=True, kw_only=True)
 class BaseToNew(Task):
-    """Fit on the base classes; evaluate on base and on new, each over its own names.
+    """Fit on the base classes; evaluate base and new classes, each among their own names.
 
     Source: Zhou et al., Conditional Prompt Learning for Vision-Language Models, section 4.1
         (https://arxiv.org/abs/2203.05557).

@@ -9,7 +9,7 @@ from harness.task import Transfer
 
 @dataclass(frozen=True, kw_only=True)
 class CrossDataset(Transfer):
-    """Fit once on all classes of a source; evaluate on other datasets, each over all its classes.
+    """Fit once on all classes of a source dataset; evaluate on all classes of other datasets.
 
     Source: Zhou et al., Conditional Prompt Learning for Vision-Language Models, section 4.2
         (https://arxiv.org/abs/2203.05557): ImageNet, and ten datasets.

@@ -9,7 +9,7 @@ from harness.task import Transfer
 
 @dataclass(frozen=True, kw_only=True)
 class DomainGeneralization(Transfer):
-    """Fit once on all classes of a source; evaluate on its classes in other kinds of images.
+    """Fit once on all classes of a source dataset; evaluate on its classes in other domains.
 
     ImageNet-A and ImageNet-R are scored over their own 200 classes.
 

@@ -9,7 +9,7 @@ from harness.task import Evaluation, Fit, Measurement
 
 @dataclass(frozen=True, kw_only=True)
 class Efficiency(Measurement):
-    """Nothing is fitted: seconds, memory and operations of a training step and of inference.
+    """Measure time, memory and FLOPs of training steps and inference, without a complete fit.
 
     On all classes of a dataset, images already decoded: a training step on a batch of the method's
     size, inference on `images` at once. Each part is done once unmeasured, then `repeats` times;

@@ -8,7 +8,7 @@ from harness.task import Evaluation, Fit, Task
 
 @dataclass(frozen=True, kw_only=True)
 class FewShot(Task):
-    """Fit on all classes of a dataset; evaluate on its test images, over the same classes.
+    """Fit on all classes of a dataset; evaluate on test images of the same classes.
 
     With `forgetting` (--forgetting) also on the other selected datasets: the mean of the accuracy
     after the fit minus the zero-shot accuracy there, negative where the fit harmed.

@@ -1,4 +1,4 @@
-"""The engine against the arithmetic_key of the published training loops: seconds, FLOPs and memory.
+"""The engine against the arithmetic of the published training loops: seconds, FLOPs and memory.
 
 The naive way encodes 77 tokens of every class in every step, through the whole tower; frozen
 texts (teachers) are encoded once, as the published loops do. Both ways take the same steps on the

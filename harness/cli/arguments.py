@@ -15,11 +15,11 @@ RESULTS = Path("results/runs")
 
 
 def parser() -> argparse.ArgumentParser:
-    """`command` names what is asked for, `what` the part of `data`."""
+    """The parser of all commands: `command` is the chosen one, `what` the part of `data`."""
     top = argparse.ArgumentParser(
         prog="python -m harness",
-        description="Compare parameter-efficient fine-tuning methods of vision-language models "
-        "under one protocol.",
+        description="Compare parameter-efficient fine-tuning methods for CLIP-like vision-language "
+        "models under one protocol.",
     )
     top.add_argument("--version", action="version", version=f"vlm-peft-harness {__version__}")
     verbs = top.add_subparsers(required=True, metavar="COMMAND", dest="command")
@@ -33,33 +33,43 @@ def _add_run(verbs: Any) -> None:
         "run",
         help="run methods on tasks, then print the leaderboard",
         description="Run every method on every task and dataset, once per seed, and print the "
-        "leaderboard. Finished runs are kept: the same command goes on where it stopped.",
-        epilog="Names take comma lists and wildcards: --methods 'dra*,adapter'.",
+        "leaderboard. Finished runs are kept, so the same command continues where it stopped.",
+        epilog="NAMES are comma-separated and may contain wildcards: --methods 'dra*,adapter'.",
     )
-    run.add_argument("--methods", required=True, metavar="NAMES", help="see `list methods`")
-    run.add_argument("--tasks", required=True, metavar="NAMES", help="see `list tasks`")
+    run.add_argument(
+        "--methods", required=True, metavar="NAMES", help="methods to run; see `list methods`"
+    )
+    run.add_argument(
+        "--tasks", required=True, metavar="NAMES", help="tasks to run; see `list tasks`"
+    )
     run.add_argument(
         "--datasets",
         metavar="NAMES",
-        help="see `list datasets`; your own images as folder:PATH or csv:FILE "
-        "(default: the task's own, or the eight embedded emoji datasets)",
+        help="see `list datasets`; folder:PATH or csv:FILE for your own images "
+        "(default: the task's own datasets, or the eight embedded emoji datasets)",
     )
     _add_own(run)
     run.add_argument(
         "--backbone",
         default=DEFAULT_BACKBONE,
         metavar="NAME",
-        help="see `list backbones` (default: %(default)s)",
+        help="pretrained model; see `list backbones` (default: %(default)s)",
     )
-    run.add_argument("--shots", default="16", metavar="LIST", help="images a class: 16, or 1,2,4")
+    run.add_argument("--shots", default="16", metavar="LIST", help="training images per class: 4, "
+                     "or several values, 1,2,4 (default: 16)")  # fmt: skip
     run.add_argument(
-        "--forgetting", action="store_true", help="few_shot: also the change of the accuracy on "
-        "the other selected datasets",
+        "--forgetting", action="store_true", help="with few_shot: also report how the fit "
+        "changes the accuracy on the other selected datasets",
     )  # fmt: skip
-    run.add_argument("--seeds", default="1", metavar="LIST", help="1,2,3 or 1-3 (default: 1)")
+    run.add_argument(
+        "--seeds", default="1", metavar="LIST", help="seeds: 1,2,3 or 1-3 (default: 1)"
+    )
     _add_root(run)
     run.add_argument(
-        "--config", type=Path, metavar="FILE.gin", help="settings, `name.field = value` a line"
+        "--config",
+        type=Path,
+        metavar="FILE.gin",
+        help="file of settings, one `name.field = value` per line",
     )
     run.add_argument(
         "--set",
@@ -67,37 +77,40 @@ def _add_run(verbs: Any) -> None:
         default=[],
         dest="settings",
         metavar="NAME.FIELD=VALUE",
-        help="one setting of a method, a task or `engine`; wins over --config; repeatable",
+        help="change one setting of a method, a task or `engine`; overrides --config; repeatable",
     )
     run.add_argument(
         "--sweep",
         action="append",
         default=[],
         metavar="NAME.FIELD=V1,V2,...",
-        help="run once per value; several sweeps combine; repeatable",
+        help="run once for each value; repeat for all combinations of several settings",
     )
     run.add_argument(
-        "--views", type=int, metavar="N", help="reuse N views of each training image, so that long "
-        "fits train from cached features: an approximation (0: a fresh one every epoch, as "
-        "published)",
+        "--views", type=int, metavar="N", help="augment each training image in only N ways, so "
+        "that long fits can train from cached features; an approximation (default: 0, a new "
+        "augmentation in every epoch, as published)",
     )  # fmt: skip
-    run.add_argument("--device", metavar="NAME", help="cuda, cuda:1, cpu (default: CUDA if there)")
-    run.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="as engine.precision")
+    run.add_argument(
+        "--device", metavar="NAME", help="cuda, cuda:1 or cpu (default: cuda if available)"
+    )
+    run.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="numerical precision "
+                     "(default: auto, which is bf16 on CUDA and fp32 elsewhere)")  # fmt: skip
     _add_cache(run)
     run.add_argument(
-        "--jobs", type=int, metavar="N", help="processes that share the runs, and the processor's "
-        "threads (default: 1; on emoji-mini 0: one for each thread)",
+        "--jobs", type=int, metavar="N", help="number of processes that share the runs and the "
+        "CPU threads; 0: one for each thread (default: 1, and 0 on emoji-mini)",
     )  # fmt: skip
     run.add_argument(
-        "--on-bad-image", choices=("error", "skip"), help="of an image that cannot be read: fail "
+        "--on-bad-image", choices=("error", "skip"), help="if an image cannot be read: stop "
         "before training, or leave it out and record that (default: error)",
     )  # fmt: skip
     run.add_argument(
-        "--dry-run", action="store_true", help="print the plan, with the settings by task, and stop"
+        "--dry-run", action="store_true", help="print the plan with all settings, and stop"
     )
-    run.add_argument("--force", action="store_true", help="run again what is already done")
+    run.add_argument("--force", action="store_true", help="repeat runs that are already done")
     run.add_argument(
-        "--results", type=Path, default=RESULTS, metavar="DIR", help="the folder of the records "
+        "--results", type=Path, default=RESULTS, metavar="DIR", help="folder for the records "
         "(default: %(default)s)",
     )  # fmt: skip
     _add_plugin(run)
@@ -105,95 +118,113 @@ def _add_run(verbs: Any) -> None:
 
 def _add_list(verbs: Any) -> None:
     kinds = ("methods", "tasks", "datasets", "backbones")
-    listing = verbs.add_parser("list", help="name, one line and source of what there is")
+    listing = verbs.add_parser("list", help="list methods, tasks, datasets or backbones")
     listing.add_argument("kind", choices=kinds, help="what to list")
     _add_plugin(listing)
 
 
 def _add_show(verbs: Any) -> None:
     show = verbs.add_parser(
-        "show", help="docstring and settings of a method, task, dataset or `engine`"
+        "show", help="describe a method, task, dataset or `engine`, with all its settings"
     )
-    show.add_argument("name", help="a name that `list` prints, or `engine`")
+    show.add_argument("name", help="a name from `list`, or `engine`")
     _add_plugin(show)
 
 
 def _add_leaderboard(verbs: Any) -> None:
-    board = verbs.add_parser("leaderboard", help="make the tables again from the records")
-    board.add_argument("--task", metavar="NAME", help="only this task")
-    board.add_argument("--format", choices=FORMATS, default="markdown", help="default: %(default)s")
+    board = verbs.add_parser("leaderboard", help="print tables of finished runs")
+    board.add_argument("--task", metavar="NAME", help="show only this task")
+    board.add_argument(
+        "--format", choices=(*FORMATS, "svg"), default="markdown",
+        help="output format; svg plots accuracy against the cost given by --pareto "
+        "(default: %(default)s)",
+    )  # fmt: skip
     board.add_argument(
         "--pareto", choices=costs.COSTS, metavar="COST", help="mark the methods that no other "
-        f"beats in accuracy and a cost: {', '.join(costs.COSTS)} (all but params need "
-        "`run --tasks efficiency`)",
+        f"method beats in both accuracy and COST: {', '.join(costs.COSTS)} (all but params are "
+        "measured by `run --tasks efficiency`)",
     )  # fmt: skip
-    board.add_argument("--by-dataset", action="store_true", help="one table a dataset as well")
-    board.add_argument("--checks", action="store_true", help="list the runs that look wrong")
+    board.add_argument("--by-dataset", action="store_true", help="also print one table per dataset")
     board.add_argument(
-        "--results", type=Path, nargs="+", default=[RESULTS], metavar="DIR", help="folders of "
-        f"records (default: {RESULTS})",
+        "--checks", action="store_true", help="list the runs that failed a sanity check"
+    )
+    board.add_argument(
+        "--results", type=Path, nargs="+", default=[RESULTS], metavar="DIR", help="one or more "
+        f"folders of records (default: {RESULTS})",
     )  # fmt: skip
 
 
 def _add_data(verbs: Any) -> None:
     data = verbs.add_parser(
         "data",
-        help="what is on disk of the datasets; downloads, checks, and the cache",
-        description="What is on disk of the datasets. Those with no files of their own to get are "
-        "embedded.",
+        help="find, download and check datasets; inspect the cache",
+        description="Find, download and check the datasets that are read from disk, and inspect "
+        "the cache. The emoji datasets are embedded and need no download.",
     )
     whats = data.add_subparsers(required=True, metavar="WHAT", dest="what")
     for what, text, names in (
-        ("status", "what is found, what is missing, where it is expected and where to get it", "*"),
-        ("prepare", "download images through torchvision and lay them out; goes on where it "
-         "stopped", "+"),
-        ("verify", "count images by class and split, open each of them, find those in both train "
-         "and test; exit code 1 if something is wrong", "+"),
+        ("status", "show which datasets are on disk, what is missing, and where to get it", "*"),
+        ("prepare", "download images with torchvision and put them into CoOp's layout; an "
+         "interrupted download is continued", "+"),
+        ("verify", "count the images of each class and split, open every image, and look for "
+         "images in both train and test; the exit code is 1 if something is wrong", "+"),
     ):  # fmt: skip
         parser = whats.add_parser(what, help=text, description=text)
         parser.add_argument("names", nargs=names, metavar="NAME", help="see `list datasets`")
         _add_root(parser)
         _add_plugin(parser)
-        text = "what the cache holds of decoded images and frozen features"
+        text = "show how much the cache of decoded images and frozen features holds"
     cache = whats.add_parser("cache", help=text, description=text)
-    cache.add_argument("--clear", action="store_true", help="delete all of it")
+    cache.add_argument("--clear", action="store_true", help="delete everything in it")
     _add_cache(cache)
 
 
 def _add_bench(verbs: Any) -> None:
-    text = "time the engine against the arithmetic_key of the published training loops"
+    text = "compare the engine's speed with that of the published training loops"
     bench = verbs.add_parser(
         "bench",
         help=text,
-        description=f"{text.capitalize()}: training steps and evaluation on random images with a "
-        "backbone of random weights, then a matrix of runs on the embedded default. Takes about an "
-        "hour on two processor cores; run it with nothing beside it.",
+        description="Compare the engine's speed with the arithmetic of the published training "
+        "loops: training steps and evaluation on random images with randomly initialised weights, "
+        "then a matrix of complete runs on the embedded default. This takes about an hour on two "
+        "processor cores. Run nothing else at the same time.",
     )
     bench.add_argument(
         "--methods", default="coop,cocoop,kgcoop,maple,mma,adapter,dra", metavar="NAMES",
         help="see `list methods` (default: %(default)s)",
     )  # fmt: skip
     bench.add_argument(
-        "--classes", default="100,1000", metavar="LIST", help="how many (default: %(default)s)"
+        "--classes",
+        default="100,1000",
+        metavar="LIST",
+        help="numbers of classes (default: %(default)s)",
     )
     bench.add_argument(
         "--backbone", default="ViT-B-16-quickgelu:random", metavar="NAME",
-        help="of the training steps (default: %(default)s)",
+        help="backbone of the training steps (default: %(default)s)",
     )  # fmt: skip
     bench.add_argument(
-        "--repeats", type=int, default=3, metavar="N", help="of each step (default: %(default)s)"
+        "--repeats",
+        type=int,
+        default=3,
+        metavar="N",
+        help="repetitions of each step (default: %(default)s)",
     )
     bench.add_argument(
-        "--parts", default="steps,memory,matrix", metavar="NAMES", help="steps and evaluation, the "
-        "memory of a step, the matrix of runs; dra: what DRA's noise leaves (default: %(default)s)",
+        "--parts", default="steps,memory,matrix", metavar="NAMES", help="what to measure: "
+        "training steps and evaluation, the memory of a step, the matrix of runs, and dra: what "
+        "DRA's noise leaves of its order (default: %(default)s)",
     )  # fmt: skip
     bench.add_argument(
-        "--memory", type=float, default=5, metavar="GB", help="what a step may take in the part "
-        "`memory` (default: %(default)s)",
+        "--memory", type=float, default=5, metavar="GB", help="memory that a step may use in the "
+        "part `memory` (default: %(default)s)",
     )  # fmt: skip
-    bench.add_argument("--device", metavar="NAME", help="cuda, cpu (default: CUDA if there)")
+    bench.add_argument("--device", metavar="NAME", help="cuda or cpu (default: cuda if available)")
     bench.add_argument(
-        "--out", type=Path, metavar="FILE.json", help="keep what was measured, and the text as .md"
+        "--out",
+        type=Path,
+        metavar="FILE.json",
+        help="save the measurements here, and the printed text next to it as .md",
     )
     _add_plugin(bench)
 
@@ -204,18 +235,18 @@ def _add_root(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=os.environ.get("DATA"),
         metavar="DIR",
-        help="the folder with every dataset in CoOp's layout (default: $DATA)",
+        help="folder that holds the datasets in CoOp's layout (default: $DATA)",
     )
 
 
 def _add_own(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--template", metavar="TEXT", help="the prompt of folder: and csv: datasets "
-        "(default: 'a photo of a {}.')",
+        "--template", metavar="TEXT", help="prompt for folder: and csv: datasets, with {} for "
+        "the class name (default: 'a photo of a {}.')",
     )  # fmt: skip
     parser.add_argument(
-        "--class-names", type=Path, metavar="FILE", help="a csv file of folder,name lines that "
-        "rename classes of folder: and csv: datasets",
+        "--class-names", type=Path, metavar="FILE", help="csv file with lines `folder,name`, which "
+        "renames the classes of folder: and csv: datasets",
     )  # fmt: skip
 
 
@@ -225,15 +256,16 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=cache_folder(),
         metavar="DIR",
-        help="decoded images and frozen features, shared by all runs (default: $HARNESS_CACHE, or "
-        "%(default)s)",
+        help="folder for decoded images and frozen features, which all runs share (default: "
+        "$HARNESS_CACHE, or %(default)s)",
     )
     parser.add_argument(
         "--cache-limit", type=float, default=20, metavar="GB",
-        help="the cache's size, the least recently used goes first; 0: no cache (20)",
+        help="size of the cache; the least recently used entries are deleted first; 0 turns it off "
+        "(default: 20)",
     )  # fmt: skip
 
 
 def _add_plugin(parser: argparse.ArgumentParser) -> None:
-    text = "a module, or a .py file, that defines a method, task or dataset; repeatable"
+    text = "module or .py file that defines methods, tasks or datasets; repeatable"
     parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help=text)

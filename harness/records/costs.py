@@ -137,6 +137,12 @@ def _inference(title: str, costs: dict[str, dict[str, Any]], form: str) -> str:
     return format_table(rows, form, "\n".join(notes))
 
 
+def compared(record: Record) -> tuple[str, str, str, str]:
+    """The table that a measurement belongs to: backbone, weights, task and shots."""
+    run = record.run
+    return run["backbone"], run["fingerprints"]["weights"], _like(record), str(run["shots"])
+
+
 def of_methods(records: Iterable[Record], kind: str) -> dict[Compared, float]:
     """The cost `kind` of methods: the newest measurement.
 
@@ -148,8 +154,7 @@ def of_methods(records: Iterable[Record], kind: str) -> dict[Compared, float]:
     found, places = dict[Compared, float](), dict[tuple[str, ...], dict[str, None]]()
     for r in sorted(mine, key=lambda r: r.provenance.get("time", "")):
         value = COSTS[kind][1](dict(r.cost))
-        table = (r.run["backbone"], r.run["fingerprints"]["weights"], _like(r),
-                 str(r.run["shots"]))  # fmt: skip
+        table = compared(r)
         device, threads = r.run["measured_on"]
         where = f"{r.run['dataset']} on {device}, {threads} threads, {r.run['settings']}, "
         places.setdefault(table, {})[f"{where}{r.run['task_fields']}"] = None

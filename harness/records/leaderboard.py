@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from harness.errors import HarnessError
-from harness.records import costs
+from harness.records import costs, plot
 from harness.records.store import CHANGE, Record
 from harness.records.summary import TABLES, frame, summarise
 from harness.records.tables import MISSING, count, format_table, percent
@@ -66,6 +66,8 @@ def render(
         HarnessError: there is nothing to show, or nothing to mark by.
     """
     every = list(records)
+    if form == "svg":
+        return plot.pareto(every, task, pareto)
     chosen = [record for record in every if task in (None, record.run["task"])]
     if task is not None and not chosen:
         raise HarnessError(f"there are no records of the task {task!r} yet.")

@@ -1,7 +1,7 @@
 """Views of the embedded emoji: a sprite, slightly moved, on a plain or two-colour background.
 
 A view depends on the sprite and its key alone: its parameters come from the SHA-256 digest of
-the key, and Pillow resamples with the same arithmetic_key everywhere.
+the key, and Pillow resamples with the same arithmetic everywhere.
 """
 
 import hashlib
