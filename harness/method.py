@@ -25,9 +25,10 @@ from harness.towers.openclip import Clip
 from harness.towers.tower import Site, Tower
 
 __all__ = [
-    "TRANSFER", "Classes", "Clip", "CosineHead", "Edit", "HarnessError", "HeadContext", "Method",
-    "Output", "Site", "SiteContext", "Step", "Support", "Tower", "Views", "blocks_from",
-    "class_features", "cosine_decay", "generator", "published", "rescale_gradient",
+    "BEST_SEVEN", "IMAGENETS", "TRANSFER", "Classes", "Clip", "CosineHead", "Edit", "Gradients",
+    "HarnessError", "HeadContext", "Method", "Output", "Site", "SiteContext", "Step", "Support",
+    "Tower", "Views", "blocks_from", "class_features", "cosine_decay", "generator", "published",
+    "rescale_gradient",
 ]  # fmt: skip
 
 
@@ -164,6 +165,11 @@ def published(value: Any, source: str) -> Any:
 
 TRANSFER = ("cross_dataset", "domain_generalization")  # tasks that fit on a source dataset
 CORE = "Dassl defaults, config/defaults.py"
+IMAGENETS = ("imagenet", "imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
+BEST_SEVEN = (  # of CLIP's 80 for ImageNet: openai/CLIP notebooks/Prompt_Engineering_for_ImageNet
+    "itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.",
+    "a {} in a video game.", "art of the {}.", "a photo of the small {}.",
+)  # fmt: skip
 
 
 def cosine_decay(rate: float, step: int, total: int, floor: float = 0.0) -> float:

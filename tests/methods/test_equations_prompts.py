@@ -373,12 +373,30 @@ def test_metaprompt_averages_two_classifiers_and_trains_on_all_three(exact, face
     learns(model, data, loss)
 
 
+STEPS = {  # of the method's inner and image_momentum
+    "the code's under PyTorch 1.10": {},
+    "the code's under PyTorch 2": {"image_momentum": False},
+    "the equations'": {"inner": "equations"},
+}
+
+
+@pytest.mark.parametrize("fields", STEPS.values(), ids=STEPS)
 @pytest.mark.parametrize("case", ["halves of 3 and 2", "a half of 1", "a half without images"])
-def test_metaprompt_steps_on_all_prompts_and_then_across_halves_of_the_classes(exact, faces, case):
+def test_metaprompt_steps_on_all_prompts_and_then_across_halves(exact, faces, case, fields):
     classes = Classes("toy", NAMES[:3] if case == "a half of 1" else NAMES, "{} disc.")
-    model, rate, buffers, moved = fitted("metaprompt", exact, classes), 0.05, [0.0] * 24, []
+    model, rate, moved = fitted("metaprompt", exact, classes, **fields), 0.05, []
     learned = [*vectors(model, "text", 12), *vectors(model, "image", 12)]
+    buffers, drifting = [0.0] * 24, fields.get("image_momentum", True)
     optimiser = model.method.optimiser(model.parameters())
+
+    def momentum_step(values: list[Tensor], slopes: Sequence[Tensor], first: int) -> list[Tensor]:
+        """The optimiser's step of the values from number `first` on."""
+        stepped = []
+        for i, (p, g) in enumerate(zip(values, slopes, strict=True), first):
+            buffers[i] = 0.9 * buffers[i] + g + 5e-4 * p.detach()
+            stepped.append(p.detach() - rate * buffers[i])
+        return stepped
+
     for number in range(2 if case == "halves of 3 and 2" else 1):  # the second with momentum
         order = torch.randperm(len(classes.names), generator=generator("halves", 1, number))
         halves = order[: (len(order) + 1) // 2].tolist(), order[(len(order) + 1) // 2 :].tolist()
@@ -389,10 +407,7 @@ def test_metaprompt_steps_on_all_prompts_and_then_across_halves_of_the_classes(e
 
         values = [p.detach().clone().requires_grad_() for p in learned]
         _, loss = metaprompt(model, faces, values, labels)
-        slopes = torch.autograd.grad(loss, values)
-        slopes = [g + 5e-4 * p.detach() for g, p in zip(slopes, values, strict=True)]
-        buffers = [0.9 * b + g for b, g in zip(buffers, slopes, strict=True)]
-        values = [p.detach() - rate * b for p, b in zip(values, buffers, strict=True)]
+        values = momentum_step(values, torch.autograd.grad(loss, values), 0)
 
         def slope(theta, half, labels=labels) -> Sequence[Tensor]:
             theta = [p.detach().clone().requires_grad_() for p in theta]
@@ -401,14 +416,37 @@ def test_metaprompt_steps_on_all_prompts_and_then_across_halves_of_the_classes(e
             own = [half.index(y) for y in labels if y in half]
             return torch.autograd.grad(cross_entropy(scores, own), theta)
 
-        theta, total = values[:12], [torch.zeros_like(p) for p in values[:12]]
-        if all(any(y in half for y in labels) for half in halves):
-            for one, other in (halves, halves[::-1]):
-                adapted = [p - rate * g for p, g in zip(theta, slope(theta, one), strict=True)]
-                total = [t + g for t, g in zip(total, slope(adapted, other), strict=True)]
+        theta, phi, total = values[:12], values[12:], [torch.zeros_like(p) for p in values[:12]]
+        usual = all(any(y in half for y in labels) for half in halves)
+        for one, other in (halves[::-1], halves) if usual else ():
+            if len(other) == 1:
+                continue
+            slopes = slope(theta, one)
+            if "inner" in fields:
+                adapted = [p - rate * g for p, g in zip(theta, slopes, strict=True)]
+            else:
+                adapted = momentum_step(theta, slopes, 0)
+                if drifting:
+                    phi = momentum_step(phi, [torch.zeros_like(p) for p in phi], 12)
+            total = [t + g for t, g in zip(total, slope(adapted, other), strict=True)]
+            if "inner" not in fields and other == halves[1]:  # the second restore does nothing
+                theta = adapted
         moved.append(max(float(t.abs().max()) for t in total))
-        values[:12] = [p - rate * 0.2 * t for p, t in zip(theta, total, strict=True)]
+        theta = [p - rate * 0.2 * t for p, t in zip(theta, total, strict=True)]
 
         close(take(model, data, optimiser, rate), loss.detach())
-        close([p.detach() for p in learned], values)
+        close([p.detach() for p in learned], [*theta, *phi])
     assert all((each > 1e-3) == (case != "a half without images") for each in moved)
+
+
+@pytest.mark.parametrize(("underscores", "written"), [(True, "dark_green"), (False, "dark green")])
+def test_metaprompts_frozen_texts_keep_the_underscores_of_names(underscores, written):
+    method = build("metaprompt", underscores=underscores)
+    pets = Classes("oxford_pets", ("dark_green",), PETS.template)
+    frozen = method.references(pets)["frozen"]
+    assert frozen == [[f"a photo of a {written}, a type of pet"]]
+    assert method.prompts(pets) == [["X X dark green."]]
+    several = method.references(replace(pets, dataset="imagenet_a"))["frozen"][0]
+    assert several[0] == f"itap of a {written}"
+    assert several[-1] == f"a photo of a {written}"
+    assert len(several) == 8
