@@ -39,6 +39,7 @@ class HeadContext:
     scale: exp(logit_scale). references: frozen features [C, T, E] of `Method.references`. image:
     frozen features [B, E] of the same images, of a method with `frozen_images`. fitted: whether
     these are the classes that the method is fitted on. key: (seed, step) in training, else None.
+    transferred: whether the images are of another dataset than those that it is fitted on.
     Features are not normalised.
     """
 
@@ -47,6 +48,7 @@ class HeadContext:
     image: Tensor | None = None
     fitted: bool = True
     key: tuple[object, ...] | None = None
+    transferred: bool = False
 
 
 class Output(NamedTuple):

@@ -68,11 +68,12 @@ class MetaPrompt(Method):
     Differs: the released code departs from the equations, and the default is the code. (1) Its
         inner steps are steps of the optimiser, with momentum and weight decay. theta is restored
         after the first; from then on the saved copy shares its memory with the prompts, so that the
-        second restore changes nothing and the second inner step stays. The text prompts move about
-        three times as far. `inner="equations"` takes plain gradient steps and restores theta after
-        both. (2) Under PyTorch 1.10, which the authors name, zero_grad leaves zeros: in each inner
-        step the image prompts follow their momentum and weight decay. Under PyTorch 2 they rest, as
-        with `image_momentum=False`. (3) The frozen texts keep the underscores of class names;
+        second restore changes nothing and the second inner step stays. In the first three steps the
+        text prompts move two to three times as far. `inner="equations"` takes plain gradient steps
+        and restores theta after both. (2) Under PyTorch 1.10, which the authors name, zero_grad
+        leaves zeros: in each inner step the image prompts follow their momentum and weight decay,
+        and are two to three times as far after three steps. Under PyTorch 2 they rest, as with
+        `image_momentum=False`. (3) The frozen texts keep the underscores of class names;
         `underscores=False` reads them as spaces. What L_A is, and when it is left out, is taken
         from the code. bfloat16 autocast instead of half precision.
     """
