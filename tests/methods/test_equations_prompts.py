@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.dataset import Classes
+from harness.errors import HarnessError
 from harness.fitting.model import Model
 from harness.fitting.step import Batch, TrainingStep, gradients
 from harness.fitting.texts import texts
@@ -178,11 +179,15 @@ def test_kgcoop_adds_eight_times_the_distance_to_the_datasets_template(exact, fa
     is_cross_entropy_of(model, cosines(exact, faces, names), 8 * distance(names, anchors))
 
 
-@pytest.mark.parametrize(("opposed", "weight"), [(False, 1.0), (True, 1.0), (True, 0.8)])
-def test_prograd_drops_what_opposes_zero_shot_clip_and_nothing_else(exact, faces, opposed, weight):
-    model = fitted("prograd", exact, PETS, weight=weight)
+@pytest.mark.parametrize(
+    ("opposed", "fields"),
+    [(False, {}), (True, {}), (True, {"weight": 0.8}), (True, {"counted": "tokens"})],
+)
+def test_prograd_drops_what_opposes_zero_shot_clip_and_nothing_else(exact, faces, opposed, fields):
+    model, weight = fitted("prograd", exact, PETS, **fields), fields.get("weight", 1.0)
     context = model.edits["text.tokens"].vectors
-    scores = cosines(exact, faces, features(exact, PETS.names, "{}.", context))
+    rest = "{}." if "counted" in fields else "a {}."  # the ninth token of eight words stays
+    scores = cosines(exact, faces, features(exact, PETS.names, rest, context))
     close(logits(model, PETS, images()), scores.detach())
     lead = "a type of pet, a photo of a {}."
     teacher = cosines(exact, faces, features(exact, PETS.names, lead))
@@ -203,12 +208,35 @@ def test_prograd_drops_what_opposes_zero_shot_clip_and_nothing_else(exact, faces
     close(context.detach(), before - 0.1 * (expected + 5e-4 * before))
 
 
-def test_prograd_starts_from_the_teachers_words_at_the_right_and_zeros_at_the_left(exact):
-    context = Model(exact, build("prograd"), PETS, seed=1).edits["text.tokens"].vectors
-    ids = words(exact, "a type of pet, a photo of a")
-    assert context.shape == (16, exact.text.width)
-    assert context[: -len(ids)].abs().max() == 0
-    assert torch.equal(context[-len(ids) :], exact.text.text.token_embedding(ids))
+@pytest.mark.parametrize(
+    ("dataset", "template", "lead"),
+    [
+        ("oxford_pets", PETS.template, "a type of pet, a photo of a"),
+        ("food101", "a photo of {}, a type of food.", "a type of food, a photo of"),
+        ("toy", "a photo of a {}.", "a photo of a"),
+        ("toy", "{} disc.", ""),
+    ],
+)
+def test_prograd_starts_with_as_many_tokens_at_the_right_as_there_are_words(
+    exact, dataset, template, lead
+):
+    classes = Classes(dataset, NAMES[:3], template)
+    tokens = words(exact, lead)
+    for counted, count in (("words", len(lead.split())), ("tokens", len(tokens))):
+        edits = Model(exact, build("prograd", counted=counted), classes, seed=1).edits
+        context = edits["text.tokens"].vectors
+        assert context.shape == (16, exact.text.width)
+        assert context[: 16 - count].count_nonzero() == 0
+        assert torch.equal(context[16 - count :], exact.text.text.token_embedding(tokens[:count]))
+
+
+def test_prograd_refuses_fewer_vectors_than_words_also_on_another_dataset(exact):
+    method = build("prograd", vectors=7)
+    with pytest.raises(HarnessError, match=r"vectors is 7.*has 8 words.*vectors=8"):
+        Model(exact, method, PETS, seed=1)
+    Model(exact, method, TOY, seed=1)
+    with pytest.raises(HarnessError, match=r"vectors is 7.*has 8 words.*vectors=8"):
+        method.prompts(PETS)
 
 
 def tcp(model: Model, names: Sequence[str], template: str, rest: str):
