@@ -220,9 +220,9 @@ class Method:
         head and the loss."""
         return classes.texts("a photo of a {}.")
 
-    def texts_a_step(self) -> int | None:
-        """How many of a class's T texts each training step draws, the same for every class; None:
-        all."""
+    def texts_of_step(self, rows: int, seed: object, step: int) -> Tensor | None:
+        """Which texts a training step takes: numbers [rows of the step, T of the step], counted
+        through the T texts of each of the `rows` that `prompts` gives. None: all."""
         return None
 
     def references(self, classes: Classes) -> Mapping[str, list[list[str]]]:

@@ -37,7 +37,8 @@ class CLIPAdapter(Method):
         (https://arxiv.org/abs/2110.04544); code gaopengcuhk/CLIP-Adapter, clip_adapter.py.
     Differs: the image adapter alone, with rho = 0.2 everywhere, as in the released code; the paper
         also has a text adapter and a ratio for each dataset. Trained with CoOp's settings, as the
-        code's README says (the paper: learning rate 1e-5).
+        code's README says (the paper: learning rate 1e-5). On CUDA the towers run in bfloat16
+        autocast and the adapter in single precision, in the code both in single precision.
     """
 
     epochs: int = published(200, "CLIP-Adapter README: CoOp's configuration")

@@ -294,43 +294,70 @@ def test_proda_infers_with_the_mean_of_all_normalised_prompts_not_normalised(exa
     close(logits(model, TOY, images()), expected)
 
 
-def test_proda_draws_four_prompts_a_step_the_same_for_every_class_and_the_nameless(exact):
-    data, kinds = seen(fitted("proda", exact)), []
+def test_proda_uses_up_permutations_of_its_prompts_and_takes_all_nameless_ones(exact):
+    data, rounds = seen(fitted("proda", exact)), []
+    for first in range(0, 24, 8):
+        rounds.append([])
+        for number in range(first, first + 8):
+            drawn = replace(data, key=(1, number)).drawn().texts
+            assert drawn.per_class == 4
+            named, nameless = drawn.kinds.split([12, 32])
+            assert all(torch.equal(row, named[:4]) for row in named.split(4))
+            rounds[-1] += named[:4].tolist()
+            assert nameless.tolist() == list(range(32))
+            assert torch.equal(drawn.ids[12:], data.texts.ids[-32:])
+    assert all(sorted(each) == list(range(32)) for each in rounds)
+    assert rounds[0] != rounds[1] != rounds[2]
+
+
+def test_proda_as_printed_draws_four_prompts_anew_in_each_step_named_and_nameless(exact):
+    data, kinds = seen(fitted("proda", exact, minibatch="equations")), []
     for number in range(60):
         drawn = replace(data, key=(1, number)).drawn().texts.kinds.reshape(4, 4)  # 3 names, none
         assert all(torch.equal(row, drawn[0]) for row in drawn)
         kinds.append(drawn[0].tolist())
         assert len(set(kinds[-1])) == 4
     assert {k for each in kinds for k in each} == set(range(32))
+    assert len({k for each in kinds[:8] for k in each}) < 32
 
 
-def test_proda_trains_on_the_bound_under_gaussian_class_features_and_on_orthogonality(exact, faces):
-    model, scale, places = fitted("proda", exact), exact.logit_scale.exp(), set()
-    for number in (0, 1, 2):
-        data = seen(model, number)
-        kinds = data.drawn().texts.kinds[:4].tolist()
-        places |= {"end" if k < 16 else "middle" if k < 24 else "front" for k in kinds}
-        w = [[proda_text(model, k, name) for k in kinds] for name in TOY.names]
-        mu = [sum(each) / 4 for each in w]
-
-        def covariance(i: int, j: int, w=w, mu=mu) -> list[Tensor]:
-            products = [(w[i][k] - mu[i]) * (w[j][k] - mu[j]) for k in range(4)]
-            return (sum(products) / 5).unbind()
-
-        pairs = {(i, j): covariance(i, j) for i in range(3) for j in range(3)}
-        scores = []
-        for face, y in zip(faces, data.labels.tolist(), strict=True):
-            squares = unit(face).square().tolist()
-            for j in range(3):
-                terms = zip(squares, pairs[y, y], pairs[j, j], pairs[y, j], strict=True)
-                spread = sum(f * (yy + jj - 2 * yj) for f, yy, jj, yj in terms)
-                scores.append(scale * (unit(face) @ mu[j]) + scale**2 / 2 * spread)
-        contexts = model.edits["text.tokens"].vectors
-        nameless = [unit(text_feature(exact, contexts[k], ".")) for k in kinds]
-        others = [abs(nameless[k] @ nameless[m]) for k in range(4) for m in range(4) if k != m]
-        bound = cross_entropy(torch.stack(scores).reshape(8, 3), data.labels)
-        learns(model, data, bound + 0.1 * sum(others) / 12)
+@pytest.mark.parametrize("minibatch", ["released", "equations"])
+def test_proda_trains_on_the_bound_under_gaussian_class_features_and_on_orthogonality(
+    exact, faces, minibatch
+):
+    model, scale = fitted("proda", exact, minibatch=minibatch), exact.logit_scale.exp()
+    data = seen(model)
+    kinds = data.drawn().texts.kinds[:4].tolist()
+    places = {"end" if k < 16 else "middle" if k < 24 else "front" for k in kinds}
     assert places == {"end", "middle", "front"}
+    w = [[proda_text(model, k, name) for k in kinds] for name in TOY.names]
+    mu = [sum(each) / 4 for each in w]
+
+    def covariance(i: int, j: int) -> list[Tensor]:
+        products = [(w[i][k] - mu[i]) * (w[j][k] - mu[j]) for k in range(4)]
+        return (sum(products) / 5).unbind()
+
+    pairs = {(i, j): covariance(i, j) for i in range(3) for j in range(3)}
+    scores = []
+    for face, y in zip(faces, data.labels.tolist(), strict=True):
+        squares = unit(face).square().tolist()
+        for j in range(3):
+            terms = zip(squares, pairs[y, y], pairs[j, j], pairs[y, j], strict=True)
+            spread = sum(f * (yy + jj - 2 * yj) for f, yy, jj, yj in terms)
+            scores.append(scale * (unit(face) @ mu[j]) + scale**2 / 2 * spread)
+    contexts, others = model.edits["text.tokens"].vectors, []
+    those = range(32) if minibatch == "released" else kinds
+    nameless = [unit(text_feature(exact, contexts[k], ".")) for k in those]
+    for k, one in enumerate(nameless):
+        others += [abs(one @ other) for m, other in enumerate(nameless) if m != k]
+    bound = cross_entropy(torch.stack(scores).reshape(8, 3), data.labels)
+    learns(model, data, bound + 0.1 * sum(others) / len(others))
+
+
+def test_proda_refuses_prompts_that_no_permutation_uses_up():
+    with pytest.raises(HarnessError, match=r"count = 32 prompts cannot be used up 5 by 5"):
+        build("proda", drawn=5).check()
+    build("proda", drawn=5, minibatch="equations").check()
 
 
 def vectors(model: Model, tower: str, depth: int) -> list[Tensor]:
