@@ -121,7 +121,8 @@ class LFA(Method):
 
     @classmethod
     def recipe(cls, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
-        """LFA README: iterations by dataset; beta by cross-validation but for base-to-new."""
+        """LFA README: iterations by dataset; beta by cross-validation but for base-to-new. That
+        cross-dataset transfer takes domain generalization's is our choice."""
         if task in TRANSFER:
             return {"epochs": 200, "beta": None}
         if task == "base2new":

@@ -75,7 +75,8 @@ class MetaPrompt(Method):
         and are two to three times as far after three steps. Under PyTorch 2 they rest, as with
         `image_momentum=False`. (3) The frozen texts keep the underscores of class names;
         `underscores=False` reads them as spaces. What L_A is, and when it is left out, is taken
-        from the code. bfloat16 autocast instead of half precision.
+        from the code. Its recipe is that of base-to-new; the other tasks take it, too, which is
+        this project's choice. bfloat16 autocast instead of half precision.
     """
 
     frozen_images: ClassVar[bool] = True

@@ -69,9 +69,9 @@ class TCP(Method):
         Eq. 3-7 (https://arxiv.org/abs/2311.18231); code
         htyao89/Textual-based_Class-aware_prompt_tuning, trainers/tcp.py.
     Differs: on SUN397 and ImageNet the script trains for the configuration's 50 epochs, but loads
-        epoch 25, which such a run does not write: 25 epochs there are our reading. bfloat16
-        autocast with float32 prompts instead of half precision. Datasets that the code does not
-        know have "X X X X {}." as their text.
+        epoch 25, which such a run does not write: 25 epochs there are our reading. Transfers are
+        not scripted and take the same settings. bfloat16 autocast with float32 prompts instead of
+        half precision. Datasets that the code does not know have "X X X X {}." as their text.
     """
 
     epochs: int = published(

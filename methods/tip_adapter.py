@@ -110,7 +110,7 @@ class TipAdapter(Method):
 
     @classmethod
     def recipe(cls, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
-        """Tip-Adapter configs/*.yaml; datasets without one take ImageNet's."""
+        """Tip-Adapter configs/*.yaml; that datasets without one take ImageNet's is our choice."""
         beta, alpha = LARGEST.get(dataset, (7, 3))
         return {
             "shots": shots,

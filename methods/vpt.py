@@ -51,8 +51,8 @@ class VPT(Method):
         the baseline of Khattak et al., MaPLe: code muzairkhattak/multimodal-prompt-learning,
         configs/trainers/VPT (M = 8, J = 12).
     Differs: tokens stand after the patch tokens, as in MaPLe's code, not behind the class token:
-        the image tower is blind to the order. In transfers 5 epochs, too: our reading, since MaPLe
-        has no configuration of VPT for them and its script loads epoch 2. bfloat16 autocast on CUDA
+        the image tower is blind to the order. In transfers 5 epochs, as its script trains;
+        the one that tests loads epoch 2, so that this is our reading. bfloat16 autocast on CUDA
         where the authors' model runs in single precision.
     """
 
