@@ -25,9 +25,10 @@ from harness.towers.openclip import Clip
 from harness.towers.tower import Site, Tower
 
 __all__ = [
-    "TRANSFER", "Classes", "Clip", "CosineHead", "Edit", "HarnessError", "HeadContext", "Method",
-    "Output", "Site", "SiteContext", "Step", "Support", "Tower", "Views", "blocks_from",
-    "class_features", "cosine_decay", "generator", "published", "rescale_gradient",
+    "BEST_SEVEN", "IMAGENETS", "TRANSFER", "Classes", "Clip", "CosineHead", "Edit", "Gradients",
+    "HarnessError", "HeadContext", "Method", "Output", "Site", "SiteContext", "Step", "Support",
+    "Tower", "Views", "blocks_from", "class_features", "cosine_decay", "generator", "published",
+    "rescale_gradient",
 ]  # fmt: skip
 
 
@@ -38,6 +39,7 @@ class HeadContext:
     scale: exp(logit_scale). references: frozen features [C, T, E] of `Method.references`. image:
     frozen features [B, E] of the same images, of a method with `frozen_images`. fitted: whether
     these are the classes that the method is fitted on. key: (seed, step) in training, else None.
+    transferred: whether the images are of another dataset than those that it is fitted on.
     Features are not normalised.
     """
 
@@ -46,6 +48,7 @@ class HeadContext:
     image: Tensor | None = None
     fitted: bool = True
     key: tuple[object, ...] | None = None
+    transferred: bool = False
 
 
 class Output(NamedTuple):
@@ -164,6 +167,11 @@ def published(value: Any, source: str) -> Any:
 
 TRANSFER = ("cross_dataset", "domain_generalization")  # tasks that fit on a source dataset
 CORE = "Dassl defaults, config/defaults.py"
+IMAGENETS = ("imagenet", "imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
+BEST_SEVEN = (  # of CLIP's 80 for ImageNet: openai/CLIP notebooks/Prompt_Engineering_for_ImageNet
+    "itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.",
+    "a {} in a video game.", "art of the {}.", "a photo of the small {}.",
+)  # fmt: skip
 
 
 def cosine_decay(rate: float, step: int, total: int, floor: float = 0.0) -> float:
@@ -213,9 +221,9 @@ class Method:
         head and the loss."""
         return classes.texts("a photo of a {}.")
 
-    def texts_a_step(self) -> int | None:
-        """How many of a class's T texts each training step draws, the same for every class; None:
-        all."""
+    def texts_of_step(self, rows: int, seed: object, step: int) -> Tensor | None:
+        """Which texts a training step takes: numbers [rows of the step, T of the step], counted
+        through the T texts of each of the `rows` that `prompts` gives. None: all."""
         return None
 
     def references(self, classes: Classes) -> Mapping[str, list[list[str]]]:

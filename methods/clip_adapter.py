@@ -37,7 +37,9 @@ class CLIPAdapter(Method):
         (https://arxiv.org/abs/2110.04544); code gaopengcuhk/CLIP-Adapter, clip_adapter.py.
     Differs: the image adapter alone, with rho = 0.2 everywhere, as in the released code; the paper
         also has a text adapter and a ratio for each dataset. Trained with CoOp's settings, as the
-        code's README says (the paper: learning rate 1e-5).
+        code's README says (the paper: learning rate 1e-5); where the paper has no numbers, beyond
+        few-shot, with the same, this project's choice. On CUDA the towers run in bfloat16
+        autocast and the adapter in single precision, in the code both in single precision.
     """
 
     epochs: int = published(200, "CLIP-Adapter README: CoOp's configuration")
@@ -45,7 +47,7 @@ class CLIPAdapter(Method):
 
     @classmethod
     def recipe(cls, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
-        """CoOp's epochs."""
+        """CoOp's epochs of few-shot classification."""
         return {"epochs": few_shot_epochs(dataset, shots)}
 
     def prompts(self, classes: Classes) -> list[list[str]]:

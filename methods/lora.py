@@ -54,7 +54,9 @@ class LoRA(Method):
     Differs: alpha / sqrt(r) as the code has it, where the paper prints alpha / r. Logits take the
         backbone's own scale; the code fixes 100, which is OpenAI's. The shots are the field's,
         where the code samples val before train. The paper has no base-to-new protocol: the few-shot
-        recipe is used there.
+        recipe is used there, this project's choice. On CUDA bfloat16 autocast with normalised
+        features and logits in single precision, where the code has half-precision autocast with
+        loss scaling.
     """
 
     lr: float = published(2e-4, "CLIP-LoRA run_utils.py")

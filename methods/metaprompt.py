@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.method import (
+    BEST_SEVEN,
+    IMAGENETS,
     Classes,
     Clip,
     CosineHead,
     Edit,
+    Gradients,
     HeadContext,
     Method,
     Output,
@@ -25,10 +28,7 @@ from harness.method import (
 from harness.methods.coop import Context
 from harness.methods.vpt import deep, entering
 
-IMAGENET = (
-    "itap of a {}", "a bad photo of the {}", "a origami {}", "a photo of the large {}",
-    "a {} in a video game", "art of the {}", "a photo of the small {}", "a photo of a {}",
-)  # fmt: skip
+FOOD = "a photo of a {}, a type of food"
 
 
 class Average(nn.Module):
@@ -65,10 +65,18 @@ class MetaPrompt(Method):
     Source: Zhao et al., Learning Domain Invariant Prompt for Vision-Language Models
         (https://arxiv.org/abs/2212.04196); code Vill-Lab/2024-TIP-MetaPrompt, trainers/meta.py
         (Meta_B2N) and configs/trainers/Meta_B2N/vit_b16.yaml.
-    Differs: theta is restored after each half and the inner step is a plain gradient step, as the
-        equations say; in the code the inner step goes through the optimiser with its momentum, and
-        the second one seems to stay in place. What L_A is, and when it is left out, is taken from
-        the code. bfloat16 autocast instead of half precision.
+    Differs: the released code departs from the equations, and the default is the code. (1) Its
+        inner steps are steps of the optimiser, with momentum and weight decay. theta is restored
+        after the first; from then on the saved copy shares its memory with the prompts, so that the
+        second restore changes nothing and the second inner step stays. In the first three steps the
+        text prompts move two to three times as far. `inner="equations"` takes plain gradient steps
+        and restores theta after both. (2) Under PyTorch 1.10, which the authors name, zero_grad
+        leaves zeros: in each inner step the image prompts follow their momentum and weight decay,
+        and are two to three times as far after three steps. Under PyTorch 2 they rest, as with
+        `image_momentum=False`. (3) The frozen texts keep the underscores of class names;
+        `underscores=False` reads them as spaces. What L_A is, and when it is left out, is taken
+        from the code. Its recipe is that of base-to-new; the other tasks take it, too, which is
+        this project's choice. bfloat16 autocast instead of half precision.
     """
 
     frozen_images: ClassVar[bool] = True
@@ -78,17 +86,26 @@ class MetaPrompt(Method):
     batch_size: int = published(16, "MetaPrompt configs/trainers/Meta_B2N/vit_b16.yaml")
     tokens: int = published(2, "MetaPrompt configs/trainers/Meta_B2N/vit_b16.yaml")
     depth: int = published(12, "MetaPrompt configs/trainers/Meta_B2N/vit_b16.yaml")
-    meta_step: float = published(0.2, "MetaPrompt configs/trainers/Meta_B2N/vit_b16.yaml, m")
+    meta_step: float = published(0.2, "MetaPrompt train.py, m")
+    inner: Literal["released", "equations"] = published(
+        "released", "MetaPrompt trainers/meta.py; `equations`: plain steps, as Zhao et al. print"
+    )
+    image_momentum: bool = published(
+        True, "MetaPrompt docs/INSTALL.md: PyTorch 1.10, where zero_grad leaves zeros"
+    )
+    underscores: bool = published(True, "MetaPrompt trainers/meta.py: of names in frozen texts")
 
     def prompts(self, classes: Classes) -> list[list[str]]:
         return classes.texts(" ".join(["X"] * self.tokens) + " {}.")
 
     def references(self, classes: Classes) -> Mapping[str, list[list[str]]]:
-        if classes.dataset.startswith("imagenet"):
-            return {"frozen": classes.texts(*IMAGENET)}
-        food = "a photo of a {}, a type of food"
-        template = food if classes.dataset == "food101" else classes.template.rstrip(".")
-        return {"frozen": classes.texts(template)}
+        templates = [FOOD if classes.dataset == "food101" else classes.template.rstrip(".")]
+        if classes.dataset in IMAGENETS:
+            templates = [template.rstrip(".") for template in (*BEST_SEVEN, "a photo of a {}.")]
+        if not self.underscores:
+            return {"frozen": classes.texts(*templates)}
+        return {"frozen": [[each.replace("{}", name) for each in templates]
+                           for name in classes.names]}  # fmt: skip
 
     def edits(self, clip: Clip, classes: Classes) -> dict[Site, Edit]:
         blocks_from(clip.text, 1, self.depth)
@@ -110,23 +127,36 @@ class MetaPrompt(Method):
     def step(self, step: Step) -> Tensor:
         loss = super().step(step)
         text = {n: p for n, p in step.parameters.items() if n.startswith("edits.text")}
-        order = torch.randperm(step.classes, generator=generator("halves", *step.key))
-        order = order.to(step.labels.device)
-        half = (step.classes + 1) // 2
         total: dict[str, Any] = {name: torch.zeros_like(p) for name, p in text.items()}
-        for one, other in ((order[half:], order[:half]), (order[:half], order[half:])):
-            present = [bool(torch.isin(step.labels, classes).any()) for classes in (one, other)]
-            if len(other) < 2 or not all(present):
-                continue
+        for number, (one, other) in enumerate(self.halves(step)):
             before = {name: p.detach().clone() for name, p in text.items()}
-            _, inner = step.gradients(self.text_loss, one)
-            self.move(text, inner, step.rate)
+            _, gradients = step.gradients(self.text_loss, one)
+            self.inner_step(step, text, gradients)
             _, outer = step.gradients(self.text_loss, other)
             for name, p in text.items():
-                p.data.copy_(before[name])
+                if self.inner == "equations" or number == 0:
+                    p.data.copy_(before[name])
                 total[name] = total[name] + outer[name]
         self.move(text, total, step.rate * self.meta_step)
         return loss
+
+    def halves(self, step: Step) -> list[tuple[Tensor, Tensor]]:
+        """(A, B) and (B, A), each if both have images and the second has two classes."""
+        order = torch.randperm(step.classes, generator=generator("halves", *step.key))
+        order = order.to(step.labels.device)
+        first, second = order[: (step.classes + 1) // 2], order[(step.classes + 1) // 2 :]
+        if not all(bool(torch.isin(step.labels, half).any()) for half in (first, second)):
+            return []
+        return [(a, b) for a, b in ((second, first), (first, second)) if len(b) > 1]
+
+    def inner_step(self, step: Step, text: Mapping[str, nn.Parameter], given: Gradients) -> None:
+        """theta' = theta - eta grad L_A(theta), or a step of the optimiser."""
+        if self.inner == "equations":
+            return self.move(text, given, step.rate)
+        others = {name: p for name, p in step.parameters.items() if name not in text}
+        resting = {n: torch.zeros_like(p) if self.image_momentum else None
+                   for n, p in others.items()}  # fmt: skip
+        return step.update({**given, **resting})
 
     @staticmethod
     def move(parameters: Mapping[str, nn.Parameter], gradients: Mapping, rate: float) -> None:

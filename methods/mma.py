@@ -38,8 +38,9 @@ class MMA(Adapter):
 
     Source: Yang et al., MMA: Multi-Modal Adapter for Vision-Language Models (CVPR 2024), Eq. 4-7;
         code ZjjConan/VLM-MultiModalAdapter, clip/model.py and clip/gsl.py (gradient rescaling).
-    Differs: bfloat16 autocast on CUDA instead of half precision with loss scaling. With towers of
-        different depth only the blocks that both have are edited.
+    Differs: the recipe for transfers is the paper's; the code has none. bfloat16 autocast on CUDA
+        instead of half precision with loss scaling. With towers of different depth only the blocks
+        that both have are edited.
     """
 
     lr: float = published(0.0015, "MMA configs/trainers/MultiModalAdapter/vit_b16_ep5.yaml")
@@ -52,7 +53,7 @@ class MMA(Adapter):
     @classmethod
     def recipe(cls, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
         """Batches of 128 on ImageNet (the code's configuration); one epoch from block 9 for
-        transfer (the paper, as quoted in the code's issue 3)."""
+        transfer (the paper's, as quoted in the code's issue 3: no configuration is released)."""
         batch = {"batch_size": 128} if dataset == "imagenet" else {}
         return batch | ({"epochs": 1, "first_block": 9} if task in TRANSFER else {})
 

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.method import (
+    BEST_SEVEN,
+    IMAGENETS,
     Classes,
     Clip,
     CosineHead,
@@ -65,7 +67,8 @@ class TipAdapter(Method):
 
     f^ [E]: normalised image feature; F [N, E]: the keys, for each few-shot image the normalised
     mean of its features under ten augmentations; L [N, C]: their labels, one-hot. alpha and beta
-    are the best of a 20 x 200 grid on the val images, of equal ones the first.
+    are the best of a 20 x 200 grid on the val images, of equal ones the first. t is the mean of
+    seven templates on ImageNet and its variants, elsewhere the dataset's one.
 
     `tip_adapter_f` trains the keys, from these values and with the initial alpha and beta, before
     the search.
@@ -77,8 +80,10 @@ class TipAdapter(Method):
         their features are computed once. The search never sees test images, where the code uses
         them on ImageNet; val has min(shots, 4) images a class, where the code has the whole val
         split. `tip_adapter_f` is scored after the last epoch, where the code takes the best epoch
-        on the test images. CLIP's logits take the backbone's scale and the dataset's one template
-        (the code: seven templates on ImageNet).
+        on the test images. The code knows no variants of ImageNet; they take its seven templates,
+        and `ensemble=False` takes one template everywhere. CLIP's logits take the backbone's scale;
+        the code fixes 100, which is OpenAI's. On CUDA the towers run in bfloat16 autocast and the
+        cache in single precision, in the code both in half precision.
     """
 
     uses_val: ClassVar[bool] = True
@@ -99,10 +104,13 @@ class TipAdapter(Method):
     beta: float = published(1.0, "Tip-Adapter configs, init_beta")
     most_alpha: float = published(3.0, "Tip-Adapter configs, search_scale")
     most_beta: float = published(7.0, "Tip-Adapter configs, search_scale")
+    ensemble: bool = published(
+        True, "Tip-Adapter datasets/imagenet.py: seven templates on ImageNet"
+    )
 
     @classmethod
     def recipe(cls, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
-        """Tip-Adapter configs/*.yaml; datasets without one take ImageNet's."""
+        """Tip-Adapter configs/*.yaml; that datasets without one take ImageNet's is our choice."""
         beta, alpha = LARGEST.get(dataset, (7, 3))
         return {
             "shots": shots,
@@ -113,6 +121,8 @@ class TipAdapter(Method):
         }
 
     def prompts(self, classes: Classes) -> list[list[str]]:
+        if self.ensemble and classes.dataset in IMAGENETS:
+            return classes.texts(*BEST_SEVEN)
         return classes.texts(classes.template)
 
     def views(self) -> Views:

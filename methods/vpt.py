@@ -51,11 +51,13 @@ class VPT(Method):
         the baseline of Khattak et al., MaPLe: code muzairkhattak/multimodal-prompt-learning,
         configs/trainers/VPT (M = 8, J = 12).
     Differs: tokens stand after the patch tokens, as in MaPLe's code, not behind the class token:
-        the image tower is blind to the order. bfloat16 autocast instead of half precision.
+        the image tower is blind to the order. In transfers 5 epochs, as its script trains;
+        the one that tests loads epoch 2, so that this is our reading. bfloat16 autocast on CUDA
+        where the authors' model runs in single precision.
     """
 
     lr: float = published(0.0025, "MaPLe configs/trainers/VPT")
-    epochs: int = published(5, "MaPLe configs/trainers/VPT")
+    epochs: int = published(5, "MaPLe configs/trainers/VPT; in transfers: our reading")
     batch_size: int = published(4, "MaPLe configs/trainers/VPT")
     tokens: int = published(8, "MaPLe configs/trainers/VPT, M")
     depth: int = published(12, "MaPLe configs/trainers/VPT, J")

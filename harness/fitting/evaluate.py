@@ -43,7 +43,10 @@ def evaluate(model: Model, images: Images) -> Scores:
     prompts = texts(model, classes, training=False, cache=images.cache)
     text = None if method.text_per_image else text_features(model, prompts)
     fitted = classes.names == model.classes.names
-    given = HeadContext(clip.logit_scale.exp(), prompts.references, fitted=fitted)
+    transferred = images.split.classes.dataset != model.classes.dataset
+    given = HeadContext(
+        clip.logit_scale.exp(), prompts.references, fitted=fitted, transferred=transferred
+    )
     frozen = images.frozen().test() if method.frozen_images else itertools.repeat(None)
     predictions = []
     for x, seen in zip(images.test(), frozen, strict=False):

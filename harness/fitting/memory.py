@@ -65,7 +65,7 @@ def _costs(model: Model, images: int, texts: Texts) -> dict[str, Cost]:
     pixels = torch.zeros(2, 3, clip.size, clip.size, dtype=clip.logit_scale.dtype)
     x = model.prefix(clip.image, pixels.to(clip.device))
     labels = torch.zeros(2, dtype=torch.long, device=clip.device)
-    batch = Batch(model, x, texts, labels, ("memory",)).drawn()
+    batch = Batch(model, x, texts, labels, ("memory", 0)).drawn()
     copies = images if model.method.text_per_image else 1
     row, least = _bytes(batch, "image", torch.arange(1), clip.image.length)
     found = {"image": Cost(images, images * row, row, least)}

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from harness.fitting.model import Model
 from harness.fitting.texts import CHUNK_TEXTS, MicroBatch, Texts, in_order
 from harness.method import Gradients, HeadContext, Loss
-from harness.randomness import generator
 from harness.towers.edit import Rows
 
 
@@ -44,14 +43,14 @@ class AdaptiveChunks:
 class Batch:
     """One step's data for a model: what `Images` gives of its images, the texts, labels [B].
 
-    frozen: the images' frozen features [B, E], of a method that asks for them.
+    key: (seed, step). frozen: the images' frozen features [B, E], of a method that asks for them.
     """
 
     model: Model
     x: Tensor
     texts: Texts
     labels: Tensor
-    key: tuple[object, ...]
+    key: tuple[object, int]
     chunks: Chunks = Chunks()
     frozen: Tensor | None = None
 
@@ -65,12 +64,10 @@ class Batch:
         return images * texts, self.chunks.texts or CHUNK_TEXTS
 
     def drawn(self) -> "Batch":
-        """The batch with the texts that the method draws for this step."""
-        count = self.model.method.texts_a_step()
-        if count is None:
-            return self
-        order = torch.randperm(self.texts.per_class, generator=generator("texts", *self.key))
-        return replace(self, texts=self.texts.of_kinds(order[:count]))
+        """The batch with the texts that the method takes in this step."""
+        rows = len(self.texts.ids) // self.texts.per_class
+        numbers = self.model.method.texts_of_step(rows, *self.key)
+        return self if numbers is None else replace(self, texts=self.texts.chosen(numbers))
 
     def of_classes(self, classes: Tensor) -> "Batch":
         """The images and texts of some classes, relabelled in that order."""

@@ -94,15 +94,14 @@ class Texts:
 
     def of_classes(self, classes: Tensor) -> "Texts":
         """The texts of some of the classes, in that order."""
-        rows = self._rows(classes, torch.arange(self.per_class, device=classes.device))
+        kinds = torch.arange(self.per_class, device=classes.device)
+        rows = (classes[:, None] * self.per_class + kinds).flatten()
         references = {name: each[classes] for name, each in self.references.items()}
         return replace(self._of(rows), references=references)
 
-    def of_kinds(self, kinds: Tensor) -> "Texts":
-        """Some of each class's texts; `kinds` on the CPU."""
-        count = len(self.ids) // self.per_class
-        rows = self._rows(torch.arange(count), kinds)
-        return replace(self._of(rows), per_class=len(kinds))
+    def chosen(self, numbers: Tensor) -> "Texts":
+        """Some of the texts, in rows [R', T'] of their numbers; `numbers` on the CPU."""
+        return replace(self._of(numbers.flatten()), per_class=numbers.shape[1])
 
     def _of(self, rows: Tensor) -> "Texts":
         lengths, rows = self.lengths[rows.cpu()], rows.to(self.ids.device)
@@ -133,9 +132,6 @@ class Texts:
         )
         features = x.ndim == 2 and x.is_floating_point()  # of a tower that is never changed
         return (x if features else x[:, :length]), ids, rows
-
-    def _rows(self, classes: Tensor, kinds: Tensor) -> Tensor:
-        return (classes[:, None] * self.per_class + kinds).flatten()
 
 
 def texts(model: Model, classes: Classes, training: bool, cache: Cache | None = None) -> Texts:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from harness.dataset import Classes
+from harness.errors import HarnessError
 from harness.fitting.model import Model
 from harness.fitting.step import Batch, TrainingStep, gradients
 from harness.fitting.texts import texts
-from harness.randomness import generator
 from tests.methods.test_contract import batch, build, images, logits, shake
 
 NAMES = ("red", "dark green", "a yellow square", "sun", "blue")  # of 1, 3, 5, 1 and 1 tokens
@@ -178,11 +178,15 @@ def test_kgcoop_adds_eight_times_the_distance_to_the_datasets_template(exact, fa
     is_cross_entropy_of(model, cosines(exact, faces, names), 8 * distance(names, anchors))
 
 
-@pytest.mark.parametrize(("opposed", "weight"), [(False, 1.0), (True, 1.0), (True, 0.8)])
-def test_prograd_drops_what_opposes_zero_shot_clip_and_nothing_else(exact, faces, opposed, weight):
-    model = fitted("prograd", exact, PETS, weight=weight)
+@pytest.mark.parametrize(
+    ("opposed", "fields"),
+    [(False, {}), (True, {}), (True, {"weight": 0.8}), (True, {"counted": "tokens"})],
+)
+def test_prograd_drops_what_opposes_zero_shot_clip_and_nothing_else(exact, faces, opposed, fields):
+    model, weight = fitted("prograd", exact, PETS, **fields), fields.get("weight", 1.0)
     context = model.edits["text.tokens"].vectors
-    scores = cosines(exact, faces, features(exact, PETS.names, "{}.", context))
+    rest = "{}." if "counted" in fields else "a {}."  # the ninth token of eight words stays
+    scores = cosines(exact, faces, features(exact, PETS.names, rest, context))
     close(logits(model, PETS, images()), scores.detach())
     lead = "a type of pet, a photo of a {}."
     teacher = cosines(exact, faces, features(exact, PETS.names, lead))
@@ -203,12 +207,35 @@ def test_prograd_drops_what_opposes_zero_shot_clip_and_nothing_else(exact, faces
     close(context.detach(), before - 0.1 * (expected + 5e-4 * before))
 
 
-def test_prograd_starts_from_the_teachers_words_at_the_right_and_zeros_at_the_left(exact):
-    context = Model(exact, build("prograd"), PETS, seed=1).edits["text.tokens"].vectors
-    ids = words(exact, "a type of pet, a photo of a")
-    assert context.shape == (16, exact.text.width)
-    assert context[: -len(ids)].abs().max() == 0
-    assert torch.equal(context[-len(ids) :], exact.text.text.token_embedding(ids))
+@pytest.mark.parametrize(
+    ("dataset", "template", "lead"),
+    [
+        ("oxford_pets", PETS.template, "a type of pet, a photo of a"),
+        ("food101", "a photo of {}, a type of food.", "a type of food, a photo of"),
+        ("toy", "a photo of a {}.", "a photo of a"),
+        ("toy", "{} disc.", ""),
+    ],
+)
+def test_prograd_starts_with_as_many_tokens_at_the_right_as_there_are_words(
+    exact, dataset, template, lead
+):
+    classes = Classes(dataset, NAMES[:3], template)
+    tokens = words(exact, lead)
+    for counted, count in (("words", len(lead.split())), ("tokens", len(tokens))):
+        edits = Model(exact, build("prograd", counted=counted), classes, seed=1).edits
+        context = edits["text.tokens"].vectors
+        assert context.shape == (16, exact.text.width)
+        assert context[: 16 - count].count_nonzero() == 0
+        assert torch.equal(context[16 - count :], exact.text.text.token_embedding(tokens[:count]))
+
+
+def test_prograd_refuses_fewer_vectors_than_words_also_on_another_dataset(exact):
+    method = build("prograd", vectors=7)
+    with pytest.raises(HarnessError, match=r"vectors is 7.*has 8 words.*vectors=8"):
+        Model(exact, method, PETS, seed=1)
+    Model(exact, method, TOY, seed=1)
+    with pytest.raises(HarnessError, match=r"vectors is 7.*has 8 words.*vectors=8"):
+        method.prompts(PETS)
 
 
 def tcp(model: Model, names: Sequence[str], template: str, rest: str):
@@ -266,149 +293,67 @@ def test_proda_infers_with_the_mean_of_all_normalised_prompts_not_normalised(exa
     close(logits(model, TOY, images()), expected)
 
 
-def test_proda_draws_four_prompts_a_step_the_same_for_every_class_and_the_nameless(exact):
-    data, kinds = seen(fitted("proda", exact)), []
+def test_proda_uses_up_permutations_of_its_prompts_and_takes_all_nameless_ones(exact):
+    data, rounds = seen(fitted("proda", exact)), []
+    for first in range(0, 24, 8):
+        rounds.append([])
+        for number in range(first, first + 8):
+            drawn = replace(data, key=(1, number)).drawn().texts
+            assert drawn.per_class == 4
+            named, nameless = drawn.kinds.split([12, 32])
+            assert all(torch.equal(row, named[:4]) for row in named.split(4))
+            rounds[-1] += named[:4].tolist()
+            assert nameless.tolist() == list(range(32))
+            assert torch.equal(drawn.ids[12:], data.texts.ids[-32:])
+    assert all(sorted(each) == list(range(32)) for each in rounds)
+    assert rounds[0] != rounds[1] != rounds[2]
+
+
+def test_proda_as_printed_draws_four_prompts_anew_in_each_step_named_and_nameless(exact):
+    data, kinds = seen(fitted("proda", exact, minibatch="equations")), []
     for number in range(60):
         drawn = replace(data, key=(1, number)).drawn().texts.kinds.reshape(4, 4)  # 3 names, none
         assert all(torch.equal(row, drawn[0]) for row in drawn)
         kinds.append(drawn[0].tolist())
         assert len(set(kinds[-1])) == 4
     assert {k for each in kinds for k in each} == set(range(32))
+    assert len({k for each in kinds[:8] for k in each}) < 32
 
 
-def test_proda_trains_on_the_bound_under_gaussian_class_features_and_on_orthogonality(exact, faces):
-    model, scale, places = fitted("proda", exact), exact.logit_scale.exp(), set()
-    for number in (0, 1, 2):
-        data = seen(model, number)
-        kinds = data.drawn().texts.kinds[:4].tolist()
-        places |= {"end" if k < 16 else "middle" if k < 24 else "front" for k in kinds}
-        w = [[proda_text(model, k, name) for k in kinds] for name in TOY.names]
-        mu = [sum(each) / 4 for each in w]
-
-        def covariance(i: int, j: int, w=w, mu=mu) -> list[Tensor]:
-            products = [(w[i][k] - mu[i]) * (w[j][k] - mu[j]) for k in range(4)]
-            return (sum(products) / 5).unbind()
-
-        pairs = {(i, j): covariance(i, j) for i in range(3) for j in range(3)}
-        scores = []
-        for face, y in zip(faces, data.labels.tolist(), strict=True):
-            squares = unit(face).square().tolist()
-            for j in range(3):
-                terms = zip(squares, pairs[y, y], pairs[j, j], pairs[y, j], strict=True)
-                spread = sum(f * (yy + jj - 2 * yj) for f, yy, jj, yj in terms)
-                scores.append(scale * (unit(face) @ mu[j]) + scale**2 / 2 * spread)
-        contexts = model.edits["text.tokens"].vectors
-        nameless = [unit(text_feature(exact, contexts[k], ".")) for k in kinds]
-        others = [abs(nameless[k] @ nameless[m]) for k in range(4) for m in range(4) if k != m]
-        bound = cross_entropy(torch.stack(scores).reshape(8, 3), data.labels)
-        learns(model, data, bound + 0.1 * sum(others) / 12)
+@pytest.mark.parametrize("minibatch", ["released", "equations"])
+def test_proda_trains_on_the_bound_under_gaussian_class_features_and_on_orthogonality(
+    exact, faces, minibatch
+):
+    model, scale = fitted("proda", exact, minibatch=minibatch), exact.logit_scale.exp()
+    data = seen(model)
+    kinds = data.drawn().texts.kinds[:4].tolist()
+    places = {"end" if k < 16 else "middle" if k < 24 else "front" for k in kinds}
     assert places == {"end", "middle", "front"}
+    w = [[proda_text(model, k, name) for k in kinds] for name in TOY.names]
+    mu = [sum(each) / 4 for each in w]
+
+    def covariance(i: int, j: int) -> list[Tensor]:
+        products = [(w[i][k] - mu[i]) * (w[j][k] - mu[j]) for k in range(4)]
+        return (sum(products) / 5).unbind()
+
+    pairs = {(i, j): covariance(i, j) for i in range(3) for j in range(3)}
+    scores = []
+    for face, y in zip(faces, data.labels.tolist(), strict=True):
+        squares = unit(face).square().tolist()
+        for j in range(3):
+            terms = zip(squares, pairs[y, y], pairs[j, j], pairs[y, j], strict=True)
+            spread = sum(f * (yy + jj - 2 * yj) for f, yy, jj, yj in terms)
+            scores.append(scale * (unit(face) @ mu[j]) + scale**2 / 2 * spread)
+    contexts, others = model.edits["text.tokens"].vectors, []
+    those = range(32) if minibatch == "released" else kinds
+    nameless = [unit(text_feature(exact, contexts[k], ".")) for k in those]
+    for k, one in enumerate(nameless):
+        others += [abs(one @ other) for m, other in enumerate(nameless) if m != k]
+    bound = cross_entropy(torch.stack(scores).reshape(8, 3), data.labels)
+    learns(model, data, bound + 0.1 * sum(others) / len(others))
 
 
-def vectors(model: Model, tower: str, depth: int) -> list[Tensor]:
-    """What is learned in front of each of the first blocks."""
-    sites = [f"{tower}.tokens", *(f"{tower}.blocks.{i}" for i in range(depth - 1))]
-    assert [site for site in model.edits if site.startswith(tower)] == sites
-    return [model.edits[site].vectors for site in sites]
-
-
-@pytest.mark.parametrize("name", ["maple", "maple-lite"])
-def test_maple_overwrites_two_words_and_couples_image_tokens_to_them_at_nine_depths(exact, name):
-    model = fitted(name, exact)
-    contexts, tokens = vectors(model, "text", 9), []
-    for i, context in enumerate(contexts):
-        coupling = model.edits["image.tokens" if i == 0 else f"image.blocks.{i - 1}"].coupling
-        if name == "maple-lite":
-            down, up = coupling
-            coupled = [up.weight @ (down.weight @ p) + up.bias for p in context]
-        else:
-            coupled = [coupling.weight @ p + coupling.bias for p in context]
-        tokens.append(torch.stack(coupled))
-    seen_images = [image_feature(exact, pixels, tokens) for pixels in images()]
-    before = {i: context for i, context in enumerate(contexts) if i}
-    names = features(exact, TOY.names, "of a {}.", contexts[0], before)
-    is_cross_entropy_of(model, cosines(exact, seen_images, names))
-
-
-def test_maple_starts_as_two_words_with_equal_later_couplings(exact):
-    edits = Model(exact, build("maple"), TOY, seed=1).edits
-    start = exact.text.text.token_embedding(words(exact, "a photo"))
-    assert torch.equal(edits["text.tokens"].vectors, start)
-    later = [edits[f"image.blocks.{i}"].coupling.weight for i in range(8)]
-    assert all(torch.equal(each, later[0]) for each in later)
-    assert len({id(each) for each in later}) == 8
-    assert not torch.equal(edits["image.tokens"].coupling.weight, later[0])
-
-
-@pytest.mark.parametrize("depth", [12, 3])
-def test_vpt_gives_each_image_block_new_tokens_and_leaves_texts_alone(exact, depth):
-    model = fitted("vpt", exact, depth=depth)
-    tokens = vectors(model, "image", depth)
-    seen_images = [image_feature(exact, pixels, tokens) for pixels in images()]
-    names = features(exact, TOY.names, "a photo of a {}.")
-    is_cross_entropy_of(model, cosines(exact, seen_images, names))
-
-
-def text_scores(clip, faces: Sequence[Tensor], theta: Sequence[Tensor], names: Sequence[str]):
-    """l_t: frozen images against prompted texts."""
-    before = {i: p for i, p in enumerate(theta) if i}
-    return cosines(clip, faces, features(clip, names, "{}.", theta[0], before))
-
-
-def metaprompt(model: Model, faces: Sequence[Tensor], prompts, labels: Sequence[int]):
-    """l and L with twelve text prompts and twelve image prompts."""
-    names, theta, phi = model.classes.names, prompts[:12], prompts[12:]
-    prompted = [image_feature(model.clip, pixels, phi) for pixels in images()]
-    l_i = cosines(model.clip, prompted, features(model.clip, names, "{} disc"))  # no period
-    l_t = text_scores(model.clip, faces, theta, names)
-    both = (l_i + l_t) / 2
-    return both, sum(cross_entropy(each, labels) for each in (both, l_i, l_t))
-
-
-def test_metaprompt_averages_two_classifiers_and_trains_on_all_three(exact, faces):
-    model = fitted("metaprompt", exact)
-    prompts, data = [*vectors(model, "text", 12), *vectors(model, "image", 12)], seen(model)
-    scores, loss = metaprompt(model, faces, prompts, data.labels)
-    close(logits(model, TOY, images()), scores.detach())
-    learns(model, data, loss)
-
-
-@pytest.mark.parametrize("case", ["halves of 3 and 2", "a half of 1", "a half without images"])
-def test_metaprompt_steps_on_all_prompts_and_then_across_halves_of_the_classes(exact, faces, case):
-    classes = Classes("toy", NAMES[:3] if case == "a half of 1" else NAMES, "{} disc.")
-    model, rate, buffers, moved = fitted("metaprompt", exact, classes), 0.05, [0.0] * 24, []
-    learned = [*vectors(model, "text", 12), *vectors(model, "image", 12)]
-    optimiser = model.method.optimiser(model.parameters())
-    for number in range(2 if case == "halves of 3 and 2" else 1):  # the second with momentum
-        order = torch.randperm(len(classes.names), generator=generator("halves", 1, number))
-        halves = order[: (len(order) + 1) // 2].tolist(), order[(len(order) + 1) // 2 :].tolist()
-        data = seen(model, number)
-        if case == "a half without images":
-            data = replace(data, labels=order[torch.arange(8) % 3])
-        labels = data.labels.tolist()
-
-        values = [p.detach().clone().requires_grad_() for p in learned]
-        _, loss = metaprompt(model, faces, values, labels)
-        slopes = torch.autograd.grad(loss, values)
-        slopes = [g + 5e-4 * p.detach() for g, p in zip(slopes, values, strict=True)]
-        buffers = [0.9 * b + g for b, g in zip(buffers, slopes, strict=True)]
-        values = [p.detach() - rate * b for p, b in zip(values, buffers, strict=True)]
-
-        def slope(theta, half, labels=labels) -> Sequence[Tensor]:
-            theta = [p.detach().clone().requires_grad_() for p in theta]
-            chosen = [face for face, y in zip(faces, labels, strict=True) if y in half]
-            scores = text_scores(exact, chosen, theta, [classes.names[c] for c in half])
-            own = [half.index(y) for y in labels if y in half]
-            return torch.autograd.grad(cross_entropy(scores, own), theta)
-
-        theta, total = values[:12], [torch.zeros_like(p) for p in values[:12]]
-        if all(any(y in half for y in labels) for half in halves):
-            for one, other in (halves, halves[::-1]):
-                adapted = [p - rate * g for p, g in zip(theta, slope(theta, one), strict=True)]
-                total = [t + g for t, g in zip(total, slope(adapted, other), strict=True)]
-        moved.append(max(float(t.abs().max()) for t in total))
-        values[:12] = [p - rate * 0.2 * t for p, t in zip(theta, total, strict=True)]
-
-        close(take(model, data, optimiser, rate), loss.detach())
-        close([p.detach() for p in learned], values)
-    assert all((each > 1e-3) == (case != "a half without images") for each in moved)
+def test_proda_refuses_prompts_that_no_permutation_uses_up():
+    with pytest.raises(HarnessError, match=r"count = 32 prompts cannot be used up 5 by 5"):
+        build("proda", drawn=5).check()
+    build("proda", drawn=5, minibatch="equations").check()

@@ -10,15 +10,18 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from harness.dataset import Classes
+from harness.fitting.evaluate import evaluate
 from harness.fitting.inputs import Images
 from harness.fitting.model import Model
 from harness.fitting.step import TrainingStep, gradients
-from harness.fitting.texts import texts
+from harness.fitting.texts import text_features, texts
 from harness.fitting.trainer import Schedule, fit
 from harness.images import pixels as data
 from harness.images.pixels import Augmentation, FiveCrop
 from harness.images.source import test_batches as batches_under_test
 from harness.images.source import train_batches
+from harness.method import HeadContext
 from harness.methods.lfa import Mapped, aligned, cross_validated
 from harness.methods.linear_probe import Linear
 from harness.randomness import generator
@@ -442,15 +445,72 @@ def test_lfas_mean_map_starts_at_the_identity_and_follows_with_a_growing_momentu
         close(model.head.mean, mean, **CLOSE)
 
 
-@pytest.mark.parametrize("classes", [FIT, OTHER])
-def test_lfa_maps_fitted_classes_with_w_and_others_with_the_mean(classes, exact):
-    model = grafted("lfa", exact)
+@pytest.mark.parametrize("target", ["mean", "refined"])
+@pytest.mark.parametrize(
+    ("classes", "transferred"), [(FIT, False), (FIT, True), (OTHER, False), (OTHER, True)]
+)
+def test_lfa_maps_its_source_with_w_and_the_rest_as_chosen(classes, transferred, target, exact):
+    model = grafted("lfa", exact, target=target)
     shake(model)
     model.head.mean += 0.1 * torch.randn(exact.embedding, exact.embedding).double()
-    mapping = model.head.weight if classes == FIT else model.head.mean
-    mapped = torch.stack([unit(f) @ mapping for f in exact.image(images())])
+    source = classes == FIT and not transferred
+    mapping = model.head.weight if source or target == "refined" else model.head.mean
+    frozen = exact.image(images())
+    mapped = torch.stack([unit(f) @ mapping for f in frozen])
     expected = exact.logit_scale.exp() * cosines(mapped, template(exact, classes.names))
-    close(logits(model, classes, images()), expected.detach(), **CLOSE)
+    given = HeadContext(exact.logit_scale.exp(), fitted=classes == FIT, transferred=transferred)
+    got = model.head(frozen, template(exact, classes.names)[:, None], given)
+    close(got.detach(), expected.detach(), **CLOSE)
+
+
+def test_lfa_is_told_of_a_target_with_the_class_names_of_its_source(make_run):
+    run = make_run("lfa")
+    model, told = run.model(), []
+    split, augmentation = run.evaluated["base"], run.augmentation(model.method)
+    model.head.register_forward_pre_hook(lambda _, inputs: told.append(inputs[2]))
+    for dataset in ("toy", "another"):
+        same = replace(split, classes=replace(split.classes, dataset=dataset))
+        evaluate(model, Images(model, run.source(split), same, run.context.cache, augmentation))
+        assert told[-1].fitted
+        assert told[-1].transferred == (dataset == "another")
+
+
+@pytest.mark.parametrize(("name", "count"), [("lfa", 8), ("tip_adapter", 7)])
+def test_imagenet_and_its_variants_have_several_templates_and_others_one(name, count):
+    seven = (
+        "itap of a {}. / a bad photo of the {}. / a origami {}. / a photo of the large {}. / "
+        "a {} in a video game. / art of the {}. / a photo of the small {}."
+    )
+    written = [each.replace("{}", "dark green") for each in seven.split(" / ")]
+    one = ["a photo of a dark green."]
+    for dataset in ("imagenet", "imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"):
+        classes = Classes(dataset, ("dark_green",), "a photo of a {}.")
+        (several,) = build(name).prompts(classes)
+        assert len(several) == count
+        assert sorted(several) == sorted(written + one * (count - 7))
+        assert build(name, ensemble=False).prompts(classes) == [one]
+    (own,) = build(name).prompts(Classes("dtd", ("dark_green",), "{} texture."))
+    assert own == ["dark green texture."]
+
+
+@pytest.mark.parametrize("ensemble", [True, False])
+def test_lfa_and_tip_adapter_take_the_mean_of_normalised_templates(ensemble, exact):
+    classes = Classes("imagenet", FIT.names, "a photo of a {}.")
+    for name in ("lfa", "tip_adapter"):
+        model = Model(exact, build(name, ensemble=ensemble), classes, seed=1)
+        model.trained.double()
+        shake(model)
+        prompts = texts(model, classes, training=False)
+        given, x = HeadContext(exact.logit_scale.exp()), exact.image(images())
+        text = text_features(model, prompts)
+        got = model.head(x, text, given)
+        weights = []
+        for texts_of_one in model.method.prompts(classes):
+            features = [exact.text(exact.tokenize([each]))[0] for each in texts_of_one]
+            weights.append(sum(unit(f) for f in features) / len(features))
+        mapped = x @ model.head.weight if name == "lfa" else x
+        expected = exact.logit_scale.exp() * cosines(mapped, torch.stack(weights))
+        close(got.detach(), expected.detach(), **CLOSE)
 
 
 def test_lfas_five_crops_are_the_corners_and_the_centre():
