@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.records.store import Record, method_label
+from harness.records.labels import method_label
+from harness.records.record import Record
 from harness.records.tables import MISSING, count, format_table
 
 Shown = Callable[[float], str]

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 import harness
 from harness.measure import THREADS
-from harness.records.store import Record, Store, method_label
+from harness.records.labels import method_label
+from harness.records.store import Record, Store
 from harness.runs.context import PreparedRun
 from harness.runs.efficiency import forecast, forward_rate
 from harness.runs.engine import execute
