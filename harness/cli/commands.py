@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,11 @@ def _run(arguments: argparse.Namespace) -> int:
         print("Everything is done already; --force runs it again.")
     made = local.carry_out(request, arguments.plugin, store, pending, arguments.force, jobs)
     ended = {**done, **made}
-    records = [ended[run.key] for run in runs]
+    named = ("overrides", "given")  # a table of this request speaks its words
+    records = [
+        replace(each := ended[run.key], run=each.run | {n: run.identity[n] for n in named})
+        for run in runs
+    ]
     print("\n" + leaderboard.render(records))
     failed = [record for record in records if record.status == "failed"]
     for record in failed:

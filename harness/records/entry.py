@@ -50,7 +50,7 @@ def entry(record: Record) -> Entry:
     each = record.scores.values() if record.status == "done" else ()
     changes = [s["accuracy"] - s["zero_shot"] for s in each if "zero_shot" in s]
     scores = {n: s["accuracy"] for n, s in record.scores.items() if "zero_shot" not in s}
-    scores |= {CHANGE: statistics.fmean(changes)} if changes else {}
+    scores |= {CHANGE: statistics.mean(changes)} if changes else {}
     source = {"source": fields["source"]} if "source" in fields else {}
     settings = json.dumps(run["settings"] | source, sort_keys=True)
     return Entry(
@@ -59,7 +59,7 @@ def entry(record: Record) -> Entry:
         dataset=run["dataset"],
         seed=run["seed"],
         source=fields.get("source", ""),
-        version=digest([run.get("code"), run.get("task_fields")]),
+        version=digest([run.get("code"), run.get("engine"), run.get("task_fields")]),
         content=digest(run.get("hyperparameters")),
         images=digest([prints.get("train"), evaluated]),
         scores=scores if record.status == "done" else {},

@@ -250,21 +250,18 @@ def _need(holds: bool, place: str, value: Any, allowed: str) -> None:
         raise ValueError(f"{place} is {reprlib.repr(value)}, not {allowed}")
 
 
-def _finite(record: Mapping[str, Any]) -> None:
+def _finite(values: Mapping[str, Any] | list[Any], place: str = "", depth: int = 0) -> None:
     """Raises ValueError for numbers that are none or too large, and for lists nested too deeply."""
-    open_: list[tuple[Any, str, int]] = [(record, "", 0)]
-    while open_:
-        value, place, depth = open_.pop()
-        if isinstance(value, (dict, list)):
-            if depth > DEEPEST:
-                raise ValueError(f"{place[:40]} is nested more than {DEEPEST} deep")
-            pairs = value.items() if isinstance(value, dict) else enumerate(value)
-            open_ += [(each, f"{place}.{name}".lstrip("."), depth + 1) for name, each in pairs
-                      if not isinstance(each, str)]  # fmt: skip
-        elif isinstance(value, float):
-            _need(math.isfinite(value), place, value, "a finite number")
-        elif isinstance(value, int):
-            _need(abs(value) < LARGEST, place, value, "a number below 2^63")
+    if depth > DEEPEST:
+        raise ValueError(f"{place[:40]} is nested more than {DEEPEST} deep")
+    for name, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+        kind = type(value)
+        if kind is float and not math.isfinite(value):
+            _need(False, f"{place}{name}", value, "a finite number")
+        elif kind is int and abs(value) >= LARGEST:
+            _need(False, f"{place}{name}", value, "a number below 2^63")
+        elif kind in (dict, list) and value:
+            _finite(value, f"{place}{name}.", depth + 1)
 
 
 CHECKS: dict[str, Callable[[Any, str], None]] = {

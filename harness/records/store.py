@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -103,16 +104,17 @@ class Store:
         Raises:
             HarnessError: the folder does not exist or cannot be read.
         """
+        return one_a_key(self._each())
+
+    def _each(self) -> Iterator[Record]:
         if not os.access(self.folder, os.R_OK | os.X_OK) or not self.folder.is_dir():
             raise HarnessError(
                 f"there is no readable results folder at {self.folder}. "
                 "Give one with --results DIR."
             )
-        return one_a_key(
-            replace(record, folder=self.folder)
-            for path in _files(self.folder)
-            if (record := self.read(path)) is not None
-        )
+        for path in _files(self.folder):
+            if (record := self.read(path)) is not None:
+                yield replace(record, folder=self.folder)
 
     @staticmethod
     def read(path: Path) -> Record | None:
@@ -158,12 +160,19 @@ class Store:
 
 
 def read_all(folders: Iterable[Path]) -> list[Record]:
-    """The records of several folders, one a key.
+    """The records of several folders, one a key, without what no table shows: the losses of the
+    epochs, and all of the provenance but time and command.
 
     Raises:
         HarnessError: a folder cannot be read.
     """
-    return one_a_key(record for folder in folders for record in Store(folder).records())
+    return one_a_key(_light(record) for folder in folders for record in Store(folder)._each())
+
+
+def _light(record: Record) -> Record:
+    cost = {name: value for name, value in record.cost.items() if not isinstance(value, list)}
+    about = {n: sys.intern(v) for n in ("time", "command") if (v := record.provenance.get(n))}
+    return replace(record, cost=cost, provenance=about)
 
 
 def one_a_key(records: Iterable[Record]) -> list[Record]:

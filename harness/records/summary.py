@@ -140,10 +140,10 @@ def _average(
         scores = [[each.scores[name] for each in entries if name in each.scores
                    and each.dataset in names and each.seed == seed] for seed in seeds]  # fmt: skip
         if all(len(of_seed) == len(names) for of_seed in scores):
-            columns[name] = [statistics.fmean(of_seed) for of_seed in scores]
+            columns[name] = [statistics.mean(of_seed) for of_seed in scores]
     row |= _statistics(columns)
     if "hm" in row:
-        row["mean_hm"] = statistics.fmean(each["hm"] for each in counted)
+        row["mean_hm"] = statistics.mean(each["hm"] for each in counted)
     return row
 
 
@@ -152,7 +152,7 @@ def _statistics(columns: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     values: dict[str, Any] = {"n": max(map(len, columns.values()), default=0)}
     for name, each in columns.items():
         if each:
-            values[name] = statistics.fmean(each)
+            values[name] = statistics.mean(each)
             values[f"{name}_std"] = statistics.stdev(each) if len(each) > 1 else None
     if {"base", "new"} <= values.keys() and len(columns["base"]) == len(columns["new"]):
         values["hm"] = harmonic_mean(values["base"], values["new"])
@@ -166,7 +166,7 @@ def _counts(current: Sequence[Entry], every: Sequence[Entry]) -> dict[str, Any]:
     counts = [c["trainable_parameters"] for c in costs if c.get("trainable_parameters") is not None]
     return {
         "parameters": max(counts, default=None),
-        "train_seconds": statistics.fmean(seconds) if seconds else None,
+        "train_seconds": statistics.mean(seconds) if seconds else None,
         "checks": sum(bool(each.record.checks) for each in current),
         "failed": sum(each.record.status == "failed" for each in current),
         "stale": len(every) - len(current),
@@ -175,7 +175,7 @@ def _counts(current: Sequence[Entry], every: Sequence[Entry]) -> dict[str, Any]:
 
 def _parameters(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     counts = [row["parameters"] for row in rows if row["parameters"] is not None]
-    return {"parameters": statistics.fmean(counts) if counts else None}
+    return {"parameters": statistics.mean(counts) if counts else None}
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:

@@ -201,6 +201,7 @@ class PreparedRun:
             "method": self.method.name,
             "hyperparameters": asdict(self.method.value),
             "overrides": dict(self.method.overrides),
+            "given": list(self.method.given),
             "code": code_hash(type(self.method.value)),
             "task": self.task.name,
             "task_fields": asdict(self.task.value),
@@ -220,7 +221,7 @@ class PreparedRun:
     @cached_property
     def key(self) -> str:
         """Sixteen hex digits of the identity's hash; the user's notation of it plays no part."""
-        content = {k: v for k, v in self.identity.items() if k != "overrides"}
+        content = {k: v for k, v in self.identity.items() if k not in ("overrides", "given")}
         return digest(content)
 
     @cached_property

@@ -100,7 +100,7 @@ def plan(request: Request, registry: Registry) -> list[PreparedRun]:
                 fitted, like = protocol.value.fit(name).dataset, task.published(p.name)
                 for m in methods:
                     built = config.build(m, bindings, recipe(m, like, fitted, shots))
-                    method = Configured(m.name, *built)
+                    method = Configured(m.name, *built, config.given(m, bindings))
                     method.value.check()
                     run = Run(method, protocol, name, clip.name, shots, seed, settings, needed)
                     prepared = context.prepare(run)
