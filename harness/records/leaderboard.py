@@ -6,7 +6,7 @@ It never imports torch.
 import fnmatch
 import json
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +49,23 @@ class Leaderboard:
         Raises:
             HarnessError: there is nothing to show, or nothing to mark or sort by.
         """
-        every = one_a_key(self.records)
-        return _tables(self.chosen(), every, form, self.by_dataset, self.pareto, self.sort)
+        every, chosen = one_a_key(self.records), self.chosen()
+        about_costs = costs.tables((record for record in chosen if record.measures), form)
+        if chosen and all(record.measures for record in chosen):
+            return "\n\n".join(about_costs)
+        table = self.frame()
+        if form == "csv" and self.pareto:
+            raise HarnessError("--pareto marks a table to be read: leave out --format csv.")
+        if form == "csv":
+            return "\n\n".join([_csv(table), *about_costs])
+        spent = costs.of_methods(every, self.pareto) if self.pareto not in (None, "params") else {}
+        parts = _tables(table, form, self.by_dataset, self.pareto, spent) + about_costs
+        if form == "markdown":
+            parts += [
+                textwrap.fill(each, width())
+                for each in differing(r for r in chosen if not r.measures)
+            ]
+        return "\n\n".join(parts)
 
     def chosen(self) -> list[Record]:
         """The records of the task, methods, datasets and backbone that were asked for.
@@ -63,8 +78,7 @@ class Leaderboard:
             "task": (self.task, lambda record: [record.run["task"]]),
             "backbone": (self.backbone, lambda record: [record.run["backbone"]]),
             "dataset": (self.datasets, lambda record: [record.run["dataset"]]),
-            "method": (self.methods, lambda record: [record.run["method"],
-                                                     method_label(record.run)]),
+            "method": (self.methods, lambda record: _names_of_method(record.run)),
         }  # fmt: skip
         for kind, (asked, names_of) in of.items():
             if asked is None:
@@ -75,12 +89,19 @@ class Leaderboard:
                 if not _matching(names, pattern):
                     raise HarnessError(f"no records are of it: {unknown(kind, pattern, names)}")
             found = {name for pattern in patterns for name in _matching(names, pattern)}
+            found |= {name.partition("[")[0] for name in found}  # a row may hold plain runs, too
             records = [record for record in records if found & {*names_of(record)}]
         return records
 
     def frame(self) -> pd.DataFrame:
-        """See `summarise`."""
-        return summarise(self.chosen())
+        """See `summarise`; sorted, and only with the rows that were asked for."""
+        table = summarise(record for record in self.chosen() if not record.measures)
+        if self.methods is not None:
+            patterns = [part.strip() for part in self.methods.split(",")]
+            asked = [any(_matching([each, each.partition("[")[0]], p) for p in patterns)
+                     for each in table["label"]]  # fmt: skip
+            table = table[asked].reset_index(drop=True)
+        return _sorted(table, self.sort) if self.sort else table
 
     def __str__(self) -> str:
         return self.text()
@@ -89,6 +110,10 @@ class Leaderboard:
 
     def _repr_html_(self) -> str:
         return self.text("html")
+
+
+def _names_of_method(run: Mapping[str, Any]) -> list[str]:
+    return [run["method"], method_label(run)]
 
 
 def _matching(names: Iterable[str], pattern: str) -> set[str]:
@@ -107,31 +132,18 @@ def render(
 
 
 def _tables(
-    chosen: Sequence[Record],
-    every: Sequence[Record],
+    table: pd.DataFrame,
     form: str,
     by_dataset: bool,
     pareto: str | None,
-    sort: str | None,
-) -> str:
-    """The tables of the records that were `chosen`, as text; with `by_dataset` one more for each
-    dataset; with `pareto` (of costs.COSTS) a mark at methods that no other beats in accuracy and
-    that cost, by the measurements among `every` record; sorted by the column `sort`.
+    spent: Mapping[costs.Compared, float],
+) -> list[str]:
+    """The tables as text; with `by_dataset` one more for each dataset; with `pareto` (of
+    costs.COSTS) a mark at methods that no other beats in accuracy and that cost, `spent`.
 
     Raises:
-        HarnessError: there is nothing to show, or nothing to mark or sort by.
+        HarnessError: there is nothing to mark by.
     """
-    spent = costs.of_methods(every, pareto) if pareto not in (None, "params") else {}
-    scored = [record for record in chosen if not record.measures]
-    about_costs = costs.tables((record for record in chosen if record.measures), form)
-    if chosen and not scored:
-        return "\n\n".join(about_costs)
-    table = summarise(scored)
-    table = _sorted(table, sort) if sort else table
-    if form == "csv":
-        if pareto:
-            raise HarnessError("--pareto marks a table to be read: leave out --format csv.")
-        return "\n\n".join([_csv(table), *about_costs])
     parts, compared = list[str](), False
     for key, part in table.groupby(TABLES, sort=False):
         task_name, backbone, weights, shots, settings = map(str, key)
@@ -164,10 +176,7 @@ def _tables(
     for key, part in table.groupby([name for name in TABLES if name != "shots"], sort=False):
         if part["shots"].nunique() > 1 and evaluations(part):
             parts.append(by_shots(part, f"{key[0]}, {key[1]}", form))
-    parts += about_costs
-    if form == "markdown":
-        parts += [textwrap.fill(each, width()) for each in differing(scored)]
-    return "\n\n".join(parts)
+    return parts
 
 
 def _csv(table: pd.DataFrame) -> str:
@@ -186,15 +195,13 @@ def _csv(table: pd.DataFrame) -> str:
         texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
         shown.insert(place, column, texts)
     for name in shown.columns:
-        if shown[name].dtype == object:
-            shown[name] = [_cell(value) for value in shown[name]]
+        if not pd.api.types.is_numeric_dtype(shown[name]):
+            shown[name] = pd.Series([_cell(v) for v in shown[name]], shown.index, dtype=object)
     return shown.to_csv(index=False, lineterminator="\n").rstrip("\n")
 
 
 def _cell(value: Any) -> Any:
-    """Texts as a spreadsheet may have them; absent stays absent, and a number a number."""
-    if isinstance(value, float):
-        return round(value, DIGITS)
+    """Texts as a spreadsheet may have them; what is absent stays absent, and a number a number."""
     return csv_cell(value) if isinstance(value, str) else value
 
 
