@@ -117,7 +117,7 @@ def _run(arguments: argparse.Namespace) -> int:
     ended = {**done, **made}
     named = ("overrides", "given")  # a table of this request speaks its words
     records = [
-        replace(each := ended[run.key], run=each.run | {n: run.identity[n] for n in named})
+        replace(each := ended[run.key], run={**each.run, **{n: run.identity[n] for n in named}})
         for run in runs
     ]
     print("\n" + leaderboard.render(records))

@@ -38,7 +38,7 @@ def commands(board: Leaderboard, registry: Registry) -> list[str]:
                 lacking.setdefault(tuple(row["missing"]), []).append(row["dataset"])
         given, label = part["given"].iloc[0], part["label"].iloc[0]
         for seeds, datasets in lacking.items():
-            model = _model(records, tuple(key), label)
+            model = _model(records, tuple(map(str, key)), label)
             options = tuple(_options(model, datasets, seeds, given, registry))
             shared.setdefault(options, []).append(model.run["method"])
     return [

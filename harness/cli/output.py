@@ -60,7 +60,7 @@ def kept() -> Iterator[Stream]:
     """Meanwhile sys.stdout and sys.stderr are such streams; the value is that of stdout."""
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - as None, where a stream was closed
-        sys.stdout, sys.stderr = out, err = [Stream(stream or nowhere) for stream in before]  # type: ignore[assignment]
+        sys.stdout, sys.stderr = out, err = [Stream(stream or nowhere) for stream in before]
         try:
             yield out
         finally:

@@ -103,5 +103,7 @@ def _text(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value) if not isinstance(value, str) else value
-    return text.replace(" ", "")
+    """A value as text, never that of another one: texts that could be are quoted."""
+    text = json.dumps(value, separators=(",", ":"))
+    plain = isinstance(value, str) and re.fullmatch(r"[^\W\d_][\w./ -]*", value)
+    return value if plain and value not in ("true", "false", "null") else text

@@ -74,7 +74,7 @@ def parse(text: str) -> Record:
         raise ValueError("lists are nested too deeply") from None
     given = _dict(loaded, "the file")
     version = given.get("format")
-    if _whole(version) and version > FORMAT:
+    if type(version) is int and version > FORMAT:
         raise ValueError(
             f"it was made by a newer version (format {version}; this version reads {FORMAT})"
         )
@@ -218,7 +218,7 @@ def _texts(value: Any, place: str) -> None:
 
 def _dict(value: Any, place: str) -> dict[str, Any]:
     _need(isinstance(value, dict), place, value, "an object of names and values")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _text(value: Any, place: str) -> None:
@@ -227,18 +227,18 @@ def _text(value: Any, place: str) -> None:
 
 def _count(value: Any, place: str, least: int) -> int:
     _need(_whole(value) and value >= least, place, value, f"a whole number from {least}")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _amount(value: Any, place: str) -> float:
     _need(type(value) in (int, float) and value >= 0, place, value, "a number from 0")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _fraction(value: Any, place: str) -> float:
     fits = type(value) in (int, float) and 0 <= value <= 1
     _need(fits, place, value, "a fraction from 0 to 1")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _whole(value: Any) -> bool:

@@ -104,9 +104,10 @@ def overview(part: pd.DataFrame, names: list[str], form: str) -> str:
     short = [name.removeprefix(prefix) for name in names]
     shown = []
     for label, mine in part.groupby("label", sort=False):
-        values = {row["dataset"]: _score(row.drop(f"{column}_std", errors="ignore"), column)
-                  for _, row in mine.iterrows()}  # fmt: skip
-        shown.append({"method": str(label)} | dict(zip(short, map(values.get, names), strict=True)))
+        lines = {row["dataset"]: row for _, row in mine.iterrows()}
+        cells = [_score(lines[name].drop(f"{column}_std", errors="ignore"), column)
+                 for name in names]  # fmt: skip
+        shown.append({"method": str(label)} | dict(zip(short, cells, strict=True)))
     title = "HM of each dataset's base and new" if column == "hm" else f"{column} of each dataset"
     title += f" ({prefix}…)." if prefix else "."
     if any(cell.startswith("(") for line in shown for cell in line.values()):
@@ -121,7 +122,7 @@ def by_shots(part: pd.DataFrame, title: str, form: str) -> str:
     shots = sorted(averages["shots"].unique(), key=int)
     shown = []
     for label, mine in averages.groupby("label", sort=False):
-        values = mine.set_index("shots")[column] if column in mine else {}
+        values = dict(zip(mine["shots"], mine.get(column, []), strict=False))
         row = {number: percent(values.get(number)) for number in shots}
         shown.append({"method": str(label)} | row)
     name = "HM" if column == "hm" else column

@@ -67,15 +67,15 @@ def _table(entries: Sequence[Entry]) -> list[dict[str, Any]]:
             settings[name] = given
             every[name] = [each for each in oldest_first if each.record.key in keys]
     kept = {each.record.key for each in current}
-    rows_ = {name: _together([e for e in members if e.record.key in kept])
-             for name, members in every.items()}  # fmt: skip
+    counted = {name: _together([each for each in members if each.record.key in kept])
+               for name, members in every.items()}  # fmt: skip
     counting = [each for each in oldest_first if each.counts] or oldest_first
     datasets = sorted({each.dataset for each in counting})
     seeds = sorted({each.seed for each in counting})
     averaged = [name for name in datasets if name != entries[0].source] or datasets
     evaluations = list(dict.fromkeys(name for each in counting for name in each.scores))
     result = []
-    for name, members in rows_.items():
+    for name, members in counted.items():
         shared = {
             "label": name, "given": settings[name], "evaluations": " ".join(evaluations),
             "applicable": not members
@@ -84,12 +84,12 @@ def _table(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         per_dataset = []
         for dataset in datasets:
             mine = [each for each in members if each.dataset == dataset]
-            stale = [each for each in every[name] if each.dataset == dataset]
+            known = [each for each in every[name] if each.dataset == dataset]
             row = {**shared, "dataset": dataset, "averaged": dataset in averaged}
-            per_dataset.append(row | _of_dataset(mine, seeds, evaluations) | _counts(mine, stale))
-        counted = [row for row in per_dataset if row["averaged"]]
-        average = {**shared, "dataset": "average", **_average(counted, members, evaluations)}
-        result += [average | _counts(members, every[name]) | _parameters(counted), *per_dataset]
+            per_dataset.append(row | _of_dataset(mine, seeds, evaluations) | _counts(mine, known))
+        inner = [row for row in per_dataset if row["averaged"]]
+        average = {**shared, "dataset": "average", **_average(inner, members, evaluations)}
+        result += [average | _counts(members, every[name]) | _parameters(inner), *per_dataset]
     return result
 
 
@@ -194,8 +194,6 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
             "weights": run["fingerprints"]["weights"], "source": each.source,
             "version": each.version, "content": each.content, "images": each.images,
         }  # fmt: skip
-        result += [
-            {**shared, "evaluation": name, "accuracy": accuracy}
-            for name, accuracy in (each.scores or {"": None}).items()
-        ]
+        scores: dict[str, Any] = {**each.scores} or {"": None}
+        result += [{**shared, "evaluation": n, "accuracy": value} for n, value in scores.items()]
     return pd.DataFrame(result)
