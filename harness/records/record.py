@@ -174,6 +174,7 @@ def _measurement(cost: Mapping[str, Any]) -> None:
                 _need(seconds > 0, f"{place}.{which}", seconds, "more than 0")
         for name in ("batch", "repeats"):
             _count(values.get(name), f"cost.{part}.{name}", 1)
+        _need("bytes" in values, f"cost.{part}.bytes", None, "there")
         for name in amounts[part]:
             if name != "bytes" or values.get(name) is not None:
                 _amount(values.get(name), f"cost.{part}.{name}")

@@ -62,8 +62,9 @@ def _table(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     current = _newest(oldest_first, lambda each: each.cell, lambda each: each.images)
     settings, every = dict[str, Mapping[str, Any]](), dict[str, list[Entry]]()
     for method in dict.fromkeys(each.record.run["method"] for each in entries):
-        for given, members in rows([e.record for e in entries if e.record.run["method"] == method]):
-            name, keys = label(method, given), {record.key for record in members}
+        own = [each.record for each in entries if each.record.run["method"] == method]
+        for given, records in rows(own):
+            name, keys = label(method, given), {record.key for record in records}
             settings[name] = given
             every[name] = [each for each in oldest_first if each.record.key in keys]
     kept = {each.record.key for each in current}

@@ -87,7 +87,8 @@ def test_a_wrong_field_is_refused_with_its_place(place, value):
     ("place", "value"),
     [
         ("cost.inference", ...), ("cost.inference.batch", 0), ("cost.train.step.median", 0),
-        ("cost.inference.data.most", "1"), ("cost.cuda", 1), ("cost.stored_bytes", None),
+        ("cost.inference.data.most", "1"), ("cost.cuda", 1), ("cost.inference.bytes", ...),
+        ("cost.stored_bytes", None),
         ("run.measured_on", "cpu"), ("run.settings.precision", ...),
     ],
 )  # fmt: skip
