@@ -135,10 +135,9 @@ def leaderboard(*results: str | Path, **options: Any) -> "Leaderboard":
         HarnessError: a folder cannot be read, or holds no records.
     """
     from harness.records.leaderboard import Leaderboard
-    from harness.records.store import Store
+    from harness.records.store import read_all
 
-    folders = results or ("results/runs",)
-    return Leaderboard([r for folder in folders for r in Store(Path(folder)).records()], **options)
+    return Leaderboard(read_all(map(Path, results or ("results/runs",))), **options)
 
 
 def load(

@@ -152,10 +152,16 @@ def read_sweeps(texts: Sequence[str]) -> list[list[Binding]]:
 def build(
     plugin: Plugin, bindings: Sequence[Binding], recipe: Mapping[str, Any] | None = None
 ) -> tuple[Any, dict[str, Any]]:
-    """The plugin's object, and the fields whose values are the user's doing.
+    """The plugin's object, and the fields whose values differ from those that it has without the
+    user's settings.
 
     What a variant fixes wins over `recipe` (a method's settings for the task), a setting over both.
     A setting of a family's name holds for its variants too, except for what a variant fixes.
+
+    A run's label shows what the user set (`given`), whatever default, recipe or profile say, so
+    that it is the same for all datasets and seeds of a request. The differences that are returned
+    here tell whether the run is also what the method gives without settings: then it belongs to
+    both rows of a table (records.labels.rows), and the key of the run is the same.
 
     Raises:
         HarnessError: an unknown field or a value of the wrong type.
@@ -170,6 +176,14 @@ def build(
     before, after = plugin.cls(**given), plugin.cls(**values)
     changed = {name: value for name, value in values.items() if getattr(before, name) != value}
     return after, changed
+
+
+def given(plugin: Plugin, bindings: Iterable[Binding]) -> tuple[str, ...]:
+    """The fields of a plugin that the user sets, whether or not their values change anything."""
+    if plugin.instance is not None:
+        return tuple(build(plugin, [])[1])
+    names = {b.name for b in bindings if b.user and applies(b, plugin)}
+    return tuple(f.name for f in fields(plugin.cls) if f.name in names)
 
 
 def restore(plugin: Plugin, recorded: Mapping[str, Any]) -> Any:

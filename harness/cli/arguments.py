@@ -149,6 +149,17 @@ def _add_leaderboard(verbs: Any) -> None:
         "--checks", action="store_true", help="list the runs that failed a sanity check"
     )
     board.add_argument(
+        "--missing", action="store_true", help="print the commands that make the runs that "
+        "incomplete rows lack",
+    )  # fmt: skip
+    board.add_argument("--methods", metavar="NAMES", help="only these; comma lists and wildcards")
+    board.add_argument("--datasets", metavar="NAMES", help="only these; the average is over them")
+    board.add_argument("--backbone", metavar="NAMES", help="only these")
+    board.add_argument(
+        "--sort", metavar="COLUMN", help="order methods by a column, such as HM, base, params or "
+        "method",
+    )  # fmt: skip
+    board.add_argument(
         "--results", type=Path, nargs="+", default=[RESULTS], metavar="DIR", help="one or more "
         f"folders of records (default: {RESULTS})",
     )  # fmt: skip

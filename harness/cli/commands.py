@@ -2,19 +2,21 @@
 
 import argparse
 import inspect
-import os
 import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import config, registry
+from harness.cli import output
 from harness.cli.arguments import DEFAULT_BACKBONE, parser
 from harness.errors import HarnessError, unknown
-from harness.records.store import Store
-from harness.records.tables import plain_table
+from harness.records.labels import differing, run_name
+from harness.records.store import Store, read_all
+from harness.records.tables import harmless, plain_table
 
 if TYPE_CHECKING:
     from harness.images.cache import Disk
@@ -25,19 +27,27 @@ MOST, LARGEST = 10_000, 10**9  # of a list such as --seeds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code (0, 1 if a run failed, 2 for a bad request, 130)."""
+    """Runs one command; returns the exit code (0, 1 if a run failed or the output could not be
+    written, 2 for a bad request, 130)."""
+    with output.kept() as out:
+        code = _command(argv)
+        out.flush()
+        if out.failure is not None:
+            print(f"error: the output cannot be written: {out.failure.strerror}.", file=sys.stderr)
+            code = code or 1
+    return code
+
+
+def _command(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(argv)
     try:
         return COMMANDS[arguments.command](arguments)
     except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {harmless(error, lines=True)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
         print(f"\ninterrupted. {stopped}".rstrip(), file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _own(arguments: argparse.Namespace) -> list[config.Binding]:
@@ -109,15 +119,17 @@ def _run(arguments: argparse.Namespace) -> int:
         print("Everything is done already; --force runs it again.")
     made = local.carry_out(request, arguments.plugin, store, pending, arguments.force, jobs)
     ended = {**done, **made}
-    records = [ended[run.key] for run in runs]
+    named = ("overrides", "given")  # a table of this request speaks its words
+    records = [
+        replace(each := ended[run.key], run={**each.run, **{n: run.identity[n] for n in named}})
+        for run in runs
+    ]
     print("\n" + leaderboard.render(records))
     failed = [record for record in records if record.status == "failed"]
+    apart = differing(record.run for record in records)
     for record in failed:
-        run = record.run
-        print(
-            f"failed: {run['method']} {run['dataset']} seed {run['seed']}: {record.reason}",
-            file=sys.stderr,
-        )
+        line = f"failed: {run_name(record.run, apart)}: {record.reason}"
+        print(harmless(line), file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -240,25 +252,30 @@ def _describe(name: str, cls: type, fixed: Mapping[str, Any], column: str) -> No
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:
+    from harness.records.leaderboard import Leaderboard
 
-    records = [record for folder in arguments.results for record in Store(folder).records()]
-    if arguments.checks:
+    names = ("task", "by_dataset", "pareto", "methods", "datasets", "backbone", "sort")
+    asked = {name: getattr(arguments, name) for name in names}
+    board = Leaderboard(read_all(arguments.results), **asked)
+    if arguments.missing:
+        from harness.cli import missing
+
+        print("\n".join(missing.commands(board, registry.load([]))) or "Nothing is missing.")
+    elif arguments.checks:
+        records = board.chosen()
+        apart = differing(record.run for record in records)
         for record in records:
-            run = record.run
             for check in record.checks:
-                print(f"{run['method']} {run['dataset']} seed {run['seed']}: {check}")
-        return 0
-    from harness.records import leaderboard
-
-    asked = (arguments.format, arguments.task, arguments.by_dataset, arguments.pareto)
-    print(leaderboard.render(records, *asked))
+                print(harmless(f"{run_name(record.run, apart)}: {check}"))
+    else:
+        print(board.text(arguments.format))
     return 0
 
 
 def _registry(plugins: list[str]) -> registry.Registry:
     loaded = registry.load(plugins)
     for name, reason in loaded.broken.items():
-        print(f"warning: the plugin {name} was left out: {reason}", file=sys.stderr)
+        print(harmless(f"warning: the plugin {name} was left out: {reason}"), file=sys.stderr)
     return loaded
 
 
@@ -288,4 +305,6 @@ COMMANDS = {
     "show": _show,
 }
 
-warnings.showwarning = lambda message, *_args, **_kw: print(f"warning: {message}", file=sys.stderr)
+warnings.showwarning = lambda message, *_args, **_kw: print(
+    f"warning: {harmless(message, lines=True)}", file=sys.stderr
+)

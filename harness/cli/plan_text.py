@@ -5,7 +5,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from harness.records.store import method_label
+from harness.records.labels import method_label
 from harness.records.tables import plain_table, width
 from harness.runs.context import PreparedRun
 from harness.towers.backbone import NOT_HERE

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.records.store import Record, method_label
+from harness.records.labels import method_label
+from harness.records.record import Record
 from harness.records.tables import MISSING, count, format_table
 
 Shown = Callable[[float], str]
@@ -22,7 +23,7 @@ COSTS: dict[str, tuple[str, Callable[[dict[str, Any]], float], Shown]] = {
     ),
     "memory": (
         "memory of a training step",
-        lambda cost: cost.get("train", {}).get("bytes", 0),
+        lambda cost: cost.get("train", {}).get("bytes") or 0,
         lambda value: _bytes(value),
     ),
 }
@@ -45,28 +46,38 @@ def _batch_seconds(inference: dict[str, Any]) -> float:
     return sum(inference[part]["median"] for part in parts)
 
 
-def measures(record: Record) -> bool:
-    """Whether a record is one of costs, and not of accuracy."""
-    return "measured_on" in record.run
-
-
 def tables(records: Iterable[Record], form: str) -> list[str]:
     """Two tables, training and inference, for each device, backbone, dataset, number of shots,
-    settings, and way of measuring."""
+    settings, and way of measuring. Of a method the newest record is shown, also that it failed."""
     groups: dict[tuple[str, ...], dict[str, Record]] = {}
-    for record in sorted(records, key=lambda r: r.provenance.get("time", "")):
-        if record.status == "done":
-            groups.setdefault(_place(record), {})[method_label(record.run)] = record  # the newest
+    for record in sorted(records, key=lambda r: (r.time, r.key)):
+        groups.setdefault(_place(record), {})[method_label(record.run)] = record
     parts = []
     for members in groups.values():
-        first = next(iter(members.values()))
-        device, threads = first.run["measured_on"]
-        where = device if first.cost["cuda"] else f"{device}, {threads} thread{'s' * (threads > 1)}"
-        title = f"efficiency, {first.run['backbone']}, {first.run['settings']['precision']}, "
-        title += f"{where},\n{first.run['dataset']} ({first.cost['classes']} classes), "
-        title += f"{first.run['shots']} shots, settings of {_like(first)}"
-        costs = {name: dict(record.cost) for name, record in members.items()}
-        parts += [_training(title, costs, form), _inference(title, costs, form)]
+        measured = [record for record in members.values() if record.status == "done"]
+        run = next(iter(members.values())).run
+        device, threads = run["measured_on"]
+        on_cuda = bool(measured) and measured[0].cost["cuda"]
+        where = device if on_cuda else f"{device}, {threads} thread{'s' * (threads > 1)}"
+        classes = f" ({measured[0].cost['classes']} classes)" if measured else ""
+        title = f"efficiency, {run['backbone']}, {run['settings']['precision']}, "
+        title += f"{where},\n{run['dataset']}{classes}, {run['shots']} shots, settings of "
+        title += str(run.get("task_fields", {}).get("like", run["task"]))
+        for kind, notes, row in (
+            ("training", _training_notes, _training),
+            ("inference", _inference_notes, _inference),
+        ):
+            costs = {name: dict(record.cost) for name, record in members.items()
+                     if record.status == "done"}  # fmt: skip
+            shown = {name: row(name, cost) for name, cost in costs.items()}
+            columns = list(next(iter(shown.values()), {"method": "", "measured": ""}))
+            rows = [
+                shown.get(name)
+                or dict.fromkeys(columns, MISSING) | {"method": name, columns[-1]: record.status}
+                for name, record in members.items()
+            ]
+            text = notes(list(costs.values())) if costs else ["Nothing was measured."]
+            parts.append(format_table(rows, form, "\n".join([f"{title}: {kind}.", *text])))
     return parts
 
 
@@ -74,67 +85,62 @@ def _place(record: Record) -> tuple[str, ...]:
     run = record.run
     return tuple(map(str, (run["backbone"], run["fingerprints"]["weights"], run["measured_on"],
                            run["dataset"], run["shots"], run["settings"],
-                           run["task_fields"])))  # fmt: skip
+                           run.get("task_fields"))))  # fmt: skip
 
 
 def _like(record: Record) -> str:
     """The task whose recipes were measured."""
-    return str(record.run["task_fields"].get("like", record.run["task"]))
+    return str(record.run.get("task_fields", {}).get("like", record.run["task"]))
 
 
-def _training(title: str, costs: dict[str, dict[str, Any]], form: str) -> str:
-    rows = []
-    for name, cost in costs.items():
-        row = {"method": name, "params": _parameters(cost), "stored": _bytes(cost["stored_bytes"])}
-        train = cost.get("train")
-        if train is None:
-            rest = ("batch", "images/s", "data", "image", "text", "rest", "memory")
-            rows.append(row | dict.fromkeys(rest, MISSING) | {"fit": _seconds(fit_seconds(cost))})
-            continue
-        whole = train["data"]["median"] + train["step"]["median"]
-        shares = {part: train[part]["median"] / whole for part in ("data", "image", "text")}
-        rate = f"{_rate(train['batch'] / whole)} ± {_spread(train['step'])}"
-        row |= {"batch": count(train["batch"]), "images/s": rate}
-        row |= {part: f"{share:.0%}" for part, share in shares.items()}
-        row |= {"rest": f"{max(0.0, 1 - sum(shares.values())):.0%}"}
-        row |= {"memory": _bytes(train["bytes"]), "fit": _seconds(fit_seconds(cost))}
-        rows.append(row)
-    repeats = max(cost["inference"]["repeats"] for cost in costs.values())
-    notes = [
-        f"{title}: training.",
+def _training(name: str, cost: dict[str, Any]) -> dict[str, str]:
+    row = {"method": name, "params": _parameters(cost), "stored": _bytes(cost["stored_bytes"])}
+    train = cost.get("train")
+    if train is None:
+        rest = ("batch", "images/s", "data", "image", "text", "rest", "memory")
+        return row | dict.fromkeys(rest, MISSING) | {"fit": _seconds(fit_seconds(cost))}
+    whole = train["data"]["median"] + train["step"]["median"]
+    shares = {part: train[part]["median"] / whole for part in ("data", "image", "text")}
+    rate = f"{_rate(train['batch'] / whole)} ± {_spread(train['step'])}"
+    row |= {"batch": count(train["batch"]), "images/s": rate}
+    row |= {part: f"{share:.0%}" for part, share in shares.items()}
+    row |= {"rest": f"{max(0.0, 1 - sum(shares.values())):.0%}"}
+    return row | {"memory": _bytes(train["bytes"]), "fit": _seconds(fit_seconds(cost))}
+
+
+def _training_notes(costs: Sequence[dict[str, Any]]) -> list[str]:
+    repeats = max(cost["inference"]["repeats"] for cost in costs)
+    return [
         f"Medians of {repeats} after one unmeasured, ± half of the range; images are decoded.",
         "Data, image and text tower in percent of a step with its data; rest: loss, optimiser,",
         "further passes. Memory: above what was in use. Fit: what is done once, and steps times a",
         "step; nothing is taken from the caches but decoded images.",
     ]
-    return format_table(rows, form, "\n".join(notes))
 
 
-def _inference(title: str, costs: dict[str, dict[str, Any]], form: str) -> str:
-    rows = []
-    for name, cost in costs.items():
-        inference = cost["inference"]
-        own = inference["text_per_image"]
-        whole = _batch_seconds(inference)
-        rate = f"{_rate(image_rate(cost))} ± {_spread(inference['texts' if own else 'image'])}"
-        row = {"method": name, "images/s": rate}
-        for part in ("data", "image", "head"):
-            row[part] = f"{inference[part]['median'] / whole:.0%}"
-        texts = inference["texts"]["median"]
-        row["texts"] = f"{texts / whole:.0%}" if own else f"{_seconds(texts)} once"
-        row["GF/image"] = f"{inference['operations_an_image'] / 1e9:.2f}"
-        row["GF/class"] = f"{inference['operations_a_class'] / 1e9:.3f}" + "*" * own
-        row["memory"] = _bytes(inference["bytes"])
-        rows.append(row)
-    batch = max(cost["inference"]["batch"] for cost in costs.values())
+def _inference(name: str, cost: dict[str, Any]) -> dict[str, str]:
+    inference = cost["inference"]
+    own = inference["text_per_image"]
+    whole = _batch_seconds(inference)
+    rate = f"{_rate(image_rate(cost))} ± {_spread(inference['texts' if own else 'image'])}"
+    row = {"method": name, "images/s": rate}
+    for part in ("data", "image", "head"):
+        row[part] = f"{inference[part]['median'] / whole:.0%}"
+    texts = inference["texts"]["median"]
+    row["texts"] = f"{texts / whole:.0%}" if own else f"{_seconds(texts)} once"
+    row["GF/image"] = f"{inference['operations_an_image'] / 1e9:.2f}"
+    row["GF/class"] = f"{inference['operations_a_class'] / 1e9:.3f}" + "*" * own
+    return row | {"memory": _bytes(inference["bytes"])}
+
+
+def _inference_notes(costs: Sequence[dict[str, Any]]) -> list[str]:
+    batch = max(cost["inference"]["batch"] for cost in costs)
     notes = [
-        f"{title}: inference.",
         f"Batches of {batch}. GF: counted floating-point operations / 1e9, of a class once, with",
         "the frozen texts that the method refers to.",
     ]
-    if any(cost["inference"]["text_per_image"] for cost in costs.values()):
-        notes.append("*: for each class and image.")
-    return format_table(rows, form, "\n".join(notes))
+    own = any(cost["inference"]["text_per_image"] for cost in costs)
+    return [*notes, "*: for each class and image."] if own else notes
 
 
 def compared(record: Record) -> tuple[str, str, str, str]:
@@ -150,14 +156,14 @@ def of_methods(records: Iterable[Record], kind: str) -> dict[Compared, float]:
         HarnessError: there are none, or those of one table from several devices, datasets or
             settings.
     """
-    mine = [record for record in records if measures(record) and record.status == "done"]
+    mine = [record for record in records if record.measures and record.status == "done"]
     found, places = dict[Compared, float](), dict[tuple[str, ...], dict[str, None]]()
-    for r in sorted(mine, key=lambda r: r.provenance.get("time", "")):
+    for r in sorted(mine, key=lambda r: r.time):
         value = COSTS[kind][1](dict(r.cost))
         table = compared(r)
         device, threads = r.run["measured_on"]
         where = f"{r.run['dataset']} on {device}, {threads} threads, {r.run['settings']}, "
-        places.setdefault(table, {})[f"{where}{r.run['task_fields']}"] = None
+        places.setdefault(table, {})[f"{where}{r.run.get('task_fields')}"] = None
         if value is not None:
             found[(*table, method_label(r.run))] = value
     if not found:

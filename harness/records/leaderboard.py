@@ -3,45 +3,107 @@
 It never imports torch.
 """
 
+import fnmatch
 import json
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, unknown
 from harness.records import costs, plot
-from harness.records.store import CHANGE, Record
-from harness.records.summary import TABLES, frame, summarise
-from harness.records.tables import MISSING, count, format_table, percent
+from harness.records.entry import TABLES, Entry, entry
+from harness.records.labels import method_label
+from harness.records.record import Record
+from harness.records.scores import by_shots, evaluations, overview, scores_table
+from harness.records.store import one_a_key
+from harness.records.summary import summarise
+from harness.records.tables import csv_cell, width
 
-CHECKS = "python -m harness leaderboard --checks"
+SORTS = {"method": "label", "params": "parameters", "mean of HMs": "mean_hm", "HM": "hm"}
+DIGITS = 12  # of fractions in csv: further ones are noise of the sums
 
 
 @dataclass(frozen=True)
 class Leaderboard:
     """The tables of some records: printed as Markdown, shown as HTML in a notebook.
 
-    task: this one alone; by_dataset: one more table for each dataset; pareto: of costs.COSTS.
+    task: this one alone; by_dataset: one more table for each dataset; pareto: of costs.COSTS;
+    methods, datasets, backbone: only those, comma lists with wildcards; sort: by a column.
     """
 
     records: Sequence[Record]
     task: str | None = None
     by_dataset: bool = False
     pareto: str | None = None
+    methods: str | None = None
+    datasets: str | None = None
+    backbone: str | None = None
+    sort: str | None = None
 
     def text(self, form: str = "markdown") -> str:
-        """The tables as `markdown`, `latex`, `csv` or `html`.
+        """The tables as `markdown`, `latex`, `csv` or `html`, or accuracy against cost as `svg`.
 
         Raises:
-            HarnessError: there is nothing to show, or nothing to mark by.
+            HarnessError: there is nothing to show, or nothing to mark or sort by.
         """
-        return render(self.records, form, self.task, self.by_dataset, self.pareto)
+        every, chosen = one_a_key(self.records), self.chosen()
+        if form == "svg":
+            return plot.pareto(replace(self, task=None).chosen(), self.task, self.pareto)
+        about_costs = costs.tables((record for record in chosen if record.measures), form)
+        if chosen and all(record.measures for record in chosen):
+            return "\n\n".join(about_costs)
+        table = self.frame()
+        if form == "csv" and self.pareto:
+            raise HarnessError("--pareto marks a table to be read: leave out --format csv.")
+        if form == "csv":
+            return "\n\n".join([_csv(table), *about_costs])
+        spent = costs.of_methods(every, self.pareto) if self.pareto not in (None, "params") else {}
+        parts = _tables(table, form, self.by_dataset, self.pareto, spent) + about_costs
+        if form == "markdown":
+            parts += [
+                textwrap.fill(each, width())
+                for each in differing(r for r in chosen if not r.measures)
+            ]
+        return "\n\n".join(parts)
+
+    def chosen(self) -> list[Record]:
+        """The records of the task, methods, datasets and backbone that were asked for.
+
+        Raises:
+            HarnessError: there are none of a name, with the names that there are.
+        """
+        records = one_a_key(self.records)
+        of: dict[str, tuple[str | None, Callable[[Record], Sequence[str]]]] = {
+            "task": (self.task, lambda record: [record.run["task"]]),
+            "backbone": (self.backbone, lambda record: [record.run["backbone"]]),
+            "dataset": (self.datasets, lambda record: [record.run["dataset"]]),
+            "method": (self.methods, lambda record: _names_of_method(record.run)),
+        }  # fmt: skip
+        for kind, (asked, names_of) in of.items():
+            if asked is None:
+                continue
+            names = {name for record in records for name in names_of(record)}
+            patterns = [part.strip() for part in asked.split(",") if part.strip()]
+            for pattern in patterns:
+                if not _matching(names, pattern):
+                    raise HarnessError(f"no records are of it: {unknown(kind, pattern, names)}")
+            found = {name for pattern in patterns for name in _matching(names, pattern)}
+            found |= {name.partition("[")[0] for name in found}  # a row may hold plain runs, too
+            records = [record for record in records if found & {*names_of(record)}]
+        return records
 
     def frame(self) -> pd.DataFrame:
-        """See `summarise`."""
-        return summarise(self.records)
+        """See `summarise`; sorted, and only with the rows that were asked for."""
+        table = summarise(record for record in self.chosen() if not record.measures)
+        if self.methods is not None:
+            patterns = [part.strip() for part in self.methods.split(",")]
+            asked = [any(_matching([each, each.partition("[")[0]], p) for p in patterns)
+                     for each in table["label"]]  # fmt: skip
+            table = table[asked].reset_index(drop=True)
+        return _sorted(table, self.sort) if self.sort else table
 
     def __str__(self) -> str:
         return self.text()
@@ -52,6 +114,14 @@ class Leaderboard:
         return self.text("html")
 
 
+def _names_of_method(run: Mapping[str, Any]) -> list[str]:
+    return [run["method"], method_label(run)]
+
+
+def _matching(names: Iterable[str], pattern: str) -> set[str]:
+    return {name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)}
+
+
 def render(
     records: Iterable[Record],
     form: str = "markdown",
@@ -59,29 +129,23 @@ def render(
     by_dataset: bool = False,
     pareto: str | None = None,
 ) -> str:
-    """The leaderboards of `records` as text; with `by_dataset` one more table for each dataset;
-    with `pareto` (of costs.COSTS) a mark at methods that no other beats in accuracy and that cost.
+    """The leaderboards of `records` as text; see Leaderboard."""
+    return Leaderboard([*records], task, by_dataset, pareto).text(form)
+
+
+def _tables(
+    table: pd.DataFrame,
+    form: str,
+    by_dataset: bool,
+    pareto: str | None,
+    spent: Mapping[costs.Compared, float],
+) -> list[str]:
+    """The tables as text; with `by_dataset` one more for each dataset; with `pareto` (of
+    costs.COSTS) a mark at methods that no other beats in accuracy and that cost, `spent`.
 
     Raises:
-        HarnessError: there is nothing to show, or nothing to mark by.
+        HarnessError: there is nothing to mark by.
     """
-    every = list(records)
-    if form == "svg":
-        return plot.pareto(every, task, pareto)
-    chosen = [record for record in every if task in (None, record.run["task"])]
-    if task is not None and not chosen:
-        raise HarnessError(f"there are no records of the task {task!r} yet.")
-    spent = costs.of_methods(every, pareto) if pareto not in (None, "params") else {}
-    records = [record for record in chosen if not costs.measures(record)]
-    about_costs = costs.tables((r for r in chosen if costs.measures(r)), form)
-    if chosen and not records:
-        return "\n\n".join(about_costs) or "nothing was measured."
-    table = summarise(records)
-    if form == "csv":
-        if pareto:
-            raise HarnessError("--pareto marks a table to be read: leave out --format csv.")
-        scores = table.drop(columns="evaluations").to_csv(index=False).rstrip("\n")
-        return "\n\n".join([scores, *about_costs])
     parts, compared = list[str](), False
     for key, part in table.groupby(TABLES, sort=False):
         task_name, backbone, weights, shots, settings = map(str, key)
@@ -96,151 +160,97 @@ def render(
         mine = {each[-1]: c for each, c in spent.items()
                 if each[:-1] == (backbone, weights, task_name, shots)}  # fmt: skip
         if pareto == "params":
-            counts = part.dropna(subset="parameters")
+            counts = part[part["dataset"] == "average"].dropna(subset="parameters")
             mine = dict(zip(counts["label"], counts["parameters"], strict=True))
-        heading = f"{title}, {_number(averaged)}"
+        about = averaged[0] if len(averaged) == 1 else f"average of {len(averaged)} datasets"
+        heading = f"{title}, {about}"
         compared = compared or bool(mine)
-        parts.append(_scores(part, "average", heading, form, mine, pareto))
+        parts.append(scores_table(part, "average", heading, form, mine, pareto))
         if len(datasets) > 1:
-            parts.append(_overview(part, datasets, form))
+            parts.append(overview(part, datasets, form))
         if by_dataset:
-            parts += [_scores(part, name, f"{title}, {name}", form) for name in datasets]
+            parts += [scores_table(part, name, f"{title}, {name}", form) for name in datasets]
     if pareto and not compared:
         raise HarnessError(
             f"--pareto {pareto}: no measurement is of these backbones, weights, tasks and shots. "
             "Measure with --tasks efficiency, --shots and --set efficiency.like=TASK."
         )
     for key, part in table.groupby([name for name in TABLES if name != "shots"], sort=False):
-        if part["shots"].nunique() > 1:
-            parts.append(_by_shots(part, f"{key[0]}, {key[1]}", form))
-    parts += about_costs
-    if form == "markdown":
-        parts += [textwrap.fill(each, 100) for each in differing(records, task)]
-    return "\n\n".join(parts)
+        if part["shots"].nunique() > 1 and evaluations(part):
+            parts.append(by_shots(part, f"{key[0]}, {key[1]}", form))
+    return parts
 
 
-def differing(records: Iterable[Record], task: str | None = None) -> list[str]:
+def _csv(table: pd.DataFrame) -> str:
+    """All rows with raw fractions, a column for each setting that was given, and no average of one
+    dataset."""
+    per_table = table[table["dataset"] != "average"].groupby(TABLES)["dataset"].nunique()
+    alone = {key for key, number in per_table.items() if number == 1}
+    keys = pd.Series(list(zip(*(table[name] for name in TABLES), strict=True)), table.index)
+    table = table[(table["dataset"] != "average") | ~keys.isin(alone)]
+    given = list(table["given"])
+    names = dict.fromkeys(name for settings in given for name in settings)
+    shown = table.drop(columns=["evaluations", "given", "missing"]).round(DIGITS)
+    for place, name in enumerate(names, 1):
+        column = name if name not in shown.columns else f"set_{name}"
+        values = [settings.get(name) for settings in given]
+        texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+        shown.insert(place, column, texts)
+    for name in shown.columns:
+        if not pd.api.types.is_numeric_dtype(shown[name]):
+            shown[name] = pd.Series([_cell(v) for v in shown[name]], shown.index, dtype=object)
+    return shown.to_csv(index=False, lineterminator="\n").rstrip("\n")
+
+
+def _cell(value: Any) -> Any:
+    """Texts as a spreadsheet may have them; what is absent stays absent, and a number a number."""
+    return csv_cell(value) if isinstance(value, str) else value
+
+
+def _sorted(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The methods of each table in the order of a column's value in the average row: scores from
+    the highest, names, parameters and seconds from the lowest; rows without a value last.
+
+    Raises:
+        HarnessError: no table has that column, with those that there are.
+    """
+    names = {name.lower(): of for name, of in SORTS.items()}
+    numbers = table.select_dtypes("number").columns
+    names |= {str(name).lower(): str(name) for name in numbers}
+    names |= {each: each for texts in table["evaluations"] for each in texts.split()}
+    name = names.get(column, names.get(column.lower(), ""))
+    if name not in table.columns:
+        columns = [of for of, each in names.items() if each in table.columns]
+        raise HarnessError(f"--sort: {unknown('column', column, columns)}")
+    ascending = name in ("label", "parameters", "train_seconds")
+    average = table[table["dataset"] == "average"]
+    average = average.sort_values(name, ascending=ascending, kind="stable", na_position="last")
+    place = {key: i for i, key in enumerate(zip(*(average[c] for c in (*TABLES, "label")),
+                                                strict=True))}  # fmt: skip
+    rows = list(zip(*(table[c] for c in (*TABLES, "label")), strict=True))
+    first = {key[:-1]: i for i, key in reversed(list(enumerate(rows)))}
+    order = sorted(range(len(rows)), key=lambda i: (first[rows[i][:-1]], place[rows[i]], i))
+    return table.iloc[order].reset_index(drop=True)
+
+
+def differing(records: Iterable[Record]) -> list[str]:
     """A sentence for each dataset whose records were made on different lists of images, and so are
     not averaged together: the tables hold the newest."""
+    cells = dict[tuple[object, ...], list[Entry]]()
+    for each in map(entry, records):
+        cells.setdefault((each.table, *each.cell), []).append(each)
     found = []
-    rows = frame(records).sort_values("time", kind="stable")
-    for key, part in rows.groupby([*TABLES, "dataset", "seed"], sort=False):
-        lists = part.groupby("images", sort=False)["label"].unique()
-        if len(lists) < 2 or task not in (None, key[0]):
-            continue
-        newest = part["images"].iloc[-1]
-        others = "; ".join(
-            f"{', '.join(sorted(labels))} on {images}"
-            for images, labels in lists.items()
-            if images != newest
-        )
-        found.append(
-            f"Left out, {key[0]}, {key[-2]}, seed {key[-1]}: the lists of images differ, and are "
-            f"not averaged. Shown is the newest, {newest}; left out: {others}."
-        )
+    for members in cells.values():
+        members.sort(key=lambda each: (each.record.time, each.record.key))
+        last, lists = members[-1], dict[str, set[str]]()
+        for each in members:
+            lists.setdefault(each.images, set()).add(method_label(each.record.run))
+        lists.pop(last.images)
+        others = "; ".join(f"{', '.join(sorted(each))} on {name}" for name, each in lists.items())
+        if others:
+            found.append(
+                f"Left out, {last.table[0]}, {last.dataset}, seed {last.seed}: the lists of images "
+                f"differ, and are not averaged. Shown is the newest, {last.images}; left out: "
+                f"{others}."
+            )
     return found
-
-
-def _scores(
-    part: pd.DataFrame,
-    dataset: str,
-    title: str,
-    form: str,
-    spent: Mapping[str, float] | None = None,
-    pareto: str | None = None,
-) -> str:
-    """One table: every method's scores on a dataset, or on their average; with the methods' costs
-    (`spent`, of the kind `pareto`) which of them no other beats."""
-    rows = part[part["dataset"] == dataset].dropna(axis="columns", how="all")
-    both = _paired(part) and dataset == "average"
-    best = _unbeaten(rows, "hm" if _paired(part) else _evaluations(part)[0], spent) if spent else ()
-    shown = []
-    for _, row in rows.iterrows():
-        line = {"method": row["label"], "params": count(row.get("parameters"))}
-        line |= {n: percent(row.get(n), row.get(f"{n}_std")) for n in _evaluations(part)}
-        line |= {"HM": percent(row.get("hm"))} if _paired(part) else {}
-        line |= {"mean of HMs": percent(row.get("mean_hm"))} if both else {}
-        if pareto and spent:
-            if pareto != "params":  # they have a column already
-                value = spent.get(row["label"])
-                line[pareto] = MISSING if value is None else costs.COSTS[pareto][2](value)
-            line["unbeaten"] = "*" * (row["label"] in best)
-        line |= {"n": count(row.get("n")), "runs": _runs(row)}
-        shown.append(line)
-    notes = [f"{title}.", "Top-1 in percent: mean ± sample standard deviation over n seeds."]
-    if both:
-        notes.append("HM: of the averaged base and new. Mean of HMs: over the datasets' HMs.")
-    if CHANGE in _evaluations(part):
-        notes.append(f"{CHANGE}: mean over the other datasets of accuracy minus zero-shot's.")
-    if pareto and spent:
-        notes.append(f"{pareto}: {costs.COSTS[pareto][0]}; *: no method's mean is better in both.")
-    if rows["checks"].gt(0).any():
-        notes.append(f"†: runs that look wrong; `{CHECKS}` lists them.")
-    return format_table(shown, form, "\n".join(notes))
-
-
-def _unbeaten(rows: pd.DataFrame, score: str, spent: Mapping[str, float]) -> set[str]:
-    """The methods that no other beats in score and cost, of those with both."""
-    both = [
-        (row["label"], (row[score], spent[row["label"]]))
-        for _, row in rows.iterrows()
-        if row["label"] in spent and not pd.isna(row.get(score))
-    ]
-    marks = costs.unbeaten([point for _, point in both])
-    return {label for (label, _), mark in zip(both, marks, strict=True) if mark}
-
-
-def _runs(row: pd.Series) -> str:
-    if not row["applicable"]:
-        return "not applicable"
-    text = f"{row['runs']}/{row['expected']}"
-    text += " incomplete" if row["runs"] < row["expected"] else ""
-    text += f", {row['failed']} failed" if row["failed"] else ""
-    text += f", {row['stale']} stale" if row["stale"] else ""
-    return text + (f" ({row['checks']}†)" if row["checks"] else "")
-
-
-def _overview(part: pd.DataFrame, names: list[str], form: str) -> str:
-    """Methods by datasets: the HM, or the only score."""
-    column = "hm" if _paired(part) else _evaluations(part)[0]
-    prefix = _common_prefix(names)
-    shown = []
-    for label, mine in part.groupby("label", sort=False):
-        values = mine.set_index("dataset")[column]
-        shown.append(
-            {"method": str(label)} | {n.removeprefix(prefix): percent(values[n]) for n in names}
-        )
-    title = "HM of each dataset's base and new" if column == "hm" else f"{column} of each dataset"
-    return format_table(shown, form, f"{title} ({prefix}…)." if prefix else f"{title}.")
-
-
-def _by_shots(part: pd.DataFrame, title: str, form: str) -> str:
-    """Methods by shots: the average of the datasets."""
-    column = "hm" if _paired(part) else _evaluations(part)[0]
-    averages = part[part["dataset"] == "average"]
-    shots = sorted(averages["shots"].unique(), key=int)
-    shown = []
-    for label, mine in averages.groupby("label", sort=False):
-        values = mine.set_index("shots")[column]
-        row = {number: percent(values.get(number)) for number in shots}
-        shown.append({"method": str(label)} | row)
-    name = "HM" if column == "hm" else column
-    return format_table(shown, form, f"{title}: {name} by shots, average of the datasets.")
-
-
-def _evaluations(part: pd.DataFrame) -> list[str]:
-    return part["evaluations"].iloc[0].split()
-
-
-def _paired(part: pd.DataFrame) -> bool:
-    """Whether the table has base and new, and so harmonic means."""
-    return {"base", "new"} <= set(_evaluations(part))
-
-
-def _number(datasets: list[str]) -> str:
-    return datasets[0] if len(datasets) == 1 else f"average of {len(datasets)} datasets"
-
-
-def _common_prefix(names: list[str]) -> str:
-    first = names[0].partition("_")[0] + "_"
-    return first if len(names) > 1 and all(name.startswith(first) for name in names) else ""

@@ -13,9 +13,10 @@ import pandas as pd
 
 from harness.errors import HarnessError
 from harness.records import costs
+from harness.records.entry import TABLES
 from harness.records.placement import RADIUS, Box, Point, labels
-from harness.records.store import Record
-from harness.records.summary import TABLES, summarise
+from harness.records.record import Record
+from harness.records.summary import summarise
 
 WIDTH, HEIGHT = 840, 560
 LEFT, RIGHT, TOP, BOTTOM = 60, 800, 62, 490  # the area of the dots
@@ -61,7 +62,7 @@ def pareto(records: Iterable[Record], task: str | None, kind: str | None) -> str
             f"--format svg draws accuracy against a cost. Add --pareto {'|'.join(costs.COSTS)}."
         )
     every = list(records)
-    scored = [r for r in every if not costs.measures(r) and task in (None, r.run["task"])]
+    scored = [r for r in every if not r.measures and task in (None, r.run["task"])]
     if not scored:
         raise HarnessError(f"there are no scores to draw{f' of the task {task!r}' * bool(task)}.")
     table = summarise(scored)
@@ -111,7 +112,7 @@ def _measured(records: list[Record], kind: str, key: tuple[str, ...]) -> str:
         return ""
     first = next(
         r for r in records
-        if costs.measures(r) and r.status == "done" and costs.compared(r) == key
+        if r.measures and r.status == "done" and costs.compared(r) == key
     )  # fmt: skip
     device, threads = first.run["measured_on"]
     where = device if first.cost.get("cuda") else f"{device}, {threads} thread{'s' * (threads > 1)}"

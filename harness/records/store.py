@@ -3,11 +3,12 @@
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,47 +16,12 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from harness.errors import HarnessError
+from harness.records.record import Record, parse
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
 CHANGE = "change_elsewhere"  # mean over other datasets of accuracy minus zero-shot accuracy
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is known of a run after it ended.
-
-    run: everything that identifies it; scores: by evaluation, accuracy as a fraction with the
-    counts behind it; cost: seconds, bytes and counts; checks: sentences about a fit that looks
-    wrong;
-    provenance: code, versions, device, time, command; error: the traceback of a failed run, or why
-    a method cannot serve the task.
-    """
-
-    key: str
-    status: str  # done, failed, or not applicable
-    run: Mapping[str, Any]
-    scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    cost: Mapping[str, Any] = field(default_factory=dict)
-    checks: list[str] = field(default_factory=list)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    error: str | None = None
-    fit: str | None = None  # the key of the fit, which names the file of its weights
-    format: int = FORMAT
-    folder: Path | None = field(default=None, compare=False, repr=False)  # where it was read
-
-    @property
-    def final(self) -> bool:
-        """Whether running it again would give nothing new."""
-        return self.status in ("done", "not applicable")
-
-    @property
-    def reason(self) -> str:
-        """The last line of a failed run's traceback, or why it is not applicable."""
-        line = (self.error or "").strip().rpartition("\n")[2]
-        return line.removeprefix("harness.errors.HarnessError: ")
 
 
 @dataclass(frozen=True)
@@ -133,31 +99,29 @@ class Store:
         return path
 
     def records(self) -> list[Record]:
-        """Every readable record; a file that is none is named in a warning.
+        """Every readable record, one a key; a file that is none is named in a warning.
 
         Raises:
             HarnessError: the folder does not exist or cannot be read.
         """
+        return one_a_key(self._each())
+
+    def _each(self) -> Iterator[Record]:
         if not os.access(self.folder, os.R_OK | os.X_OK) or not self.folder.is_dir():
             raise HarnessError(
                 f"there is no readable results folder at {self.folder}. "
                 "Give one with --results DIR."
             )
-        return [
-            replace(record, folder=self.folder)
-            for path in sorted(self.folder.rglob("*.json"))
-            if (record := self.read(path)) is not None
-        ]
+        for path in _files(self.folder):
+            if (record := self.read(path)) is not None:
+                yield replace(record, folder=self.folder)
 
     @staticmethod
     def read(path: Path) -> Record | None:
-        """The record in a file, or None with a warning that names the file."""
+        """The record in a file, or None with a warning that names the file and what is wrong."""
         try:
-            loaded = json.loads(path.read_text(encoding="utf-8"))
-            if loaded["format"] != FORMAT:
-                raise ValueError(f"format {loaded['format']}, not {FORMAT}")
-            return Record(**loaded)
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            return parse(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
             warnings.warn(f"{path} is not a readable record and is left out: {error}", stacklevel=3)
             return None
 
@@ -204,20 +168,55 @@ class Store:
             lock.release()
 
 
+def read_all(folders: Iterable[Path]) -> list[Record]:
+    """The records of several folders, one a key, without what no table shows: the losses of the
+    epochs, and all of the provenance but time and command.
+
+    Raises:
+        HarnessError: a folder cannot be read.
+    """
+    return one_a_key(_light(record) for folder in folders for record in Store(folder)._each())
+
+
+def _light(record: Record) -> Record:
+    cost = {name: value for name, value in record.cost.items() if not isinstance(value, list)}
+    about = {n: sys.intern(v) for n in ("time", "command") if (v := record.provenance.get(n))}
+    return replace(record, cost=cost, provenance=about)
+
+
+def one_a_key(records: Iterable[Record]) -> list[Record]:
+    """Of records with the same key one, whatever their order: a finished one before a failed one,
+    then the newest. A run is in a folder twice if a file or a folder was copied."""
+    found = dict[str, Record]()
+    for record in records:
+        there = found.setdefault(record.key, record)
+        if there is not record and _rank(record) > _rank(there):
+            found[record.key] = record
+    return list(found.values())
+
+
+def _rank(record: Record) -> tuple[bool, str, str]:
+    return record.final, record.time, json.dumps([record.scores, record.run], sort_keys=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The regular .json files below a folder; what cannot be read is named in a warning."""
+
+    def unreadable(error: OSError) -> None:
+        warnings.warn(f"{error.filename} is left out: {error.strerror}", stacklevel=4)
+
+    found = [
+        Path(where, name)
+        for where, _, names in os.walk(folder, onerror=unreadable)
+        for name in names
+        if name.endswith(".json")
+    ]
+    return sorted(path for path in found if path.is_file())
+
+
 def digest(value: Any) -> str:
     """Sixteen hex digits of a JSON value's hash."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def method_label(run: Mapping[str, Any]) -> str:
-    """The method's name with what the user changed of it: `dra[rank=8]`."""
-    changed = ",".join(f"{name}={_short(value)}" for name, value in run["overrides"].items())
-    return f"{run['method']}[{changed}]" if changed else run["method"]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value) if not isinstance(value, str) else value
-    return text.replace(" ", "")
 
 
 def atomically(path: Path, write: Any) -> None:

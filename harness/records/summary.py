@@ -4,20 +4,17 @@ It never imports torch.
 """
 
 import json
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+import statistics
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from harness.errors import HarnessError
-
-if TYPE_CHECKING:
-    pass
-from collections.abc import Sequence
-
-from harness.records.store import CHANGE, Record, digest, method_label
-
-TABLES = ["task", "backbone", "weights", "shots", "settings"]  # what one table is about
+from harness.records.entry import TABLES, Entry, entry
+from harness.records.labels import label, method_label, rows
+from harness.records.record import Record
+from harness.records.store import one_a_key
 
 
 def harmonic_mean(a: float, b: float) -> float:
@@ -28,135 +25,176 @@ def harmonic_mean(a: float, b: float) -> float:
 def summarise(records: Iterable[Record]) -> pd.DataFrame:
     """One row per task, backbone, shots, settings, method and dataset, and one `average` row.
 
+    A method with settings that the user gave is a row of its own; see labels.rows. Of records with
+    the same key one counts (store.one_a_key). Of a row only records that belong together count:
+    those with the newest record's code, of a dataset those with its newest hyperparameters, of a
+    dataset and seed those with its newest lists of images.
+
+    Expected of every row are the datasets and the seeds of the table's finished runs, each with
+    each. A stale run counts there, so that an average never shrinks unseen to what was run again. A
+    failed run adds neither a dataset nor a seed, unless no run of the table has finished.
+
     Columns: base, new: means over seeds (fractions); *_std: sample standard deviations (n - 1) over
     seeds, of the average row over the seeds' averages; hm: HM of base and new, of the average row
-    that of the averages (what papers print); mean_hm: the mean of the datasets' HMs; n: seeds;
-    runs, expected: finished runs and those that the seeds and datasets of the table call for;
-    failed: runs whose newest record is a failure; stale: records left out, because a newer one of
-    the row has other code, hyperparameters or images; averaged: whether the dataset is part of the
-    average, as the source of a transfer task is not. Scores of incomplete rows are absent.
+    that of the averages (what papers print); mean_hm: the mean of the HMs of the datasets in the
+    average; n: seeds; runs, expected: finished runs and those that the seeds and datasets of the
+    table call for; missing: the seeds that a dataset lacks; failed: runs whose newest record is a
+    failure; stale: records left out, because a newer one of the row has other code, hyperparameters
+    or images; parameters: trained numbers, of the average row their mean over its datasets;
+    averaged: whether the dataset is part of the average, as the source of a transfer task is not;
+    given: the settings that the user gave. Scores of incomplete rows are absent: what a dataset has
+    of them is in finished_base and so on.
     """
-    rows = frame(records)
-    if rows.empty:
+    tables = dict[tuple[str, ...], list[Entry]]()
+    for record in one_a_key(records):
+        each = entry(record)
+        tables.setdefault(each.table, []).append(each)
+    if not tables:
         raise HarnessError("there are no records yet. Start with `python -m harness run`.")
-    parts = [
-        _table(part).assign(**dict(zip(TABLES, map(str, key), strict=True)))
-        for key, part in rows.groupby(TABLES, sort=False)
-    ]
-    return pd.concat(parts, ignore_index=True)
+    order = list(dict.fromkeys((*key[:3], key[4]) for key in tables))
+    keys = sorted(tables, key=lambda key: (order.index((*key[:3], key[4])), int(key[3])))
+    named = ((dict(zip(TABLES, key, strict=True)), tables[key]) for key in keys)
+    return pd.DataFrame([row | names for names, entries in named for row in _table(entries)])
 
 
-def _table(rows: pd.DataFrame) -> pd.DataFrame:
-    datasets, seeds = sorted(rows["dataset"].unique()), sorted(rows["seed"].unique())
-    averaged = [name for name in datasets if name != rows["source"].iloc[0]] or datasets
-    current = _newest(rows)
-    evaluations = [name for name in rows["evaluation"].drop_duplicates() if name]
-    wide = current.pivot(
-        index=["label", "dataset", "seed"], columns="evaluation", values="accuracy"
-    )
-    wide = wide.reindex(columns=evaluations).dropna(how="all")
-    empty: dict[str, Any] = dict.fromkeys(_statistics(wide, evaluations), None)
+def _table(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    oldest_first = sorted(entries, key=lambda each: (each.record.time, each.record.key))
+    current = _newest(oldest_first, lambda each: each.cell, lambda each: each.images)
+    settings, every = dict[str, Mapping[str, Any]](), dict[str, list[Entry]]()
+    for method in dict.fromkeys(each.record.run["method"] for each in entries):
+        own = [each.record for each in entries if each.record.run["method"] == method]
+        for given, records in rows(own):
+            name, keys = label(method, given), {record.key for record in records}
+            settings[name] = given
+            every[name] = [each for each in oldest_first if each.record.key in keys]
+    kept = {each.record.key for each in current}
+    counted = {name: _together([each for each in members if each.record.key in kept])
+               for name, members in every.items()}  # fmt: skip
+    counting = [each for each in oldest_first if each.counts] or oldest_first
+    datasets = sorted({each.dataset for each in counting})
+    seeds = sorted({each.seed for each in counting})
+    averaged = [name for name in datasets if name != entries[0].source] or datasets
+    evaluations = list(dict.fromkeys(name for each in counting for name in each.scores))
     result = []
-    for label in rows["label"].drop_duplicates():
-        mine = current[current["label"] == label]
-        scores = wide.loc[[label]].droplevel("label") if label in wide.index else wide.iloc[:0]
+    for name, members in counted.items():
         shared = {
-            "label": label,
-            "evaluations": " ".join(evaluations),
-            "parameters": mine["parameters"].max(),
-            "applicable": not (len(mine) and (mine["status"] == "not applicable").all()),
-        }
-        every = rows[rows["label"] == label]
+            "label": name, "given": settings[name], "evaluations": " ".join(evaluations),
+            "applicable": not members
+            or any(each.record.status != "not applicable" for each in members),
+        }  # fmt: skip
         per_dataset = []
         for dataset in datasets:
-            of_dataset = scores[scores.index.get_level_values("dataset") == dataset]
-            row = {**shared, "dataset": dataset, "runs": len(of_dataset), "expected": len(seeds)}
-            row["averaged"] = dataset in averaged
-            row |= _counts(mine[mine["dataset"] == dataset], every[every["dataset"] == dataset])
-            whole = len(of_dataset) == len(seeds)
-            per_dataset.append(row | (_statistics(of_dataset, evaluations) if whole else empty))
-        average = {**shared, "dataset": "average", **empty, **_counts(mine, every)}
-        for column in ("runs", "expected"):
-            average[column] = sum(row[column] for row in per_dataset if row["averaged"])
-        if average["runs"] == average["expected"]:
-            counted = scores[scores.index.get_level_values("dataset").isin(averaged)]
-            average |= _statistics(counted.groupby(level="seed").mean(), evaluations)
-            if "hm" in average:
-                average["mean_hm"] = sum(row["hm"] for row in per_dataset) / len(per_dataset)
-        result += [average, *per_dataset]
-    return pd.DataFrame(result)
+            mine = [each for each in members if each.dataset == dataset]
+            known = [each for each in every[name] if each.dataset == dataset]
+            row = {**shared, "dataset": dataset, "averaged": dataset in averaged}
+            per_dataset.append(row | _of_dataset(mine, seeds, evaluations) | _counts(mine, known))
+        inner = [row for row in per_dataset if row["averaged"]]
+        average = {**shared, "dataset": "average", **_average(inner, members, evaluations)}
+        result += [average | _counts(members, every[name]) | _parameters(inner), *per_dataset]
+    return result
 
 
-def _counts(current: pd.DataFrame, every: pd.DataFrame) -> dict[str, Any]:
-    """What is worth knowing of a row's records beside their scores."""
-    runs = current.drop_duplicates("key")
-    return {
-        "train_seconds": runs["train_seconds"].mean(),
-        "checks": int(runs["checks"].gt(0).sum()),
-        "failed": int((runs["status"] == "failed").sum()),
-        "stale": every["key"].nunique() - len(runs),
-    }
+def _together(entries: list[Entry]) -> list[Entry]:
+    """Of a row's records those that belong together, one a dataset and seed, oldest first."""
+    entries = _newest(entries, lambda each: "", lambda each: each.version)
+    entries = _newest(entries, lambda each: each.dataset, lambda each: each.content)
+    return _newest(entries, lambda each: each.cell, lambda each: each.record.key)
 
 
-def _newest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of each row of the table only records that belong together: those like the newest one."""
-    rows = rows.sort_values("time", kind="stable")
-    for group, columns in (
-        (["dataset", "seed"], ["images"]),
-        (["label"], ["version"]),
-        (["label", "dataset"], ["content"]),
-        (["label", "dataset", "seed"], ["key", "time"]),
-    ):
-        for column in columns:
-            rows = rows[rows[column] == rows.groupby(group)[column].transform("last")]
-    return rows
+def _newest(
+    entries: Iterable[Entry], group: Callable[[Entry], Hashable], of: Callable[[Entry], str]
+) -> list[Entry]:
+    """Those with the same value as the newest (last) one of their group."""
+    entries = list(entries)
+    last = {group(each): of(each) for each in entries}
+    return [each for each in entries if of(each) == last[group(each)]]
 
 
-def _statistics(by_seed: pd.DataFrame, evaluations: Sequence[str]) -> dict[str, float]:
-    """Means and sample standard deviations over seeds (rows), by evaluation (columns)."""
-    values: dict[str, float] = {"n": len(by_seed)}
+def _of_dataset(
+    entries: Sequence[Entry], seeds: Sequence[int], evaluations: Sequence[str]
+) -> dict[str, Any]:
+    """A dataset's row: scores if all seeds are there, else what is finished of them."""
+    scores = {each.seed: each.scores for each in entries if each.counts}
+    missing = [seed for seed in seeds if seed not in scores]
+    columns = {name: [s[name] for _, s in sorted(scores.items()) if name in s]
+               for name in evaluations}  # fmt: skip
+    row: dict[str, Any] = {"runs": len(scores), "expected": len(seeds), "missing": missing}
+    if missing:
+        values = _statistics(columns)
+        finished = {n: v for n, v in values.items() if n != "n" and not n.endswith("_std")}
+        return row | dict.fromkeys(values) | {f"finished_{n}": v for n, v in finished.items()}
+    return row | _statistics({n: v for n, v in columns.items() if len(v) == len(seeds)})
+
+
+def _average(
+    counted: Sequence[Mapping[str, Any]], entries: Sequence[Entry], evaluations: Sequence[str]
+) -> dict[str, Any]:
+    """The average row: over datasets within each seed, then over seeds, if every run is there."""
+    row: dict[str, Any] = {n: sum(each[n] for each in counted) for n in ("runs", "expected")}
+    if row["runs"] < row["expected"]:
+        alone = counted[0] if len(counted) == 1 else {}
+        return row | {name: value for name, value in alone.items() if name.startswith("finished_")}
+    names = {each["dataset"] for each in counted}
+    seeds = sorted({each.seed for each in entries if each.counts and each.dataset in names})
+    columns = {}
     for name in evaluations:
-        values[name] = by_seed[name].mean()
-        values[f"{name}_std"] = by_seed[name].std(ddof=1)
-    if {"base", "new"} <= set(evaluations):
+        scores = [[each.scores[name] for each in entries if name in each.scores
+                   and each.dataset in names and each.seed == seed] for seed in seeds]  # fmt: skip
+        if all(len(of_seed) == len(names) for of_seed in scores):
+            columns[name] = [statistics.mean(of_seed) for of_seed in scores]
+    row |= _statistics(columns)
+    if "hm" in row:
+        row["mean_hm"] = statistics.mean(each["hm"] for each in counted)
+    return row
+
+
+def _statistics(columns: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Means and sample standard deviations over seeds, by evaluation."""
+    values: dict[str, Any] = {"n": max(map(len, columns.values()), default=0)}
+    for name, each in columns.items():
+        if each:
+            values[name] = statistics.mean(each)
+            values[f"{name}_std"] = statistics.stdev(each) if len(each) > 1 else None
+    if {"base", "new"} <= values.keys() and len(columns["base"]) == len(columns["new"]):
         values["hm"] = harmonic_mean(values["base"], values["new"])
     return values
 
 
-def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per run and evaluation; a failed run has one row without an accuracy.
+def _counts(current: Sequence[Entry], every: Sequence[Entry]) -> dict[str, Any]:
+    """What is worth knowing of a row's records beside their scores."""
+    costs = [each.record.cost for each in current]
+    seconds = [cost["train_seconds"] for cost in costs if cost.get("train_seconds") is not None]
+    counts = [c["trainable_parameters"] for c in costs if c.get("trainable_parameters") is not None]
+    return {
+        "parameters": max(counts, default=None),
+        "train_seconds": statistics.mean(seconds) if seconds else None,
+        "checks": sum(bool(each.record.checks) for each in current),
+        "failed": sum(each.record.status == "failed" for each in current),
+        "stale": len(every) - len(current),
+    }
 
-    `version`, `content` and `images` are digests of what must not be mixed in a table: code and
-    task of a row, hyperparameters of a row's dataset, lists of a dataset and seed.
-    """
-    rows = []
-    for record in records:
-        run, prints = record.run, record.run["fingerprints"]
-        fields = run.get("task_fields") or {}
-        evaluated = {n: v for n, v in (prints.get("evaluated") or {}).items()
-                     if n not in fields.get("others", ())}  # fmt: skip
+
+def _parameters(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    counts = [row["parameters"] for row in rows if row["parameters"] is not None]
+    return {"parameters": statistics.mean(counts) if counts else None}
+
+
+def frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per run and evaluation; a failed run has one row without an accuracy."""
+    result = []
+    for each in map(entry, one_a_key(records)):
+        run, record = each.record.run, each.record
         shared = {
-            "key": record.key,
-            "status": record.status,
-            "label": method_label(run),
-            "time": record.provenance.get("time", ""),
+            "key": record.key, "status": record.status, "label": method_label(run),
+            "time": record.time,
             "parameters": record.cost.get("trainable_parameters"),
             "train_seconds": record.cost.get("train_seconds"),
             "checks": len(record.checks),
             **{k: run[k] for k in ("method", "task", "dataset", "backbone", "shots", "seed")},
             "settings": json.dumps(run["settings"], sort_keys=True),
-            "weights": prints["weights"],
-            "version": digest([run.get("code"), run.get("task_fields")]),
-            "content": digest(run.get("hyperparameters")),
-            "source": fields.get("source", ""),
-            "images": digest([prints.get("train"), evaluated]),
-        }
-        scores = {name: s["accuracy"] for name, s in record.scores.items() if "zero_shot" not in s}
-        changes = [s["accuracy"] - s["zero_shot"] for s in record.scores.values()
-                   if "zero_shot" in s]  # fmt: skip
-        scores |= {CHANGE: sum(changes) / len(changes)} if changes else {}
-        rows += [
-            {**shared, "evaluation": name, "accuracy": accuracy}
-            for name, accuracy in (scores or {"": None}).items()
-        ]
-    return pd.DataFrame(rows)
+            "weights": run["fingerprints"]["weights"], "source": each.source,
+            "version": each.version, "content": each.content, "images": each.images,
+        }  # fmt: skip
+        scores: dict[str, Any] = {**each.scores} or {"": None}
+        result += [{**shared, "evaluation": n, "accuracy": value} for n, value in scores.items()]
+    return pd.DataFrame(result)

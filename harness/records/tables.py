@@ -14,24 +14,79 @@ FORMATS = ("markdown", "csv", "latex")
 WIDEST = 100  # where the output is no terminal, and where it is wider than is good to read
 
 
-def format_table(rows: list[dict[str, str]], form: str, caption: str) -> str:
-    """A table, with its caption above but for csv."""
+BIDI = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+HARMFUL = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *BIDI, *range(0xD800, 0xE000))
+ESCAPES = {code: chr(code).encode("unicode_escape").decode() for code in HARMFUL}
+FORMULA = tuple("=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}"
+                "\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}")  # fmt: skip
+BOLD = ("\ue000", "\ue001")  # around a cell, until LaTeX's own characters are escaped
+
+
+def harmless(text: object, lines: bool = False) -> str:
+    """Text from data as it may be shown: characters that command a terminal, turn the direction of
+    writing or cannot be encoded are written as escapes (`\\x1b`); with `lines` a newline stays."""
+    shown = str(text)
+    parts = shown.split("\n") if lines else [shown]
+    return "\n".join(part.translate(ESCAPES) for part in parts)
+
+
+def csv_cell(value: object) -> str:
+    """A cell that a spreadsheet takes for text or a number, and never for a formula."""
+    text = harmless(value)
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if text.lstrip().startswith(FORMULA) else text
+    return text
+
+
+def format_table(
+    rows: Sequence[Mapping[str, str]], form: str, caption: str, best: Sequence[str] = ()
+) -> str:
+    """A table, with its caption above but for csv.
+
+    best: columns in whose cells LaTeX shows the highest number bold.
+    """
+    names = list(rows[0])
     if form == "csv":
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([map(csv_cell, names), *(map(csv_cell, row.values()) for row in rows)])
         return text.getvalue().rstrip("\n")
     style = {"markdown": "pipe", "latex": "latex_booktabs", "html": "html"}[form]
-    align = ["left"] + ["right"] * (len(rows[0]) - 1)
+    align = ["left"] + ["right"] * (len(names) - 1)
+    rows = [{harmless(k): harmless(v) for k, v in row.items()} for row in rows]
+    caption = harmless(caption, lines=True)
     if form == "markdown":
-        rows = [{k: str(v).replace("|", "\\|") for k, v in row.items()} for row in rows]
+        rows = [{k: v.replace("|", "\\|") for k, v in row.items()} for row in rows]
     elif form == "latex":
+        rows = _bold(rows, best)
         caption = "".join(f"% {line}\n" for line in caption.splitlines())
     table = tabulate(rows, headers="keys", tablefmt=style, colalign=align, disable_numparse=True)
+    table = table.replace(BOLD[0], r"\textbf{").replace(BOLD[1], "}")
     if form == "html":
         caption = f"<p>{html.escape(caption)}</p>\n"
     return f"{caption}\n\n{table}" if form == "markdown" else f"{caption}{table}"
+
+
+def _bold(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows, with marks around the highest numbers of some columns; none in a single row."""
+    marked = [dict(row) for row in rows]
+    for name in columns:
+        numbers = [_number(row.get(name, "")) for row in rows]
+        highest = max(numbers, default=-math.inf)
+        for row, number in zip(marked, numbers, strict=True):
+            if number == highest and math.isfinite(number) and len(rows) > 1:
+                row[name] = row[name].join(BOLD)
+    return marked
+
+
+def _number(cell: str) -> float:
+    """The number that a cell begins with."""
+    try:
+        return float(cell.partition(" ")[0])
+    except ValueError:
+        return -math.inf
 
 
 def percent(mean: float | None, deviation: float | None = None) -> str:
@@ -46,7 +101,7 @@ def percent(mean: float | None, deviation: float | None = None) -> str:
 
 def count(value: float | None) -> str:
     """An integer with separators."""
-    return MISSING if value is None or math.isnan(value) else f"{int(value):,}"
+    return MISSING if value is None or math.isnan(value) else f"{round(value):,}"
 
 
 def width() -> int:
@@ -63,7 +118,7 @@ def plain_table(rows: Sequence[Mapping[str, object]], numbers: bool = False) -> 
         numbers: all columns but the first are aligned to the right.
     """
     headers = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [[str(row.get(name, "")) for name in headers] for row in rows]
+    cells = [[harmless(row.get(name, "")) for name in headers] for row in rows]
     longest = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     room = width() - 2 * (len(headers) - 1)
     by_length = sorted(range(len(headers)), key=lambda i: longest[i], reverse=True)

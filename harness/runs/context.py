@@ -219,6 +219,7 @@ class PreparedRun:
             "method": self.method.name,
             "hyperparameters": asdict(self.method.value),
             "overrides": dict(self.method.overrides),
+            "given": list(self.method.given),
             "code": code_hash(type(self.method.value)),
             "engine": ENGINE,
             "task": self.task.name,
@@ -239,7 +240,7 @@ class PreparedRun:
     @cached_property
     def key(self) -> str:
         """Sixteen hex digits of the identity's hash; the user's notation of it plays no part."""
-        content = {k: v for k, v in self.identity.items() if k != "overrides"}
+        content = {k: v for k, v in self.identity.items() if k not in ("overrides", "given")}
         return digest(content)
 
     @cached_property

@@ -24,6 +24,7 @@ from harness.fitting.texts import Texts, texts
 from harness.fitting.trainer import FitReport, fit
 from harness.images.cache import Cache
 from harness.measure import THREADS, peak, start_peak
+from harness.records.paired import sign_test
 from harness.records.store import Record
 from harness.runs.context import Context, PreparedRun
 from harness.runs.efficiency import measured
@@ -175,10 +176,15 @@ def _checks(
         found.append(f"the loss rose from {losses[0]:.4f} to {losses[-1]:.4f}")
     name = next((n for n, s in run.evaluated.items() if s.classes == run.train.classes), None)
     if name is not None:
-        frozen = zero_shot(_images(run, model, run.evaluated[name])).accuracy
-        if scores[name].accuracy < frozen:
+        frozen, fitted = zero_shot(_images(run, model, run.evaluated[name])), scores[name]
+        before, now = (each.predictions == each.labels for each in (frozen, fitted))
+        better, worse = int((now & ~before).sum()), int((before & ~now).sum())
+        p = sign_test(better, worse)
+        if worse > better and p < 0.05:  # a smaller gap is what chance gives
             found.append(
-                f"below zero-shot on its own classes: {scores[name].accuracy:.4f} < {frozen:.4f}"
+                f"below zero-shot on its own classes: {fitted.accuracy:.4f} < "
+                f"{frozen.accuracy:.4f}; it loses {worse} images that zero-shot names rightly and "
+                f"gains {better} (McNemar's exact test, p = {p:.1g})"
             )
     return found
 

@@ -107,7 +107,7 @@ def plan(request: Request, registry: Registry) -> list[PreparedRun]:
                 for m in methods:
                     with blaming(f"the method {m.name}"):
                         built = config.build(m, bindings, recipe(m, like, fitted, shots))
-                        method = Configured(m.name, *built)
+                        method = Configured(m.name, *built, config.given(m, bindings))
                         method.value.check()
                     run = Run(method, protocol, name, request.backbone, shots, seed, settings,
                               needed)  # fmt: skip

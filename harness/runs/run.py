@@ -11,12 +11,13 @@ from harness.task import Fit
 
 @dataclass(frozen=True)
 class Configured:
-    """A plugin with its settings: its registered name, the object, and the fields that the user
-    changed."""
+    """A plugin with its settings: its registered name, the object, the fields that the user
+    changed, and the names of those that the user gave."""
 
     name: str
     value: Any
     overrides: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    given: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

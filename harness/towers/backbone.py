@@ -90,12 +90,16 @@ def _here(model: str, pretrained: str) -> bool:
     if model == "hf-hub":
         return isinstance(try_to_load_from_cache(pretrained, "open_clip_config.json"), str)
     tag = open_clip.get_pretrained_cfg(model, pretrained) or {}
+    if not tag:  # a folder, a file, random weights; or nothing, which is refused elsewhere
+        return True
     repository, _, file = tag.get("hf_hub", "").rpartition("/")
     files = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-    cached = [isinstance(try_to_load_from_cache(repository, each), str) for each in files]
+    cached = [
+        isinstance(try_to_load_from_cache(repository, each), str) for each in files if repository
+    ]
     url = tag.get("url", "")
     downloaded = Path("~/.cache/clip", url.rpartition("/")[2]).expanduser()
-    return not tag or (bool(repository) and any(cached)) or (bool(url) and downloaded.is_file())
+    return any(cached) or (bool(url) and downloaded.is_file())
 
 
 def _keep_freed_memory() -> None:

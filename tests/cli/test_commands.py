@@ -122,7 +122,7 @@ def test_the_same_setting_in_other_words_is_the_same_run(tmp_path):
         (["--set", "dra.rank=3"], "leaves open"),
         (["--seeds", "3-1"], "backwards"),
         (["--set", "adapter.batch_size=-1"], "negative"),
-        (["--set", "adapter.rank=0"], "rank >= 1"),
+        (["--set", "adapter.rank=0"], "rank must be at least 1"),
         (["--set", "adapter.scale=0.0"], "scale > 0"),
         (["--set", "adapter.lr=-1.0"], "negative"),
         (["--set", "engine.max_steps=0"], "at least 1"),

@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import HarnessError
 from harness.records.leaderboard import render
-from harness.records.store import Record
+from harness.records.store import Record, digest
 from harness.records.summary import harmonic_mean, summarise
 
 
@@ -35,7 +35,7 @@ def record(method="dra", dataset="toy_a", seed=1, base=0.8, new=0.6, time="2026-
     }
     scores = {} if base is None else {"base": {"accuracy": base}, "new": {"accuracy": new}}
     return Record(
-        key=f"{method}{dataset}{seed}{time}",
+        key=digest([identity, time]),
         status="failed" if base is None else "done",
         run=identity,
         scores=scores,
@@ -176,7 +176,7 @@ def test_records_of_other_images_of_a_dataset_are_left_out():
     assert table["dra", "toy_a"]["runs"] == 0
     assert table["dra", "toy_a"]["stale"] == 2
     text = render([*older, *newer])
-    assert text.count("the lists of images differ, and are not averaged") == 2
+    assert " ".join(text.split()).count("the lists of images differ, and are not averaged") == 2
     assert "toy_a, seed 1" in text
     assert "left out: dra on" in " ".join(text.split())
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from harness.errors import HarnessError
-from harness.records.store import Record, Store, method_label
+from harness.records.labels import method_label
+from harness.records.store import Record, Store
 from tests.conftest import ROOT
 
 

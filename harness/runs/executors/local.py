@@ -15,7 +15,9 @@ from tqdm import tqdm
 
 import harness
 from harness.measure import THREADS
-from harness.records.store import Record, Store, method_label
+from harness.records.labels import differing, run_name
+from harness.records.store import Record, Store
+from harness.records.tables import harmless
 from harness.runs.context import PreparedRun
 from harness.runs.efficiency import forecast, forward_rate
 from harness.runs.engine import execute
@@ -143,6 +145,7 @@ def execute_all(
     ended: dict[str, Record] = {}
     start = int(first * len(pending))
     queue = [*pending[start:], *pending[:start]]
+    apart = differing(run.identity for run in pending)
     with tqdm(total=len(queue), desc="runs", unit="run", disable=None) as bar:
         try:
             while queue:
@@ -155,12 +158,12 @@ def execute_all(
                         record = store.ended(run.identity, run.key, versions.get(run.key), force)
                         elsewhere = record is not None
                         if record is None:
-                            bar.set_postfix_str(str(run))
+                            bar.set_postfix_str(harmless(run_name(run.identity, apart)))
                             stored = None if force else store.weights(run.fit_key)
                             record, predictions, model = execute(run.run, run.context, stored)
                             store.write(record, predictions, model)
                         if not run.refusal:
-                            tqdm.write(_outcome(run, record, elsewhere))
+                            tqdm.write(harmless(_outcome(run, record, elsewhere, apart)))
                         ended[run.key] = record
                         bar.update()
                 if len(waiting) == len(queue):
@@ -179,8 +182,8 @@ def execute_all(
     return ended
 
 
-def _outcome(run: PreparedRun, record: Record, elsewhere: bool) -> str:
-    name = f"{method_label(record.run)} {run.task.name} {run.dataset} seed {run.seed}"
+def _outcome(run: PreparedRun, record: Record, elsewhere: bool, apart: Sequence[str]) -> str:
+    name = run_name(run.identity, apart)
     if record.status != "done":
         return f"{name}: {record.status}, {record.reason}"
     if isinstance(run.task.value, Measurement):

@@ -1,0 +1,109 @@
+"""Names of runs, and of a table's rows: a method with the settings that the user gave it."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from harness.records.record import Record
+
+Settings = Mapping[str, Any]
+
+
+def given(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the method that the user gave, by name, in the order of its fields.
+
+    Records of older versions name only those that differ from what the method has without them.
+    """
+    values = {**run.get("hyperparameters", {}), **run["overrides"]}
+    names = {*run.get("given", ()), *run["overrides"]}
+    return {name: value for name, value in values.items() if name in names}
+
+
+def method_label(run: Mapping[str, Any]) -> str:
+    """The method's name with the settings that the user gave: `dra[rank=8]`."""
+    return label(run["method"], given(run))
+
+
+def label(method: str, settings: Settings) -> str:
+    """A method's name with settings."""
+    changed = ",".join(f"{name}={_short(value)}" for name, value in settings.items())
+    return f"{method}[{changed}]" if changed else method
+
+
+def run_name(run: Mapping[str, Any], settings: Iterable[str] = ()) -> str:
+    """A run in a line: `dra[rank=8] few_shot emoji_food, 16 shots, seed 1`; with those of the
+    engine's `settings` that are not the same in the runs beside it."""
+    name = f"{method_label(run)} {run['task']} {run['dataset']}, {run['shots']} shots"
+    engine = [f"engine.{n}={_short(run['settings'].get(n))}" for n in settings]
+    return ", ".join([f"{name}, seed {run['seed']}", *engine])
+
+
+def differing(runs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The names of the engine's settings that are not the same in all runs."""
+    every = [run["settings"] for run in runs]
+    names = dict.fromkeys(name for settings in every for name in settings)
+    return [n for n in names if len({_short(settings.get(n)) for settings in every}) > 1]
+
+
+def rows(records: Sequence[Record]) -> list[tuple[Settings, list[Record]]]:
+    """The rows of one method in a table: settings that were given, and the records that have them.
+
+    A row holds every run that the same settings would give, in whatever words it was asked for: a
+    run belongs to the row of some settings if it has their values and nothing else differs from
+    what the method has without settings (its defaults, recipe and profile). So a value that is the
+    recipe's on one dataset and not on another is one row over both, and the row without settings,
+    which is there if someone ran the method without any, never holds a run that differs. Rows with
+    the same runs are one, under the fewest settings. They are in natural order of the values.
+    """
+    every = sorted((given(record.run) for record in records), key=json.dumps)
+    asked = {_text(settings): settings for settings in every}
+    names = list(dict.fromkeys(name for settings in asked.values() for name in settings))
+    alike = dict[str, list[Record]]()  # runs that no row tells apart
+    for record in records:
+        had = record.run.get("hyperparameters", {}) | record.run["overrides"]
+        values = {name: had[name] for name in names if name in had}
+        alike.setdefault(_text([values, sorted(record.run["overrides"])]), []).append(record)
+    found = dict[frozenset[str], Settings]()
+    for settings in sorted(asked.values(), key=lambda each: (len(each), _text(each))):
+        members = frozenset(text for text in alike if _belongs(json.loads(text), settings))
+        found.setdefault(members, settings)
+    return [
+        (settings, [record for text in alike if text in members for record in alike[text]])
+        for members, settings in sorted(found.items(), key=lambda each: natural(each[1]))
+    ]
+
+
+def _belongs(run: tuple[Settings, list[str]], settings: Settings) -> bool:
+    values, differs = run
+    same = all(name in values and _text(values[name]) == _text(settings[name]) for name in settings)
+    return same and set(differs) <= set(settings)
+
+
+def natural(settings: Settings) -> list[tuple[str, list[tuple[int, float, str]]]]:
+    """A key that sorts settings as a reader expects: numbers by size, none before some."""
+    return [(name, _parts(settings[name])) for name in sorted(settings)]
+
+
+def _parts(value: Any) -> list[tuple[int, float, str]]:
+    if isinstance(value, bool) or value is None:
+        return [(0, float(value or 0), "")]
+    if isinstance(value, (int, float)):
+        return [(1, float(value), "")]
+    if isinstance(value, str):
+        return [(2, 0.0, part) if i % 2 == 0 else (1, float(part), "")
+                for i, part in enumerate(re.split(r"(\d+)", value)) if part]  # fmt: skip
+    if isinstance(value, Mapping):
+        value = [each for pair in sorted(value.items()) for each in pair]
+    return [part for each in value for part in _parts(each)]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _short(value: Any) -> str:
+    """A value as text, never that of another one: texts that could be are quoted."""
+    text = json.dumps(value, separators=(",", ":"))
+    plain = isinstance(value, str) and re.fullmatch(r"[^\W\d_][\w./ -]*", value)
+    return value if plain and value not in ("true", "false", "null") else text
