@@ -154,8 +154,8 @@ def test_cocoop_holds_no_more_prompts_than_a_chunk_and_gives_the_same(exact, mon
         model.trained.zero_grad()
         results += [[logits(model, TOY, images()), gradients(seen(model))]]
         results[-1] += [p.grad for p in model.parameters()]
-        for module in ("texts", "trainer"):
-            monkeypatch.setattr(f"harness.{module}.CHUNK_TEXTS", 7)
+        for module in ("texts", "step"):
+            monkeypatch.setattr(f"harness.fitting.{module}.CHUNK_TEXTS", 7)
     hook.remove()
     held = [count for count in held if count > 1]  # one text shows whether an edit draws
     assert held[:2] == [24, 24]  # evaluation, training: 8 images, 3 classes
