@@ -89,9 +89,12 @@ def _add_run(verbs: Any) -> None:
         "threads (default: 1; on emoji-mini 0: one for each thread)",
     )  # fmt: skip
     run.add_argument(
-        "--on-bad-image", choices=("error", "skip"), help="of an image that cannot be read: fail "
-        "before training, or leave it out and record that (default: error)",
+        "--on-bad-image", choices=("error", "skip"), help="of images that cannot be read: stop "
+        "before the first fit, or leave them out and record that (default: error)",
     )  # fmt: skip
+    run.add_argument(
+        "--check-images", action="store_true", help="with --dry-run: open every image of the plan"
+    )
     run.add_argument(
         "--dry-run", action="store_true", help="print the plan, with the settings by task, and stop"
     )
