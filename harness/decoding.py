@@ -40,7 +40,8 @@ def open_rgb(path: Path, dataset: str, turn: bool = False) -> Image.Image:
             raw = image.tile[0].args if image.tile else None
             kind = image.format
             if kind == "WEBP" and image.mode == "RGB" and getattr(image, "is_animated", False):
-                image.rawmode, image._mode = "RGBA", "RGBA"  # what no frame covers is clear
+                image._mode = "RGBA"  # what the first picture does not cover is clear
+                image.rawmode = "RGBA"  # type: ignore[attr-defined]
             return flat(ImageOps.exif_transpose(image) if turn else image, kind, raw)
     except Exception as error:  # decoders raise all kinds
         extra = HEIC if path.suffix.lower() in HEIC - SUFFIXES else ()

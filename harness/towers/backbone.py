@@ -180,14 +180,15 @@ def _check_config(path: Path) -> None:
         f"{path} cannot be read as JSON", lambda: json.loads(path.read_text(encoding="utf-8"))
     )
     model = config.get("model_cfg") if isinstance(config, dict) else None
-    parts = [model.get(name) if isinstance(model, dict) else None
-             for name in ("vision_cfg", "text_cfg")]  # fmt: skip
-    if not all(isinstance(part, dict) for part in parts):
-        raise HarnessError(
-            f"{path} needs a model_cfg with a vision_cfg and a text_cfg, each in braces, as "
-            "open_clip writes it."
-        )
-    named = {**parts[0], **parts[1]}
+    named: dict[str, Any] = {}
+    for part in ("vision_cfg", "text_cfg"):
+        fields = model.get(part) if isinstance(model, dict) else None
+        if not isinstance(fields, dict):
+            raise HarnessError(
+                f"{path} needs a model_cfg with a vision_cfg and a text_cfg, each in braces, as "
+                "open_clip writes it."
+            )
+        named |= fields
     foreign = [name for name in FOREIGN if named.get(name)]
     foreign += ["tokenizer_kwargs"] if "bpe_path" in str(named.get("tokenizer_kwargs")) else []
     if foreign:
