@@ -4,22 +4,28 @@ A dataset file subclasses `Dataset` and only reads. What CoOp and Dassl do with 
 for every dataset, is here.
 """
 
+import contextlib
 import hashlib
 import inspect
+import itertools
 import json
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from PIL import Image
 
+from harness.decoding import open_rgb
 from harness.errors import HarnessError
+from harness.files import below, hidden, reason, regular, stamp
 
-Prepare = Callable[[Image.Image], Image.Image]
+PARTS = ("train", "val", "test")
+THREADS = 8
 
 
 class Item(NamedTuple):
@@ -34,12 +40,14 @@ class Item(NamedTuple):
 class Classes:
     """What a method may know of the classes that it is fitted on or evaluated on.
 
-    `names` are in label order; `template` is the dataset's own zero-shot prompt.
+    `names` are in label order; `template` is the dataset's own zero-shot prompt. `ids` are what
+    knows a class in other datasets, too (WordNet's), where there is such a thing.
     """
 
     dataset: str
     names: tuple[str, ...]
     template: str
+    ids: tuple[str, ...] = field(default=(), repr=False)
 
     def texts(self, *templates: str) -> list[list[str]]:
         """`templates` filled in for each class: C lists of T texts; '_' reads as a space."""
@@ -47,15 +55,17 @@ class Classes:
         return [[template.replace("{}", name) for template in templates] for name in spoken]
 
     def numbers(self, others: "Classes") -> list[int] | None:
-        """The labels that the names of other classes have here; None if one is not here, or
-        here twice."""
-        if others.names == self.names:
-            return list(range(len(self.names)))
-        labels = {name: label for label, name in enumerate(self.names)}
-        twice = {name for name, count in Counter(self.names).items() if count > 1}
-        if not set(others.names) <= labels.keys() - twice:
+        """The labels that other classes have here, by id where both have ids and else by name;
+        None if one is not here, or here twice."""
+        by_id = bool(self.ids and others.ids)
+        here, there = (self.ids, others.ids) if by_id else (self.names, others.names)
+        if there == here:
+            return list(range(len(here)))
+        labels = {each: label for label, each in enumerate(here)}
+        twice = {each for each, count in Counter(here).items() if count > 1}
+        if not set(there) <= labels.keys() - twice:
             return None
-        return [labels[name] for name in others.names]
+        return [labels[each] for each in there]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +122,17 @@ class Dataset(ABC):
         return hashlib.sha256(repr(self).encode() + code).hexdigest()[:16]
 
     def stamp(self, item: Item, root: Path | None) -> str:
-        """What changes when an image's file does, for the cache on this machine alone."""
+        """What changes when an image's file does, for the cache on this machine alone; nothing if
+        the image is not in a file of its own."""
         return ""
+
+    def ids(self, root: Path | None) -> tuple[str, ...]:
+        """The classes' ids in label order, for `Classes`; nothing if they have none."""
+        return ()
+
+    def left_out(self, root: Path | None) -> dict[str, int]:
+        """How many files lie among the images and are not read, by suffix."""
+        return {}
 
 
 class FileDataset(Dataset):
@@ -157,13 +176,12 @@ class FileDataset(Dataset):
         """
         path = self.path(root, name)
         try:
-            return path.read_text(encoding="utf-8")
+            return regular(path).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise HarnessError(f"{self.name} needs {path}: {reason}.") from error
+            raise HarnessError(f"{self.name} needs {path}: {reason(error)}.") from error
 
     def subfolders(self, root: Path | None, below: str) -> list[str]:
-        """Names of the folders in a folder, sorted.
+        """Names of the folders in a folder, sorted, without hidden ones.
 
         Raises:
             HarnessError: there is no such folder.
@@ -171,7 +189,7 @@ class FileDataset(Dataset):
         return self._entries(root, below, folders=True)
 
     def files(self, root: Path | None, below: str) -> list[str]:
-        """Names of the files in a folder, sorted.
+        """Names of the files in a folder, sorted, without hidden ones.
 
         Raises:
             HarnessError: there is no such folder.
@@ -188,11 +206,24 @@ class FileDataset(Dataset):
     def stamp(self, item: Item, root: Path | None) -> str:
         return stamp(self.file(item, root))
 
+    def content(self, root: Path | None) -> str:
+        """Also of the sizes of all image files: reading the bytes of a published dataset would take
+        longer than a run."""
+        items = itertools.chain.from_iterable(self.read(root).values())
+        found = sizes([os.path.join(self.images, item.path) for item in items],  # noqa: PTH118
+                      self.path(root))  # fmt: skip
+        digest = hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+        return super().content(root) + digest
+
     def _entries(self, root: Path | None, below: str, folders: bool) -> list[str]:
         path = self.path(root, below)
         try:
             with os.scandir(path) as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir() == folders)
+                return sorted(
+                    entry.name
+                    for entry in entries
+                    if not hidden(entry.name) and entry.is_dir() == folders
+                )
         except OSError as error:
             raise HarnessError(f"{self.name} needs the folder {path}: {error.strerror}.") from error
 
@@ -209,45 +240,73 @@ class SplitFileDataset(FileDataset):
         text = self.text(root, self.split)
         try:
             lists = json.loads(text)
-            return {
-                part: [Item(below(path, self.name), int(label), str(name))
-                       for path, label, name in lists[part]]
-                for part in ("train", "val", "test")
-            }  # fmt: skip
-        except (ValueError, KeyError, TypeError) as error:
+            rows = {
+                part: [(path, label, name) for path, label, name in lists[part]] for part in PARTS
+            }
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise HarnessError(
                 f"{self.path(root, self.split)} is not one of CoOp's split files: {error!r}."
             ) from error
+        read = {part: [self._item(part, *row) for row in each] for part, each in rows.items()}
+        check_classes(self.name, read, complete=True)
+        return read
+
+    def _item(self, part: str, path: Any, label: Any, name: Any) -> Item:
+        if type(label) is not int or not isinstance(path, str) or not isinstance(name, str):
+            raise HarnessError(
+                f"{self.name}: in {part} of {self.split}, the class {name!r} has the label "
+                f"{label!r} for {path!r}. A label is a whole number from 0; path and class are "
+                "text."
+            )
+        return Item(below(path, self.name), label, name)
 
 
-def open_rgb(path: Path, dataset: str, prepare: Prepare = lambda image: image) -> Image.Image:
-    """The image in a file, RGB, after `prepare`.
+def check_classes(
+    dataset: str, lists: Mapping[str, Sequence[Item]], complete: bool = False
+) -> None:
+    """Raises HarnessError if parts give a label two names, or hold other classes: what is scored
+    must be what was trained. With `complete` each part that has images holds every class."""
+    first: dict[int, tuple[str, str]] = {}
+    held: dict[str, dict[int, str]] = {}
+    for part, items in lists.items():
+        for item in items:
+            name, where = first.setdefault(item.label, (item.name, part))
+            if name != item.name:
+                raise HarnessError(
+                    f"{dataset}: label {item.label} is the class {name!r} in {where} and "
+                    f"{item.name!r} in {part}. All parts must number the classes alike."
+                )
+            held.setdefault(part, {}).setdefault(item.label, item.name)
+    reference = "train" if "train" in held else "test"
+    known = held.get(reference, {})
+    for part, classes in held.items():
+        strange = sorted(classes.keys() - known.keys())
+        if strange:
+            name = classes[strange[0]]
+            raise HarnessError(f"{dataset}: {part} has the class {name!r}, {reference} not.")
+        missing = sorted(known.keys() - classes.keys())
+        if missing and complete:
+            name = known[missing[0]]
+            raise HarnessError(f"{dataset}: {reference} has the class {name!r}, {part} not.")
 
-    Raises:
-        HarnessError: it cannot be read as an image: missing, truncated, something else.
-    """
-    try:
-        with Image.open(path) as image:
-            return prepare(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise HarnessError(
-            f"{dataset}: {path} cannot be read as an image: {error}. `python -m harness data "
-            "verify` finds every such file; --on-bad-image skip leaves them out."
-        ) from error
 
+def sizes(paths: Sequence[str], home: Path) -> list[tuple[str, int | None]]:
+    """The size of each file below a folder, None where there is none; a folder at a time, because
+    there may be a million."""
+    folders: dict[str, dict[str, int | None]] = {}
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        folders.setdefault(folder, {})[name] = None
 
-def stamp(path: Path) -> str:
-    """Size and time of a file, or nothing if it is not there."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ""
-    return f"{status.st_size} {status.st_mtime_ns}"
+    def measure(folder: str) -> None:
+        wanted = folders[folder]
+        with contextlib.suppress(OSError), os.scandir(home / folder) as entries:
+            for entry in entries:
+                if entry.name in wanted:
+                    with contextlib.suppress(OSError):
+                        wanted[entry.name] = entry.stat().st_size
 
-
-def below(path: str, dataset: str) -> str:
-    """`path`, if it stays below the folder that it is relative to."""
-    parts = PurePosixPath(path).parts
-    if not parts or ".." in parts or PurePosixPath(path).is_absolute() or "\\" in path:
-        raise HarnessError(f"{dataset}: the path {path!r} leaves the dataset's folder.")
-    return path
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(measure, folders))
+    return [(f"{folder}/{name}", size) for folder, names in sorted(folders.items())
+            for name, size in sorted(names.items())]  # fmt: skip

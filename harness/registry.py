@@ -85,7 +85,7 @@ class Registry:
             HarnessError: a name or wildcard that matches nothing.
         """
         known = self.plugins[kind]
-        parts = patterns.split(",") if isinstance(patterns, str) else patterns
+        parts = _parts(patterns, known) if isinstance(patterns, str) else patterns
         chosen: dict[str, Plugin] = {}
         for part in filter(None, (p.strip() if isinstance(p, str) else p for p in parts)):
             if not isinstance(part, str):
@@ -239,6 +239,24 @@ def _defined_here(value: object, module: ModuleType, base: str) -> bool:
         and not value.__name__.startswith("_")
         and any(c.__name__ == base and c.__module__.startswith("harness.") for c in value.mro()[1:])
     )
+
+
+def _parts(text: str, known: Mapping[str, Plugin]) -> list[str]:
+    """The parts of a comma list; a path that is there keeps its commas."""
+    parts, found = text.split(","), list[str]()
+    while parts:
+        taken = 1
+        for count in range(len(parts), 1, -1):
+            family, colon, path = ",".join(parts[:count]).strip().partition(":")
+            if not colon or family not in known:
+                continue
+            there = os.path.exists(Path(path).expanduser())  # noqa: PTH110 - false if too long
+            if there or f"{family}:{path}" in known:
+                taken = count
+                break
+        found.append(",".join(parts[:taken]))
+        parts = parts[taken:]
+    return found
 
 
 def _snake_case(name: str) -> str:

@@ -1,12 +1,14 @@
 """Which images: CoOp's few-shot lists, base and new classes, the same for every dataset."""
 
 import hashlib
+import posixpath
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
-from harness.dataset import Classes, Item
+from harness.dataset import Classes, Dataset, Item, check_classes
 from harness.errors import HarnessError
 
 
@@ -43,8 +45,50 @@ class Split:
             f"{item.path}\t{item.label}\t{item.name}\t{position}"
             for item, position in zip(self.items, self.positions, strict=True)
         ]
-        text = "\n".join([*lines, repr(self.classes), self.content])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        ids = [repr(self.classes.ids)] if self.classes.ids else []
+        text = "\n".join([*lines, repr(self.classes), *ids, self.content])
+        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def read_lists(name: str, dataset: Dataset, root: Path | None) -> dict[str, list[Item]]:
+    """The lists of a dataset, checked.
+
+    Raises:
+        HarnessError: the data is missing or unusable; see `check_lists`.
+    """
+    lists = dataset.read(root)
+    check_lists(name, lists)
+    return lists
+
+
+def check_lists(name: str, lists: Mapping[str, Sequence[Item]]) -> None:
+    """Raises HarnessError if an image is in two parts or has two labels, or if the parts disagree
+    on the classes."""
+    check_classes(name, lists)
+    seen: dict[str, tuple[str, int, str]] = {}
+    shared: dict[str, list[str]] = {}
+    for part, items in lists.items():
+        for item in items:
+            path = _plain(item.path)
+            first, label, called = seen.setdefault(path, (part, item.label, item.name))
+            if label != item.label:
+                raise HarnessError(
+                    f"{name}: {item.path!r} is listed as {called!r} in {first} and as "
+                    f"{item.name!r} in {part}. An image has one class."
+                )
+            if first != part:
+                shared.setdefault(f"in {first} and in {part}", []).append(item.path)
+    for where, paths in shared.items():
+        some = ", ".join(map(repr, paths[:5])) + ", ..." * (len(paths) > 5)
+        raise HarnessError(
+            f"{name}: {len(paths)} images are listed {where}: {some}. What is scored must not be "
+            "trained on: list each image once."
+        )
+
+
+def _plain(path: str) -> str:
+    """A path in its shortest spelling; quick, because there may be a million."""
+    return posixpath.normpath(path) if "/." in path or "//" in path or path[:1] == "." else path
 
 
 def few_shot(
@@ -102,7 +146,7 @@ def select(
     Source: CoOp datasets/oxford_pets.py, subsample_classes.
 
     Raises:
-        HarnessError: no image of the subset is among the items.
+        HarnessError: no image of the subset is among the items, or it is of one class alone.
     """
     names = classes.names
     half = (len(names) + 1) // 2
@@ -114,9 +158,15 @@ def select(
     ]
     if not kept:
         raise HarnessError(f"{classes.dataset} has no {split} images of its {subset} classes.")
+    if last - first < 2:
+        where, needed = ("", 2) if subset == "all" else (f" among its {subset} classes", 4)
+        raise HarnessError(
+            f"{classes.dataset} has a single class{where}, {names[first]!r}: every answer would be "
+            f"right. At least {needed} classes are needed."
+        )
     return Split(
         items=tuple(item for _, item in kept),
-        classes=replace(classes, names=names[first:last]),
+        classes=replace(classes, names=names[first:last], ids=classes.ids[first:last]),
         positions=tuple(position for position, _ in kept),
         content=content,
     )

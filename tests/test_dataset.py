@@ -1,5 +1,6 @@
 """Few-shot lists and base/new classes are CoOp's."""
 
+import hashlib
 import random
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import pytest
 
 from harness.dataset import Classes, Item
 from harness.errors import HarnessError
-from harness.splits import class_names, few_shot, select
+from harness.splits import check_lists, class_names, few_shot, select
 
 
 def items(labels: str, prefix: str = "") -> list[Item]:
@@ -71,6 +72,44 @@ def test_fingerprint_depends_on_paths_order_names_positions_and_content():
     splits.append(replace(splits[0], positions=(3, 2, 1, 0)))
     splits.append(select(items("0011"), "all", replace(classes, names=("class0", "b"))))
     assert len({split.fingerprint for split in splits}) == 6
+
+
+def test_a_subset_of_one_class_is_an_error():
+    classes = Classes("toy", ("class0", "class1", "class2"), "{}")
+    with pytest.raises(HarnessError, match="a single class among its new classes, 'class2'"):
+        select(items("012"), "new", classes)
+
+
+def test_classes_are_matched_by_id_where_both_have_ids_and_else_by_name():
+    names, ids = ("crane", "tench", "crane", "maillot"), ("n3", "n0", "n1", "n2")
+    source = Classes("imagenet", names, "{}", ids)
+    target = Classes("imagenet_r", ("crane (bird)", "tench"), "{}", ("n1", "n0"))
+    assert source.numbers(target) == [2, 1]
+    assert source.numbers(replace(target, ids=("n1", "n9"))) is None
+    assert source.numbers(replace(target, ids=())) is None
+    assert source.numbers(Classes("x", ("maillot", "tench"), "{}")) == [3, 1]
+    assert source.numbers(Classes("x", ("crane",), "{}")) is None
+    assert source.numbers(Classes("imagenetv2", names, "{}", ids)) == [0, 1, 2, 3]
+    assert source.numbers(Classes("x", names, "{}", ids[::-1])) == [3, 2, 1, 0]
+
+
+def test_a_subset_keeps_the_ids_of_its_classes():
+    classes = Classes("toy", ("a", "b", "c", "d"), "{}", ("n0", "n1", "n2", "n3"))
+    assert select(items("0123"), "new", classes).classes.ids == ("n2", "n3")
+
+
+def test_ids_are_part_of_the_fingerprint_only_where_there_are_some():
+    classes = Classes("toy", ("class0", "class1"), "{}")
+    plain = select(items("01"), "all", classes)
+    text = f"0\t0\tclass0\t0\n1\t1\tclass1\t1\n{classes!r}\n"
+    assert "ids" not in text
+    assert plain.fingerprint == hashlib.sha256(text.encode()).hexdigest()[:16]
+    known = select(items("01"), "all", replace(classes, ids=("n0", "n1")))
+    assert known.fingerprint != plain.fingerprint
+
+
+def test_images_of_one_class_may_be_listed_twice_in_a_part():
+    check_lists("toy", {"train": [Item("a", 0, "x"), Item("a", 0, "x")], "test": []})
 
 
 def test_underscores_in_class_names_read_as_spaces():

@@ -13,6 +13,8 @@ from tests.conftest import ROOT
 # a module may import those of the floors below, and of its own wing
 ORDER = [
     {"errors", "randomness", "measure"},
+    {"files"},
+    {"decoding"},
     {"registry", "task", "dataset"},
     {"splits"},
     {"towers", "records"},

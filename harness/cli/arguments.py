@@ -102,9 +102,12 @@ def _add_run(verbs: Any) -> None:
         "CPU threads; 0: one for each thread (default: 1, and 0 on emoji-mini)",
     )  # fmt: skip
     run.add_argument(
-        "--on-bad-image", choices=("error", "skip"), help="if an image cannot be read: stop "
-        "before training, or leave it out and record that (default: error)",
+        "--on-bad-image", choices=("error", "skip"), help="if images cannot be read: stop before "
+        "the first fit, or leave them out and record that (default: error)",
     )  # fmt: skip
+    run.add_argument(
+        "--check-images", action="store_true", help="with --dry-run: open every image of the plan"
+    )
     run.add_argument(
         "--dry-run", action="store_true", help="print the plan with all settings, and stop"
     )

@@ -105,6 +105,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.cli import plan_text
     from harness.records import leaderboard
     from harness.runs.executors import local
+    from harness.runs.images import check_images
     from harness.runs.plan import plan
 
     request, store = _request(arguments), Store(arguments.results)
@@ -114,6 +115,9 @@ def _run(arguments: argparse.Namespace) -> int:
     jobs = local.processes(pending, seconds)
     print(plan_text.describe(runs, done, seconds, jobs, arguments.dry_run))
     if arguments.dry_run:
+        if arguments.check_images:
+            check_images(pending)
+            print("Every image can be read.")
         return 0
     if not pending:
         print("Everything is done already; --force runs it again.")
@@ -138,9 +142,8 @@ def _data(arguments: argparse.Namespace) -> int:
 
     if arguments.what == "cache":
         return _cache(arguments)
-    names = [name for each in arguments.names for name in each.split(",")]
     plugins = _registry(arguments.plugin)
-    chosen = plugins.find("datasets", names or ["*"])
+    chosen = plugins.find("datasets", ",".join(arguments.names) or "*")
     root = arguments.data_root and Path(arguments.data_root)
     if arguments.what == "status":
         print(library.status(chosen, root))
@@ -156,6 +159,8 @@ def _data(arguments: argparse.Namespace) -> int:
         print(f"{plugin.name}\n\n{found.table}\n")
         for problem in found.problems:
             print(f"  {problem}")
+        for note in found.notes:
+            print(f"  {note}")
         print(f"  {len(found.problems)} problems\n" if found.problems else "  nothing is wrong\n")
         wrong += len(found.problems)
     return 1 if wrong else 0

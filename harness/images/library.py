@@ -11,11 +11,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from harness.dataset import Dataset, FileDataset, Item, Published
+from harness.decoding import HEIC
 from harness.errors import HarnessError
+from harness.files import shown
 from harness.images.download import COOP
+from harness.images.own import UserImages
 from harness.records.tables import plain_table
 from harness.registry import Plugin
-from harness.splits import class_names
+from harness.splits import class_names, read_lists
 
 THREADS = 8
 
@@ -26,7 +29,7 @@ def status(plugins: Sequence[Plugin], root: Path | None) -> str:
     rows, missing = [], []
     for plugin in plugins:
         dataset: Dataset = plugin.cls(**plugin.fixed)
-        found, problem = _found(dataset, root)
+        found, problem = _found(plugin.name, dataset, root)
         about = dataset.published
         rows.append(
             {
@@ -53,10 +56,10 @@ def _place(dataset: Dataset) -> str:
     return str(getattr(dataset, "path", "") or "embedded")
 
 
-def _found(dataset: Dataset, root: Path | None) -> tuple[str, str]:
+def _found(name: str, dataset: Dataset, root: Path | None) -> tuple[str, str]:
     """What is there in a word or two, and a sentence on what is not."""
     try:
-        lists = dataset.read(root)
+        lists = read_lists(name, dataset, root)
     except HarnessError as error:
         if not isinstance(dataset, FileDataset):
             return "unusable", str(error)
@@ -85,10 +88,12 @@ def _where(name: str, about: Published | None) -> str:
 
 @dataclass
 class Findings:
-    """What `verify` found in a dataset: a table, and sentences on what is wrong."""
+    """What `verify` found in a dataset: a table, sentences on what is wrong, and on what is not
+    read."""
 
     table: str
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def verify(plugin: Plugin, root: Path | None) -> Findings:
@@ -96,10 +101,11 @@ def verify(plugin: Plugin, root: Path | None) -> Findings:
     train and in test.
 
     Raises:
-        HarnessError: the lists cannot be read.
+        HarnessError: the lists cannot be read or used.
     """
     dataset: Dataset = plugin.cls(**plugin.fixed)
-    lists = {part: items for part, items in dataset.read(root).items() if items}
+    read = read_lists(plugin.name, dataset, root)
+    lists = {part: items for part, items in read.items() if items}
     about, rows, problems = dataset.published, [], []
     classes = len(class_names(lists.get("train") or lists["test"]))
     if about and classes != about.classes:
@@ -127,7 +133,21 @@ def verify(plugin: Plugin, root: Path | None) -> Findings:
             for digest, path in here.items()
             if digest in there
         ]
-    return Findings(plain_table(rows), problems)
+    return Findings(plain_table(rows), problems, unread(plugin.name, dataset, root))
+
+
+def unread(name: str, dataset: Dataset, root: Path | None) -> list[str]:
+    """Sentences on the files and columns of a dataset that are not read."""
+    found = []
+    left_out = dataset.left_out(root)
+    if left_out:
+        counts = ", ".join(f"{count:,} {shown(suffix)}" for suffix, count in left_out.items())
+        heic = not HEIC.isdisjoint(left_out)
+        hint = " pip install 'vlm-peft-harness[heic]' reads HEIC." if heic else ""
+        found.append(f"left out, {name}: {counts}; not read as images.{hint}")
+    if isinstance(dataset, UserImages):
+        found += dataset.notes()
+    return found
 
 
 def _digests(

@@ -3,28 +3,33 @@
 import csv
 import hashlib
 import os
+import re
+import unicodedata
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 from sklearn.model_selection import train_test_split
 
-from harness.dataset import Dataset, Item, below, open_rgb, stamp
+from harness.dataset import PARTS, Dataset, Item
+from harness.decoding import SUFFIXES, open_rgb
 from harness.errors import HarnessError
+from harness.files import below, hidden, reason, regular, shown, stamp
+from harness.images.contents import DIGESTS
 
-PARTS = ("train", "val", "test")
 SHARES = {"val": 0.2, "test": 0.3}  # as CoOp splits the datasets that come without a split
-IMAGES = frozenset(extension for extension, _ in Image.registered_extensions().items())
 
 
 @dataclass(frozen=True, kw_only=True)
 class UserImages(Dataset):
     """Images in a folder of the user's, given as NAME:PATH.
 
-    Class names come from the folder or the file; `class_names` renames them.
+    Class names come from the folder or the file; `class_names` renames them. Classes are in natural
+    order (1, 2, 10), which decides their labels and the base half. Images are shown upright, on
+    white where they are transparent.
     """
 
     path: str = field(default="", metadata={"source": "what follows the colon"})
@@ -44,19 +49,24 @@ class UserImages(Dataset):
 
     def read(self, root: Path | None) -> dict[str, list[Item]]:
         """Raises HarnessError for lists that cannot be used, with what is wrong."""
-        listed = self.listed()
+        listed = {
+            part: [(path, _composed(name)) for path, name in each]
+            for part, each in self.listed().items()
+        }
         self._check_inside({path for each in listed.values() for path, _ in each})
         spoken = self._spoken({name for each in listed.values() for _, name in each})
         if listed.get(""):
             listed = self._split(listed[""])
         if not listed.get("test"):  # as of ImageNet: what is called val is what is scored
             listed = {**listed, "test": listed.get("val", []), "val": []}
-        known = sorted({name for _, name in listed["train"]} or {n for _, n in listed["test"]})
+        if not listed.get("train"):
+            raise HarnessError(f"{self.path} has no train images: give some, or no split at all.")
+        known = sorted({name for _, name in listed["train"]}, key=natural)
         for part in PARTS:
             unseen = sorted({name for _, name in listed.get(part, [])} - set(known))
             if unseen:
                 raise HarnessError(f"{self.path}: {part} has the class {unseen[0]!r}, train not.")
-        unscored = sorted(set(known) - {name for _, name in listed["test"]})
+        unscored = sorted(set(known) - {name for _, name in listed["test"]}, key=natural)
         if unscored:
             raise HarnessError(f"{self.path}: the class {unscored[0]!r} has no test images.")
         labels = {name: label for label, name in enumerate(known)}
@@ -69,26 +79,35 @@ class UserImages(Dataset):
         }
 
     def open(self, item: Item, root: Path | None) -> Image.Image:
-        return open_rgb(self.home / below(item.path, self.path), self.path, upright)
+        return open_rgb(self.home / below(item.path, self.path), self.path, turn=True)
 
     def stamp(self, item: Item, root: Path | None) -> str:
         return stamp(self.home / item.path)
 
     def content(self, root: Path | None) -> str:
-        """A hash of the names and sizes of all image files, wherever the folder is."""
+        """A hash of the names and bytes of all image files, wherever the folder is."""
+        paths = sorted({path for each in self.listed().values() for path, _ in each})
         digest = hashlib.sha256()
-        for path in sorted({path for each in self.listed().values() for path, _ in each}):
-            file = self.home / path
-            digest.update(f"{path}\t{file.stat().st_size if file.exists() else None}\n".encode())
+        found = DIGESTS.of([self.home / path for path in paths])
+        for path, content in zip(paths, found, strict=True):
+            digest.update(f"{path}\t{content.hex()}\n".encode(errors="surrogatepass"))
         return digest.hexdigest()[:16]
+
+    def notes(self) -> list[str]:
+        """Sentences on what a user would not expect of the lists."""
+        return []
 
     def _check_inside(self, paths: Iterable[str]) -> None:
         inside = self.home.resolve()
         for path in sorted(paths):
             file = self.home / below(path, self.path)
-            if not file.resolve().is_relative_to(inside):
+            try:
+                target = file.resolve()
+            except (OSError, RuntimeError):  # a link to itself cannot be read: said when opened
+                continue
+            if not target.is_relative_to(inside):
                 raise HarnessError(
-                    f"{file} is a link that leaves {self.home}. Put the images into "
+                    f"{shown(file)} is a link that leaves {self.home}. Put the images into "
                     "the folder, or give the folder that holds them."
                 )
 
@@ -111,7 +130,16 @@ class UserImages(Dataset):
     def _renamed(self, names: Sequence[str]) -> dict[str, str]:
         if not self.class_names:
             return {}
-        given = dict(rows(Path(self.class_names), self.path, 2))
+        given: dict[str, str] = {}
+        for line, row in rows(Path(self.class_names), self.path):
+            if len(row) != 2 or not all(row):
+                raise HarnessError(
+                    f"{self.class_names}, line {line}: 2 values are expected, separated by commas, "
+                    f"not {','.join(row)!r}."
+                )
+            if _composed(row[0]) in given:
+                raise HarnessError(f"{self.class_names} renames {row[0]!r} twice. Keep one line.")
+            given[_composed(row[0])] = row[1]
         strange = sorted(set(given) - set(names))
         if strange:
             raise HarnessError(
@@ -125,6 +153,12 @@ class UserImages(Dataset):
         by_class: dict[str, list[tuple[str, str]]] = {}
         for item in sorted(items):
             by_class.setdefault(item[1], []).append(item)
+        twice = [path for path, count in Counter(path for path, _ in items).items() if count > 1]
+        if twice:
+            raise HarnessError(
+                f"{self.path} lists {twice[0]!r} more than once. List each image once, with one "
+                "class."
+            )
         for name, rest in by_class.items():
             if len(rest) < 3:
                 raise HarnessError(
@@ -139,57 +173,53 @@ class UserImages(Dataset):
         return parts
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF data says; 16-bit grey scaled to 8 bits instead of clipped."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        return image.convert("I").point(lambda value: value / 257).convert("L")
-    return image
-
-
-def rows(path: Path, dataset: str, columns: int) -> list[list[str]]:
-    """The rows of a csv file that have at least one value, each with at least `columns` values.
+def rows(path: Path, dataset: str) -> list[tuple[int, list[str]]]:
+    """The rows of a csv file that have at least one value, each with the number of its line.
 
     Raises:
-        HarnessError: it cannot be read, or a row is shorter, with its line.
+        HarnessError: it cannot be read.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            found = []
+        with regular(path).open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
-            for row in reader:
-                values = [value.strip() for value in row]
-                if any(values) and (len(values) < columns or not all(values[:columns])):
-                    raise HarnessError(
-                        f"{path}, line {reader.line_num}: {columns} values are expected, separated "
-                        f"by commas, not {','.join(row)!r}."
-                    )
-                found += [values] if any(values) else []
-            return found
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise HarnessError(f"{dataset} needs {path}: {reason}.") from error
+            stripped = ([value.strip() for value in row] for row in reader)
+            return [(reader.line_num, row) for row in stripped if any(row)]
+    except (OSError, ValueError, csv.Error) as error:  # not UTF-8, a NUL in its name
+        raise HarnessError(f"{dataset} needs {shown(path)}: {reason(error)}.") from error
 
 
-def images_below(folder: Path, home: Path) -> list[str]:
-    """Paths below `home` of the image files in a folder and its subfolders, sorted."""
+def files_below(folder: Path, home: Path) -> list[str]:
+    """Paths below `home` of the files in a folder and its subfolders, sorted, but hidden ones."""
     found = []
     for here, subfolders, files in os.walk(folder, followlinks=True):
         subfolders[:] = sorted(
-            name for name in subfolders
-            if not name.startswith(".") and not _loops(Path(here, name))
-        )  # fmt: skip
-        found += [
-            Path(here, name).relative_to(home).as_posix()
-            for name in sorted(files)
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGES
-        ]
+            name for name in subfolders if not hidden(name) and not _loops(Path(here, name))
+        )
+        place = Path(here).relative_to(home)
+        found += [place.joinpath(name).as_posix() for name in sorted(files) if not hidden(name)]
     return found
+
+
+def is_image(path: str) -> bool:
+    """Whether a file's suffix is one of those that are read."""
+    return Path(path).suffix.lower() in SUFFIXES
+
+
+def natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    """A key that sorts numbers by their size: 1, 2, 10."""
+    parts = re.split(r"([0-9]+)", name)  # text, digits, text, ...
+    digits = [part.lstrip("0") if place % 2 else part for place, part in enumerate(parts)]
+    return [(len(each) if place % 2 else 0, each) for place, each in enumerate(digits)], name
 
 
 def _loops(path: Path) -> bool:
     return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
+def _composed(name: str) -> str:
+    """A class name in one spelling of its letters: é is one, whatever the file system says."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").split()).casefold()
+    return " ".join(unicodedata.normalize("NFKC", name).replace("_", " ").split()).casefold()

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from harness.dataset import Dataset, Item
+from harness.decoding import FORMATS
 from harness.errors import HarnessError
 from harness.images.cache import Disk, Tensors, source_hash
 from harness.images.pixels import Augmentation, FiveCrop, View, centre
@@ -59,6 +60,10 @@ class ImageSource:
         if split.fingerprint not in self._opened:
             self._opened[split.fingerprint] = DecodedImages(self, split)
         return self._opened[split.fingerprint]
+
+    def in_files(self) -> bool:
+        """Whether the images are in files of their own, which may be damaged or missing."""
+        return type(self.dataset).stamp is not Dataset.stamp
 
     def unreadable(self, split: Split) -> dict[int, str]:
         """Why images cannot be read, by their place in the split; every one is opened."""
@@ -111,9 +116,9 @@ class ImageSource:
         """What `compute` makes of images, from the disk cache if there is one."""
         if self.disk is None:
             return compute()
-        code = source_hash("images/pixels", "images/source", "dataset")
+        code = source_hash("images/pixels", "images/source", "dataset", "decoding")
         content = [(item.path, self.dataset.stamp(item, self.root)) for item in items]
-        of = (code, PIL.__version__, repr(self.dataset), split.content, *content)
+        of = (code, PIL.__version__, FORMATS, repr(self.dataset), split.content, *content)
         return self.disk.get(kind, (*key, *of), compute)
 
 

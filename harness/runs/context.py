@@ -15,6 +15,7 @@ from harness.errors import HarnessError, blaming
 from harness.fitting.model import Model
 from harness.fitting.trainer import Schedule
 from harness.images.cache import Cache
+from harness.images.contents import DIGESTS
 from harness.images.pixels import Augmentation, FiveCrop
 from harness.images.source import ImageSource
 from harness.measure import device_name
@@ -22,7 +23,7 @@ from harness.method import Method
 from harness.records.store import digest
 from harness.runs.code import ENGINE, code_hash
 from harness.runs.run import Configured, Run
-from harness.splits import Split, class_names, few_shot, select
+from harness.splits import Split, class_names, few_shot, read_lists, select
 from harness.task import Fit, Measurement
 from harness.towers.openclip import Clip
 
@@ -68,21 +69,22 @@ class Context:
             self._prepared[run] = PreparedRun(run, self)
         return self._prepared[run]
 
-    def lists(self, dataset: Dataset) -> dict[str, list[Item]]:
-        """The full lists of a dataset, read once.
+    def lists(self, name: str, dataset: Dataset) -> dict[str, list[Item]]:
+        """The full lists of a dataset, read and checked once.
 
         Raises:
             HarnessError: the data is missing or unusable, with the dataset's name.
         """
         if dataset not in self._lists:
-            with blaming(f"{dataset.name}.read"):
-                self._lists[dataset] = dataset.read(self.root)
+            with blaming(f"{name}.read"):
+                self._lists[dataset] = read_lists(name, dataset, self.root)
         return self._lists[dataset]
 
     def classes(self, name: str, dataset: Dataset) -> Classes:
         """All classes of a dataset: those of its training list, or of its test list."""
-        lists = self.lists(dataset)
-        return Classes(name, tuple(class_names(lists["train"] or lists["test"])), dataset.template)
+        lists = self.lists(name, dataset)
+        names = tuple(class_names(lists["train"] or lists["test"]))
+        return Classes(name, names, dataset.template, dataset.ids(self.root))
 
     def source(self, dataset: Dataset) -> ImageSource:
         """Where a dataset's images come from."""
@@ -104,19 +106,34 @@ class Context:
         return self._splits[key]
 
     def _select(self, run: Run, name: str, dataset: Dataset, subset: str, part: Part) -> Split:
-        lists = self.lists(dataset)
+        lists = self.lists(name, dataset)
         if part == "test":
             items = lists["test"]
         else:
             train, val = few_shot(lists["train"], lists["val"], run.shots, run.seed)
             items = train if part == "training" else val
         if dataset not in self._contents:
+            DIGESTS.disk = self.cache.disk
             self._contents[dataset] = dataset.content(self.root)
         content = self._contents[dataset]
         chosen = select(items, subset, self.classes(name, dataset), content, part)
         if run.settings.on_bad_image == "error":
             return chosen
-        return chosen.without(self.source(dataset).unreadable(chosen))
+        kept = chosen.without(self.source(dataset).unreadable(chosen))
+        gone = {i.label: i.name for i in chosen.items}
+        gone = {label: gone[label] for label in gone.keys() - {i.label for i in kept.items}}
+        if gone and (part == "training" or not kept.items):
+            raise HarnessError(
+                f"{name}: none of the {part} images of the class {gone[min(gone)]!r} can be read, "
+                f"such as {kept.skipped[0]!r}. Repair them: --on-bad-image skip would leave the "
+                "class without images."
+            )
+        return kept
+
+    def left_out(self, run: Run) -> dict[str, dict[str, int]]:
+        """The files that lie among the images of a run and are not read: how many, by suffix."""
+        found = {name: dataset.left_out(self.root) for name, dataset in run.datasets}
+        return {name: counts for name, counts in found.items() if counts}
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,11 +5,15 @@ nothing from a user's folder is unpickled.
 """
 
 import ctypes
+import json
+import math
 import platform
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import open_clip
+import safetensors
 import torch
 from huggingface_hub import try_to_load_from_cache
 from open_clip import transformer as oc
@@ -24,6 +28,8 @@ NOT_HERE = "not downloaded"  # the fingerprint of weights that a dry run does wi
 EMBEDDED = Path(__file__).parents[1] / "backbones"
 IMAGENET: list[str] = open_clip.IMAGENET_CLASSNAMES  # in the order of the labels
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of glibc's mallopt
+FOREIGN = ("hf_model_name", "hf_tokenizer_name", "timm_model_name")
+T = TypeVar("T")
 
 
 def load(name: str, device: str | torch.device = "cpu", weights: bool = True) -> Clip:
@@ -57,14 +63,29 @@ def load(name: str, device: str | torch.device = "cpu", weights: bool = True) ->
     if schema == "local-dir":
         merges = _check_folder(Path(rest).resolve())
         model_name = f"local-dir:{Path(rest).resolve()}"
-    try:
-        model = open_clip.create_model(
+    model = _made(
+        f"backbone {name!r} cannot be loaded",
+        lambda: open_clip.create_model(
             model_name, force_custom_text=True, require_pretrained=True, pretrained_text=False
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        raise HarnessError(f"backbone {name!r} cannot be loaded: {error}") from error
+        ),
+    )
     _check_towers(model, name)
-    return Clip(model, _tokenizer(model_name, merges), name).to(device)
+    tokenizer = _tokenizer(model_name, merges)
+    if schema == "local-dir":
+        _check_vocabulary(model, tokenizer, name)
+    return Clip(model, tokenizer, name).to(device)
+
+
+def _made(failure: str, make: Callable[[], T]) -> T:
+    """What `make` returns; whatever it raises is a HarnessError of one sentence."""
+    try:
+        return make()
+    except HarnessError:
+        raise
+    except Exception as error:  # open_clip, safetensors and gzip raise all kinds
+        said = " ".join(str(error).split())
+        said = said if len(said) < 300 else f"{said[:300]} ..."
+        raise HarnessError(f"{failure}: {said or type(error).__name__}.") from error
 
 
 def names() -> dict[str, tuple[str, str]]:
@@ -152,33 +173,76 @@ def _open_clip(model: str, pretrained: str) -> nn.Module:
             f"the weights {pretrained!r} were trained with the other GELU than {model!r} computes, "
             f"which costs accuracy silently. Use {other}:{pretrained}."
         )
-    try:
-        created = open_clip.create_model(model, pretrained, force_custom_text=True)
-    except (RuntimeError, OSError) as error:
-        raise HarnessError(
-            f"the weights of {model}:{pretrained} cannot be loaded: {error}"
-        ) from error
+    created = _made(
+        f"the weights of {model}:{pretrained} cannot be loaded",
+        lambda: open_clip.create_model(model, pretrained, force_custom_text=True),
+    )
     _check_towers(created, model)
     return created
 
 
 def _check_folder(folder: Path) -> Path | None:
-    """Refuses what would be unpickled; returns the folder's own BPE merges file, if it has one."""
+    """Refuses what is damaged, would be unpickled or fetched; returns the folder's own BPE merges
+    file, if it has one."""
     if not (folder / "open_clip_config.json").is_file():
         raise HarnessError(f"local-dir:{folder} has no open_clip_config.json.")
-    if not str(_find_checkpoint_in_dir(folder)).endswith(".safetensors"):
+    weights = Path(str(_find_checkpoint_in_dir(folder)))
+    if weights.suffix != ".safetensors" or not weights.is_file():
         raise HarnessError(
             f"the weights that open_clip would take from local-dir:{folder} are no .safetensors "
             "file. Other formats are not loaded, because reading them can execute code: convert "
             "them with safetensors.torch.save_file."
         )
+    _check_config(folder / "open_clip_config.json")
+    _made(
+        f"{weights} is damaged or no safetensors file",
+        lambda: safetensors.safe_open(str(weights), "pt").keys(),
+    )
     merges = folder / "bpe_merges.txt.gz"
     return merges if merges.is_file() else None
 
 
+def _check_config(path: Path) -> None:
+    """Refuses a config of the wrong types, or with a text model or tokenizer from a hub."""
+    config = _made(
+        f"{path} cannot be read as JSON", lambda: json.loads(path.read_text(encoding="utf-8"))
+    )
+    model = config.get("model_cfg") if isinstance(config, dict) else None
+    named: dict[str, Any] = {}
+    for part in ("vision_cfg", "text_cfg"):
+        fields = model.get(part) if isinstance(model, dict) else None
+        if not isinstance(fields, dict):
+            raise HarnessError(
+                f"{path} needs a model_cfg with a vision_cfg and a text_cfg, each in braces, as "
+                "open_clip writes it."
+            )
+        named |= fields
+    foreign = [name for name in FOREIGN if named.get(name)]
+    foreign += ["tokenizer_kwargs"] if "bpe_path" in str(named.get("tokenizer_kwargs")) else []
+    if foreign:
+        raise HarnessError(
+            f"{path} sets {', '.join(foreign)}: a model or tokenizer of another library, which is "
+            "not supported and would be fetched. Choose a folder with open_clip's own ViT and text "
+            "tower."
+        )
+
+
+def _check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:
+    known, tokens = model.text.token_embedding.num_embeddings, tokenizer.vocab_size
+    if known != tokens:
+        raise HarnessError(
+            f"{name!r} embeds {known:,} tokens, but its tokenizer has {tokens:,}: its "
+            "bpe_merges.txt.gz is not that of these weights, or is missing."
+        )
+
+
 def _tokenizer(model: str, merges: Path | None = None) -> Any:
     # open_clip resolves a relative merges path against the working directory: pass it absolute
-    return open_clip.get_tokenizer(model, **({"bpe_path": str(merges)} if merges else {}))
+    path = {"bpe_path": str(merges)} if merges else {}
+    return _made(
+        f"the tokenizer of {model} cannot be made{f' from {merges}' if merges else ''}",
+        lambda: open_clip.get_tokenizer(model, **path),
+    )
 
 
 def _check_towers(model: Any, name: str) -> None:
@@ -201,6 +265,13 @@ def _check_towers(model: Any, name: str) -> None:
             f"{name!r} wants images resized by {pixels['resize_mode']!r} with "
             f"{pixels['interpolation']!r}; only 'shortest' with 'bicubic', as in the protocol, is "
             "supported. Choose another tag."
+        )
+    statistics = [*pixels["mean"], *pixels["std"]]
+    numbers = [each for each in statistics if isinstance(each, int | float)]
+    if len(numbers) != 6 or not all(map(math.isfinite, numbers)) or min(pixels["std"]) <= 0:
+        raise HarnessError(
+            f"{name!r} normalises pixels by mean {pixels['mean']!r} and std {pixels['std']!r}; "
+            "three numbers each are expected, std above 0."
         )
     for block in (*visual.transformer.resblocks, *text.transformer.resblocks):
         if type(block) is not oc.ResidualAttentionBlock:

@@ -1,18 +1,22 @@
 """Your own images in a csv list."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.images.own import PARTS, HarnessError, UserImages, rows
 
+COLUMNS = ("path", "label", "split")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Csv(UserImages):
-    """Your own images: `csv:FILE` lists path,label or path,label,split (train, val or test).
+    """Your own images: `csv:FILE` lists a path and a label a line, and a split if you have one.
 
-    The first line names the columns. Paths are relative to the file's folder and stay below it.
-    Without a split each class is split once into train, val and test, 5 : 2 : 3 (scikit-learn,
-    stratified, a fixed seed).
+    The first line names the columns: path, label and perhaps split (train, val or test), in any
+    order; others are not read. Paths are relative to the file's folder, or absolute and below it; a
+    backslash separates folders as a slash does. Without a split each class is split once into
+    train, val and test, 5 : 2 : 3 (scikit-learn, stratified, a fixed seed).
 
     Source: your file.
     """
@@ -22,19 +26,39 @@ class Csv(UserImages):
         return Path(self.path).parent
 
     def listed(self) -> dict[str, list[tuple[str, str]]]:
-        header, *listed = rows(Path(self.path), self.path, 2) or [[]]
+        (_, header), *listed = rows(Path(self.path), self.path) or [(1, [])]
         columns = [name.lower() for name in header]
-        if columns not in (["path", "label"], ["path", "label", "split"]):
+        counts = [columns.count(name) for name in COLUMNS]
+        if counts[:2] != [1, 1] or counts[2] > 1:
             raise HarnessError(
-                f"{self.path} must begin with the line `path,label` or `path,label,split`, not "
-                f"{','.join(header)!r}."
+                f"{self.path} must begin with a line that names the columns path and label, and "
+                f"perhaps split, once each, not {','.join(header)!r}."
             )
         found: dict[str, list[tuple[str, str]]] = {}
-        for row in listed:
-            part = row[2].lower() if len(columns) == 3 and len(row) > 2 else ""
-            if len(columns) == 3 and part not in PARTS:
+        for line, row in listed:
+            given = dict(zip(columns, row, strict=False))
+            path, label, part = (given.get(name, "") for name in COLUMNS)
+            if not path or not label:
                 raise HarnessError(
-                    f"{self.path}: the split of {row[0]} must be train, val or test, not {part!r}."
+                    f"{self.path}, line {line}: a path and a label are expected, not "
+                    f"{','.join(row)!r}."
                 )
-            found.setdefault(part, []).append((row[0], row[1]))
+            if counts[2] and part.lower() not in PARTS:
+                raise HarnessError(
+                    f"{self.path}: the split of {path} must be train, val or test, not {part!r}."
+                )
+            found.setdefault(part.lower(), []).append((self._relative(path), label))
         return found
+
+    def notes(self) -> list[str]:
+        (_, header), *_ = rows(Path(self.path), self.path)
+        unread = [repr(name) for name in header if name.lower() not in (*COLUMNS, "")]
+        return [f"not read, of {self.path}: the columns {', '.join(unread)}."] if unread else []
+
+    def _relative(self, path: str) -> str:
+        """An absolute path below the file's folder as a relative one, any other as it is."""
+        path = path.replace("\\", "/")
+        for home in (os.path.abspath(self.home), os.path.realpath(self.home)):  # noqa: PTH100
+            if path.startswith(f"{home}/"):
+                return path.removeprefix(f"{home}/")
+        return path

@@ -1,14 +1,15 @@
 """Your own images in class folders."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.images.own import HarnessError, UserImages, images_below
+from harness.images.own import HarnessError, UserImages, files_below, hidden, is_image
 
 SPLITS = {
     "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val",
-    "test": "test",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
 
 
@@ -17,28 +18,87 @@ class Folder(UserImages):
     """Your own images: `folder:PATH` holds a folder a class, or train, val and test with them.
 
     Without a split each class is split once into train, val and test, 5 : 2 : 3 (scikit-learn,
-    stratified, a fixed seed). With train and val alone, val is what is scored.
+    stratified, a fixed seed). The folders of a split may also be called training; valid,
+    validation, dev; testing, eval, evaluation; in any case. With train and val alone, val is what
+    is scored. Files without the suffix of an image that is read are left out and counted.
 
     Source: your folder.
     """
 
     def listed(self) -> dict[str, list[tuple[str, str]]]:
-        parts = {each.lower(): each for each in self._folders(self.home)}
+        parts = self._parts()
         if not parts:
-            raise HarnessError(f"{self.path} has no folders; one a class is expected.")
-        if not set(parts) <= set(SPLITS) or "train" not in map(SPLITS.get, parts):
             return {"": self._classes(self.home)}
-        found: dict[str, list[tuple[str, str]]] = {}
-        for name, there in parts.items():
-            found.setdefault(SPLITS[name], []).extend(self._classes(self.home / there))
-        if not {"test", "val"} & set(found):
+        return {part: self._classes(self.home / name) for part, name in parts.items()}
+
+    def left_out(self, root: Path | None) -> dict[str, int]:
+        """By suffix; images that lie beside the class folders are in no class."""
+        parts = [self.home / name for name in self._parts().values()]
+        found: Counter[str] = Counter()
+        for folder in parts or [self.home]:
+            inside = [path for name in self._folders(folder)
+                      for path in files_below(folder / name, self.home)]  # fmt: skip
+            found.update(_suffix(path) for path in inside if not is_image(path))
+        for folder in {self.home, *parts}:
+            beside = [each.name for each in folder.iterdir() if not each.is_dir()]
+            found.update(
+                f"{_suffix(name)} in no class folder"
+                for name in beside
+                if is_image(name) and not hidden(name)
+            )
+        return dict(sorted(found.items()))
+
+    def _parts(self) -> dict[str, str]:
+        """The folder of each part, or nothing if the folders are classes.
+
+        Raises:
+            HarnessError: that is not certain, with what to give.
+        """
+        there = self._folders(self.home)
+        if not there:
+            raise HarnessError(f"{self.path} has no folders; one a class is expected.")
+        splits = [name for name in there if name.lower() in SPLITS]
+        if not splits:
+            self._check_no_splits_inside(there)
+            return {}
+        others = [name for name in there if name not in splits]
+        if others:
+            raise HarnessError(
+                f"{self.path} holds {', '.join(splits)} beside {_some(others)}. If they are "
+                "splits, give a folder that holds them alone; if they are classes, a csv: list."
+            )
+        parts: dict[str, str] = {}
+        for name in splits:
+            part = SPLITS[name.lower()]
+            if part in parts:
+                raise HarnessError(
+                    f"{self.path} has two folders for {part}: {parts[part]} and {name}. Keep one."
+                )
+            parts[part] = name
+        if "train" not in parts:
+            raise HarnessError(f"{self.path} has {_some(splits)}, but no train.")
+        if len(parts) == 1:
             raise HarnessError(f"{self.path} has train, but neither test nor val.")
-        return found
+        return parts
+
+    def _check_no_splits_inside(self, there: list[str]) -> None:
+        """Splits one floor below would be mixed within a class."""
+        for name in there:
+            inside = self._folders(self.home / name)
+            splits = [each for each in inside if each.lower() in SPLITS]
+            if not splits:
+                continue
+            remedy = f"give folder:{self.home / name}" if len(there) == 1 else (
+                "put the folders of the splits first, as in train/CLASS, or give a csv: list"
+            )  # fmt: skip
+            raise HarnessError(
+                f"{self.path}: {name} holds {_some(splits)}, as a split does: {remedy}."
+            )
 
     def _classes(self, folder: Path) -> list[tuple[str, str]]:
         found = []
         for name in self._folders(folder):
-            paths = images_below(folder / name, self.home)
+            paths = [path for path in files_below(folder / name, self.home) if is_image(path)]
             if not paths:
                 raise HarnessError(
                     f"{self.path}: the class folder {folder / name} has no images. Fill or remove "
@@ -52,4 +112,18 @@ class Folder(UserImages):
             there = [each for each in folder.iterdir() if each.is_dir()]
         except OSError as error:
             raise HarnessError(f"{folder} cannot be read: {error.strerror}.") from error
-        return sorted(each.name for each in there if not each.name.startswith("."))
+        names = sorted(each.name for each in there if not hidden(each.name))
+        for name in names:
+            if any("\ud800" <= letter <= "\udfff" for letter in name):
+                raise HarnessError(
+                    f"{self.path}: the folder name {name!r} is not UTF-8. Rename it."
+                )
+        return names
+
+
+def _suffix(path: str) -> str:
+    return Path(path).suffix.lower() or "without suffix"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + ", ..." * (len(names) > 3)

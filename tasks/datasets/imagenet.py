@@ -1,5 +1,6 @@
 """ImageNet, and the test sets that are scored with what was learned on it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,23 +72,60 @@ class ImageNet(FileDataset):
         return self.home
 
     def read(self, root: Path | None) -> dict[str, list[Item]]:
-        pairs = [line.split(" ", 1) for line in self.lines(root, "classnames.txt")]
-        names = {str(i) if self.numbered else wnid: n for i, (wnid, n) in enumerate(pairs)}
-        train = self.listed(root, "images/train", names) if self.test == "images/val" else []
-        return {"train": train, "val": [], "test": self.listed(root, self.test, names)}
+        train = self.listed(root, "images/train") if self.test == "images/val" else []
+        return {"train": train, "val": [], "test": self.listed(root, self.test)}
 
-    def listed(self, root: Path | None, below: str, names: Mapping[str, str]) -> list[Item]:
+    def ids(self, root: Path | None) -> tuple[str, ...]:
+        """WordNet's."""
+        return tuple(wnid for _, wnid, _ in self.classes(root, self.test))
+
+    def listed(self, root: Path | None, below: str) -> list[Item]:
         """The images of the class folders below a folder, in sorted order."""
-        there = [each for each in self.subfolders(root, below) if each in names]
-        classes = there if self.subset else list(names)
-        missing = sorted(set(classes) - set(there))
-        if missing or not there:
-            raise HarnessError(
-                f"{self.name}: {self.path(root, below)} lacks the class folder "
-                f"{missing[0] if missing else 'of any class in classnames.txt'}."
-            )
         return [
-            Item(f"{below}/{folder}/{file}", label, names[folder])
-            for label, folder in enumerate(classes)
+            Item(f"{below}/{folder}/{file}", label, name)
+            for label, (folder, _, name) in enumerate(self.classes(root, below))
             for file in self.files(root, f"{below}/{folder}")
         ]
+
+    def classes(self, root: Path | None, below: str) -> list[tuple[str, str, str]]:
+        """Folder, WordNet id and name of each class, in label order.
+
+        Raises:
+            HarnessError: classnames.txt and the class folders are not those of the same classes.
+        """
+        names = self.names(root)
+        folders = {str(i) if self.numbered else wnid: wnid for i, wnid in enumerate(names)}
+        there = self.subfolders(root, below)
+        unnamed = [each for each in there if each not in folders]
+        missing = [] if self.subset else sorted(set(folders) - set(there))
+        if unnamed or missing or not there:
+            lacks = f"lacks the class folders {_some(missing)}" if missing else (
+                f"has the folders {_some(unnamed)}, which are no line of classnames.txt"
+                if unnamed else "has no class folder"
+            )  # fmt: skip
+            also = f" and has {_some(unnamed)} instead" if missing and unnamed else ""
+            raise HarnessError(f"{self.name}: {self.path(root, below)} {lacks}{also}.")
+        classes = there if self.subset else list(folders)
+        return [(each, folders[each], names[folders[each]]) for each in classes]
+
+    def names(self, root: Path | None) -> dict[str, str]:
+        """The class names by WordNet id, in the order of classnames.txt.
+
+        Raises:
+            HarnessError: a line is no id and a name, or an id is there twice.
+        """
+        found: dict[str, str] = {}
+        for number, line in enumerate(self.lines(root, "classnames.txt"), 1):
+            wnid, _, name = line.replace("\t", " ").partition(" ")
+            if not re.fullmatch("n[0-9]{8}", wnid) or not name.strip() or wnid in found:
+                wrong = "has an id for the second time" if wnid in found else "is no id and a name"
+                raise HarnessError(
+                    f"{self.path(root, 'classnames.txt')}: line {number}, {line!r}, {wrong}. "
+                    "Expected is a line a class, such as 'n01440764 tench'."
+                )
+            found[wnid] = name.strip()
+        return found
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)

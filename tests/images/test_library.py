@@ -209,7 +209,7 @@ def test_status_says_what_is_found_what_is_missing_and_where_to_get_it(tmp_path,
     (tmp_path / "eurosat").mkdir()
     assert data("status", root=tmp_path) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "dtd: 3 of 6 images are missing" in printed
+    assert "dtd: 5 of 6 images are missing" in printed
     assert f"food101: expected in {tmp_path}/food-101." in printed
     assert "data prepare food101" in printed
     assert "eurosat: " in printed
@@ -220,13 +220,16 @@ def test_status_says_what_is_found_what_is_missing_and_where_to_get_it(tmp_path,
 def test_verify_counts_opens_and_finds_the_same_pixels_in_train_and_test(tmp_path, capsys):
     split_file(tmp_path, "dtd")
     home = tmp_path / "dtd" / "images"
-    draw(home / "other" / "polka-dotted" / "polka-dotted_0071.jpg", size=(8, 8))
+    for number, part in enumerate(("a", "b", "a/other", "b/other", "other")):
+        path = home / part / "polka-dotted" / "polka-dotted_0071.jpg"
+        draw(path, size=(8, 8 + number), mode="RGB")
+    draw(home / "a" / "polka-dotted" / "polka-dotted_0071.jpg", mode="L")
     assert data("verify", "dtd", root=tmp_path) == 1
     printed = capsys.readouterr().out
     assert "2 classes instead of 47." in printed
     assert "2 train images instead of 2,820." in printed
     assert (
-        "polka-dotted/polka-dotted_0071.jpg of train shows the same pixels as "
+        "a/polka-dotted/polka-dotted_0071.jpg of train shows the same pixels as "
         "polka-dotted/polka-dotted_0071.jpg of test."
     ) in printed
     bad = home / "polka-dotted" / "polka-dotted_0071.jpg"

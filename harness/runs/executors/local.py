@@ -21,6 +21,7 @@ from harness.records.tables import harmless
 from harness.runs.context import PreparedRun
 from harness.runs.efficiency import forecast, forward_rate
 from harness.runs.engine import execute
+from harness.runs.images import check_images
 from harness.runs.plan import Request
 from harness.task import Measurement
 
@@ -76,10 +77,11 @@ def carry_out(
     """The records of all pending runs, by key, made by this process and `jobs` - 1 helpers.
 
     Raises:
-        HarnessError: the results folder cannot be used.
+        HarnessError: the results folder cannot be used, or images cannot be read.
         KeyboardInterrupt: with a sentence on what is kept and how to go on.
     """
     store.open()
+    check_images(pending)
     versions = {run.key: store.version(run.identity, run.key) for run in pending}
     shares = [
         Share(request, plugins, store.folder, versions, force, number / jobs)

@@ -1,0 +1,145 @@
+"""A folder of a backbone that is damaged is refused in one sentence, before anything is fetched."""
+
+import gzip
+import json
+import os
+import shutil
+import socket
+
+import pytest
+
+from harness.errors import HarnessError
+from harness.towers import backbone
+
+WEIGHTS, CONFIG, MERGES = (
+    "open_clip_model.safetensors",
+    "open_clip_config.json",
+    "bpe_merges.txt.gz",
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the embedded backbone."""
+    for name in (WEIGHTS, CONFIG, MERGES):
+        shutil.copy(backbone.EMBEDDED / "emoji-mini" / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def configured(folder):
+    """configured("text_cfg", layers=None): the folder with another config."""
+
+    def change(part, **values):
+        config = json.loads((folder / CONFIG).read_text())
+        where = config if part in config else config["model_cfg"]
+        where[part] |= values
+        (folder / CONFIG).write_text(json.dumps(config))
+        return folder
+
+    return change
+
+
+def refusal(folder):
+    with pytest.raises(HarnessError) as caught:
+        backbone.load(f"local-dir:{folder}")
+    said = str(caught.value)
+    assert "\n" not in said
+    return said.replace(f"{folder}/", "")
+
+
+def test_the_copy_is_a_backbone(folder, mini):
+    assert backbone.load(f"local-dir:{folder}").fingerprint == mini.fingerprint
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"x" * 7, b"\xff" * 8 + b"x", None, b"\x02\0\0\0\0\0\0\0{}", bytes(range(256)) * 4],
+    ids=["empty", "short", "huge header", "truncated", "no tensors", "other bytes"],
+)
+def test_damaged_weights_are_refused(content, folder):
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    said = refusal(folder)
+    assert f"{WEIGHTS} is damaged or no safetensors file: " in said or "cannot be loaded: " in said
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\ufeff{}", "nan,"])
+def test_a_config_that_is_no_json_is_refused(text, folder):
+    (folder / CONFIG).write_text(text, encoding="utf-8")
+    assert refusal(folder).startswith(f"{CONFIG} cannot be read as JSON: ")
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", '{"model_cfg": 3}', '{"model_cfg": {"vision_cfg": {}, "text_cfg": []}}']
+)
+def test_a_config_of_another_shape_is_refused(text, folder):
+    (folder / CONFIG).write_text(text)
+    assert "needs a model_cfg with a vision_cfg and a text_cfg" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("vision_cfg", {"width": "128"}),
+        ("vision_cfg", {"image_size": "48"}),
+        ("text_cfg", {"layers": None}),
+        ("text_cfg", {"layers": 3}),
+        ("text_cfg", {"heads": 5}),
+        ("text_cfg", {"depth": 1}),
+    ],
+)
+def test_a_config_of_other_types_or_sizes_is_refused(part, values, configured):
+    assert "cannot be loaded: " in refusal(configured(part, **values))
+
+
+@pytest.mark.parametrize(
+    "values", [{"mean": "abc"}, {"std": [0, 1, 1]}, {"mean": [float("nan")] * 3}]
+)
+def test_pixels_that_cannot_be_normalised_are_refused(values, configured):
+    assert "three numbers each are expected" in refusal(configured("preprocess_cfg", **values))
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("text_cfg", {"hf_model_name": "roberta-base"}),
+        ("text_cfg", {"hf_tokenizer_name": "roberta-base"}),
+        ("text_cfg", {"tokenizer_kwargs": {"bpe_path": "/etc/passwd"}}),
+        ("vision_cfg", {"timm_model_name": "vit_base_patch16", "timm_model_pretrained": True}),
+    ],
+)
+def test_a_config_that_asks_for_a_model_of_a_hub_is_refused_offline(
+    part, values, configured, monkeypatch
+):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
+    assert "which is not supported and would be fetched" in refusal(configured(part, **values))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"hello", "Not a gzipped file"),
+        (b"", "embeds 3,014 tokens, but its tokenizer has 514"),
+        (gzip.compress(b"a b\n" * 99)[:20], "Compressed file ended"),
+        (gzip.compress(b"\xff\xfe\n\xff a\n"), "codec can't decode"),
+        (gzip.compress(b""), "embeds 3,014 tokens, but its tokenizer has 514"),
+        (gzip.compress(b"version\na b\nc d\n"), "embeds 3,014 tokens, but its tokenizer has"),
+        (None, "embeds 3,014 tokens, but its tokenizer has 49,408"),
+    ],
+)
+def test_merges_that_are_not_those_of_the_weights_are_refused(content, says, folder):
+    if content is None:
+        (folder / MERGES).unlink()
+    else:
+        (folder / MERGES).write_bytes(content)
+    assert says in refusal(folder)
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(folder):
+    (folder / WEIGHTS).unlink()
+    os.mkfifo(folder / WEIGHTS)
+    assert "are no .safetensors file" in refusal(folder)
+    (folder / CONFIG).unlink()
+    os.mkfifo(folder / CONFIG)
+    assert "has no open_clip_config.json" in refusal(folder)
