@@ -4,9 +4,7 @@ A dataset file subclasses `Dataset` and only reads. What CoOp and Dassl do with 
 for every dataset, is here.
 """
 
-import contextlib
 import hashlib
-import inspect
 import itertools
 import json
 import os
@@ -20,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from PIL import Image
 
+from harness.code import code_hash
 from harness.decoding import open_rgb
 from harness.errors import HarnessError
 from harness.files import below, hidden, reason, regular, stamp
@@ -118,8 +117,8 @@ class Dataset(ABC):
 
         A dataset whose image files may change under the same names adds to it.
         """
-        code = Path(inspect.getfile(type(self))).read_bytes()
-        return hashlib.sha256(repr(self).encode() + code).hexdigest()[:16]
+        code = code_hash(type(self), Dataset, "harness.tasks.datasets")
+        return hashlib.sha256(f"{self!r} {code}".encode()).hexdigest()[:16]
 
     def stamp(self, item: Item, root: Path | None) -> str:
         """What changes when an image's file does, for the cache on this machine alone; nothing if
@@ -209,10 +208,10 @@ class FileDataset(Dataset):
     def content(self, root: Path | None) -> str:
         """Also of the sizes of all image files: reading the bytes of a published dataset would take
         longer than a run."""
-        items = itertools.chain.from_iterable(self.read(root).values())
-        found = sizes([os.path.join(self.images, item.path) for item in items],  # noqa: PTH118
-                      self.path(root))  # fmt: skip
-        digest = hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+        paths = sorted({item.path for items in self.read(root).values() for item in items})
+        found = sizes(f"{self.path(root, self.images)}{os.sep}", paths)
+        listed = "\n".join(f"{path}\t{size}" for path, size in zip(paths, found, strict=True))
+        digest = hashlib.sha256(listed.encode(errors="surrogatepass")).hexdigest()[:16]
         return super().content(root) + digest
 
     def _entries(self, root: Path | None, below: str, folders: bool) -> list[str]:
@@ -290,23 +289,19 @@ def check_classes(
             raise HarnessError(f"{dataset}: {reference} has the class {name!r}, {part} not.")
 
 
-def sizes(paths: Sequence[str], home: Path) -> list[tuple[str, int | None]]:
-    """The size of each file below a folder, None where there is none; a folder at a time, because
-    there may be a million."""
-    folders: dict[str, dict[str, int | None]] = {}
-    for path in paths:
-        folder, _, name = path.rpartition("/")
-        folders.setdefault(folder, {})[name] = None
+def sizes(start: str, paths: Sequence[str]) -> list[int | None]:
+    """The size of each file, None where there is none; in threads, because there may be a million
+    on a disk of another machine."""
 
-    def measure(folder: str) -> None:
-        wanted = folders[folder]
-        with contextlib.suppress(OSError), os.scandir(home / folder) as entries:
-            for entry in entries:
-                if entry.name in wanted:
-                    with contextlib.suppress(OSError):
-                        wanted[entry.name] = entry.stat().st_size
+    def measure(some: Sequence[str]) -> list[int | None]:
+        found: list[int | None] = []
+        for path in some:
+            try:
+                found.append(os.stat(start + path).st_size)  # noqa: PTH116 - twice as fast
+            except (OSError, ValueError):
+                found.append(None)
+        return found
 
+    groups = [paths[first : first + 1000] for first in range(0, len(paths), 1000)]
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(measure, folders))
-    return [(f"{folder}/{name}", size) for folder, names in sorted(folders.items())
-            for name, size in sorted(names.items())]  # fmt: skip
+        return list(itertools.chain.from_iterable(pool.map(measure, groups)))

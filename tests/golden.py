@@ -16,8 +16,7 @@ import torch
 from harness.config import Engine
 from harness.fitting.texts import text_features, texts
 from harness.method import HeadContext
-from harness.runs.code import ENGINE, code_hash
-from harness.runs.run import Configured
+from harness.runs.run import ENGINE, Configured, method_code
 from tests import toy_backbone
 from tests.conftest import METHODS, PLUGINS, execute, prepared
 
@@ -101,7 +100,7 @@ def _those_of(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     classes = {name: PLUGINS.plugins["methods"][name].cls for name in METHODS}
-    methods = {name: {"code": code_hash(classes[name]), **measure(name)} for name in METHODS}
+    methods = {name: {"code": method_code(classes[name]), **measure(name)} for name in METHODS}
     values = {"engine": ENGINE, "methods": methods}
     FILE.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 

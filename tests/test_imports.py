@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 # a module may import those of the floors below, and of its own wing
 ORDER = [
-    {"errors", "randomness", "measure"},
+    {"errors", "code", "randomness", "measure"},
     {"files"},
     {"decoding"},
     {"registry", "task", "dataset"},

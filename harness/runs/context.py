@@ -21,8 +21,7 @@ from harness.images.source import ImageSource
 from harness.measure import device_name
 from harness.method import Method
 from harness.records.store import digest
-from harness.runs.code import ENGINE, code_hash
-from harness.runs.run import Configured, Run
+from harness.runs.run import ENGINE, Configured, Run, method_code
 from harness.splits import Split, class_names, few_shot, read_lists, select
 from harness.task import Fit, Measurement
 from harness.towers.openclip import Clip
@@ -237,7 +236,7 @@ class PreparedRun:
             "hyperparameters": asdict(self.method.value),
             "overrides": dict(self.method.overrides),
             "given": list(self.method.given),
-            "code": code_hash(type(self.method.value)),
+            "code": method_code(type(self.method.value)),
             "engine": ENGINE,
             "task": self.task.name,
             "task_fields": asdict(self.task.value),

@@ -98,11 +98,15 @@ class Folder(UserImages):
     def _classes(self, folder: Path) -> list[tuple[str, str]]:
         found = []
         for name in self._folders(folder):
-            paths = [path for path in files_below(folder / name, self.home) if is_image(path)]
+            there = files_below(folder / name, self.home)
+            paths = [path for path in there if is_image(path)]
             if not paths:
+                counts = Counter(map(_suffix, there))
+                some = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
+                beside = f" that can be read, but {some}" if some else ""
                 raise HarnessError(
-                    f"{self.path}: the class folder {folder / name} has no images. Fill or remove "
-                    "it."
+                    f"{self.path}: the class folder {folder / name} has no images{beside}. Fill or "
+                    "remove it."
                 )
             found += [(path, name) for path in paths]
         return found

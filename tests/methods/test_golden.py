@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from harness.runs.code import ENGINE, code_hash
+from harness.runs.run import ENGINE, method_code
 from tests import golden
 from tests.conftest import METHODS, PLUGINS
 
@@ -23,7 +23,7 @@ def test_golden_values_were_made_with_this_engine():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_golden_values_were_made_with_this_code(name):
-    assert GOLDEN[name]["code"] == code_hash(PLUGINS.plugins["methods"][name].cls), AGAIN
+    assert GOLDEN[name]["code"] == method_code(PLUGINS.plugins["methods"][name].cls), AGAIN
 
 
 def close(found, expected, where):

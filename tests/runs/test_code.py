@@ -8,7 +8,7 @@ import pytest
 
 from harness import registry
 from harness.runs import context
-from harness.runs.code import code_hash
+from harness.runs.run import method_code
 from tests.conftest import PLUGINS
 
 METHOD = """
@@ -34,7 +34,7 @@ def hashed(path, **changes) -> str:
     given = {"imports": "", "name": "Mine", "value": "None"} | changes
     path.write_text(textwrap.dedent(METHOD.format(**given)))
     (plugin,) = registry.load([str(path)]).find("methods", path.stem)
-    return code_hash(plugin.cls)
+    return method_code(plugin.cls)
 
 
 def test_comments_docstrings_and_layout_are_no_code(tmp_path):
@@ -43,7 +43,7 @@ def test_comments_docstrings_and_layout_are_no_code(tmp_path):
     text = path.read_text().replace("A method.", "Another docstring.")
     path.write_text(text.replace("        return", "        # why\n\n        return"))
     (plugin,) = registry.load([str(path)]).find("methods", "hashed_method")
-    assert code_hash(plugin.cls) == first
+    assert method_code(plugin.cls) == first
     assert hashed(path, value="1") != first
 
 
@@ -73,11 +73,11 @@ def test_a_change_of_a_method_file_reaches_the_methods_that_import_it(
     module = sys.modules[f"harness.methods.{changed}"]
     plugins = PLUGINS.plugins["methods"].values()
     families = {p.family: p.cls for p in plugins if p.name == p.family}
-    before = {name: code_hash(cls) for name, cls in families.items()}
+    before = {name: method_code(cls) for name, cls in families.items()}
     copy = tmp_path / f"{changed}.py"
     copy.write_text(Path(module.__file__).read_text(encoding="utf-8") + "\nANOTHER = 1\n")
     monkeypatch.setattr(module, "__file__", str(copy))
-    moved = {name for name, cls in families.items() if code_hash(cls) != before[name]}
+    moved = {name for name, cls in families.items() if method_code(cls) != before[name]}
     assert methods <= moved
     assert "zero_shot" not in moved
     assert "linear_probe" not in moved

@@ -88,8 +88,8 @@ def _index() -> dict[str, Any]:
 
 @functools.cache
 def _files() -> str:
-    """A hash of the sheets and of what turns them into images."""
-    files = [*sorted((HERE / "sheets").iterdir()), HERE / "views.py", HERE / "classes.json"]
+    """A hash of the sheets and of what is where on them."""
+    files = [*sorted((HERE / "sheets").iterdir()), HERE / "classes.json"]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 

@@ -1,34 +1,44 @@
-"""Which code a run depends on, as hashes for its key."""
+"""Source code as hashes for keys: syntax trees, in which comments and docstrings are no code."""
 
 import ast
 import hashlib
+import inspect
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from harness.method import Method
-
-# The version of the engine's arithmetic: part of every key. Raise it when a change of the engine
-# moves a number; the golden values of tests/golden.json, which state it, show whether one does.
-ENGINE = 1
+from harness.errors import HarnessError
 
 
-def code_hash(cls: type) -> str:
-    """Sixteen hex digits of a hash of the modules that define a method: its own, those of the
-    classes that it extends, and the methods' modules, or its plugin's, that these import.
-
-    Modules count as syntax trees without docstrings: comments and layout change nothing. The
-    harness itself is covered by `ENGINE`.
-    """
-    starts = [c for c in cls.mro() if issubclass(c, Method) and c is not Method]
+def code_hash(cls: type, base: type, package: str) -> str:
+    """Sixteen hex digits of a hash of the modules that define a class: its own, those of the
+    classes between it and `base`, and the modules of `package`, or of its plugin, that these
+    import. Other modules of the harness are left out."""
     found: dict[str, str] = {}
-    for start in starts:
-        _add(sys.modules[start.__module__], found)
+    for each in cls.mro():
+        module = sys.modules[each.__module__]
+        ours = module.__name__.startswith("harness.")
+        if issubclass(each, base) and (not ours or module.__name__.startswith(f"{package}.")):
+            if getattr(module, "__file__", None):
+                _add(module, package, found)
+            elif each is not base:  # in a notebook
+                found[each.__qualname__] = repr(_plain(ast.parse(_source(each))))
     return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:16]
 
 
-def _add(module: ModuleType, found: dict[str, str]) -> None:
+def _source(cls: type) -> str:
+    try:
+        return textwrap.dedent(inspect.getsource(cls))
+    except (OSError, TypeError) as error:
+        raise HarnessError(
+            f"the source of {cls.__name__} cannot be read, so that a change of it would go "
+            "unnoticed. Define it in a file."
+        ) from error
+
+
+def _add(module: ModuleType, package: str, found: dict[str, str]) -> None:
     file = getattr(module, "__file__", None)
     if module.__name__ in found or file is None or not file.endswith(".py"):
         return
@@ -36,8 +46,8 @@ def _add(module: ModuleType, found: dict[str, str]) -> None:
     found[module.__name__] = repr(_plain(tree))
     for name in _imported(tree, module):
         other = sys.modules.get(name)
-        if other is not None and _belongs(other, module):
-            _add(other, found)
+        if other is not None and _belongs(other, module, package):
+            _add(other, package, found)
 
 
 def _imported(tree: ast.AST, module: ModuleType) -> Iterator[str]:
@@ -53,12 +63,12 @@ def _imported(tree: ast.AST, module: ModuleType) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def _belongs(other: ModuleType, module: ModuleType) -> bool:
-    """Whether a module is part of what defines a method: of the same package (of the harness: of
-    `harness.methods`), or a file beside a plugin's file."""
+def _belongs(other: ModuleType, module: ModuleType, package: str) -> bool:
+    """Whether a module is part of what defines a class: of the same package (of the harness: of
+    `package`), or a file beside a plugin's file."""
     name, mine = other.__name__, module.__name__
     if name.startswith("harness."):
-        return name.startswith("harness.methods.")
+        return name.startswith(f"{package}.")
     if "." in mine or not mine.startswith("harness_plugin_"):
         return name.partition(".")[0] == mine.partition(".")[0]
     file = getattr(other, "__file__", None)
