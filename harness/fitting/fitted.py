@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from harness import config, registry
-from harness.dataset import Classes, open_rgb
+from harness.dataset import Classes
+from harness.decoding import flat, open_rgb
 from harness.errors import HarnessError
 from harness.fitting.inputs import image_features
 from harness.fitting.model import Model
@@ -37,15 +38,18 @@ class FittedModel:
 
     def preprocess(self, image: Picture) -> Tensor:
         """What the image tower takes, [3, S, S]: short side to S (bicubic), central crop, then
-        normalised with the backbone's mean and deviation.
+        normalised with the backbone's mean and deviation. Transparent parts are white, and files
+        are turned as their EXIF data says.
 
         Raises:
             HarnessError: a path that cannot be read as an image.
         """
         clip = self.model.clip
-        if not isinstance(image, Image.Image):
-            image = open_rgb(Path(image), "load")
-        pixels = centre(image.convert("RGB"), clip.size)[None]
+        if isinstance(image, Image.Image):
+            image = flat(image)
+        else:
+            image = open_rgb(Path(image), "load", turn=True)
+        pixels = centre(image, clip.size)[None]
         return normalise(pixels, clip.mean, clip.std)[0]
 
     @torch.no_grad()

@@ -1,0 +1,125 @@
+"""`import harness`: what the command line does, from Python."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import harness
+from harness.cli.commands import main
+from harness.errors import HarnessError
+from harness.method import Method, published
+from harness.methods.adapter import Adapter
+from harness.records.store import Store
+from harness.tasks.few_shot import FewShot
+from tests.cli.test_commands import QUICK
+from tests.conftest import PLUGINS, TOY
+
+TOYS = PLUGINS.plugins["datasets"]["toy"].cls
+
+
+@dataclass(frozen=True, kw_only=True)
+class NothingLearned(Method):
+    """The frozen backbone.
+
+    Source: here.
+    Differs: nothing known.
+    """
+
+    unused: int = published(1, "here")
+
+
+def run(folder, **options):
+    given = {
+        "methods": "zero_shot,adapter", "tasks": "base2new", "datasets": "toy", "shots": 4,
+        "settings": {"engine.max_steps": 2}, "plugins": [str(TOY)], "results": folder, "jobs": 1,
+    }  # fmt: skip
+    return harness.run(**given | options)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The results of two methods, and where they are."""
+    folder = tmp_path_factory.mktemp("results")
+    return run(folder), folder
+
+
+def test_results_are_records_a_frame_and_tables_that_show_themselves(made):
+    results, folder = made
+    assert [record.status for record in results.records] == ["done", "done"]
+    assert set(results.frame()["evaluation"]) == {"base", "new"}
+    text = str(results.leaderboard())
+    assert "| adapter" in text
+    assert repr(results.leaderboard()) == text
+    assert "<table>" in results._repr_html_()
+    assert str(harness.leaderboard(folder)).splitlines()[5:] == text.splitlines()[5:]
+    assert "HM" not in str(harness.leaderboard(folder, datasets="toy", methods="adapter"))[:20]
+
+
+def test_the_command_line_finds_what_python_made(made, capsys):
+    _, folder = made
+    command = ["run", "--methods", "zero_shot,adapter", "--tasks", "base2new"]
+    assert main([*command, "--results", str(folder), *QUICK, "--jobs", "1"]) == 0
+    assert "to run: 0 of 2" in capsys.readouterr().out
+
+
+def test_a_loaded_fit_predicts_what_its_record_says(made):
+    results, folder = made
+    record = results.records[1]
+    model = harness.load(record, plugins=[str(TOY)])
+    toy = TOYS()
+    names = model.class_names
+    items = [item for item in toy.read(None)["test"] if item.name in names]
+    images = [toy.open(item, None) for item in items]
+    side = load_file(Store(folder).path(record.run, record.key, ".predictions.safetensors"))
+    assert model.logits(images).argmax(-1).tolist() == side["base.predictions"].tolist()
+    assert model.features(images[:2]).shape == (2, 128)
+    other = model.logits(images[:3], ["a red disc", "a cat"])
+    assert other.shape == (3, 2)
+    path = Store(folder).path(record.run, record.key)
+    again = harness.load(path, plugins=[str(TOY)])
+    assert torch.equal(again.logits(images[:2]), model.logits(images[:2]))
+
+
+def test_a_loaded_fit_sees_transparent_pictures_on_white(made, tmp_path):
+    model = harness.load(made[0].records[1], plugins=[str(TOY)])
+    clear = Image.new("RGBA", (50, 40), (0, 0, 0, 0))
+    white = Image.new("RGB", (50, 40), "white")
+    clear.save(tmp_path / "clear.png")
+    pixels = [model.preprocess(each) for each in (clear, white, tmp_path / "clear.png")]
+    assert torch.equal(pixels[0], pixels[1])
+    assert torch.equal(pixels[2], pixels[1])
+
+
+def test_what_cannot_be_loaded_is_said(made, tmp_path):
+    with pytest.raises(HarnessError, match="nothing was fitted in the run of zero_shot"):
+        harness.load(made[0].records[0])
+    with pytest.raises(HarnessError, match="does not hold a fit"):
+        harness.load(tmp_path / "nothing.safetensors")
+    strange = tmp_path / "strange.safetensors"
+    strange.write_bytes(b"no tensors")
+    with pytest.raises(HarnessError, match="does not hold a fit"):
+        harness.load(strange)
+
+
+def test_classes_and_objects_are_run_as_names_are(tmp_path):
+    results = run(
+        tmp_path, methods=["zero_shot", NothingLearned, Adapter(rank=2, epochs=1)],
+        tasks=[FewShot], datasets=[TOYS()], jobs=2,
+    )  # fmt: skip
+    labels = list(dict.fromkeys(results.frame()["label"]))
+    assert labels[:2] == ["zero_shot", "nothing_learned"]
+    assert "rank=2" in labels[2]
+    assert results.records[0].scores == results.records[1].scores
+    assert results.records[2].cost["trainable_parameters"] > 0
+
+
+def test_a_wrong_request_is_an_error_with_a_sentence(tmp_path):
+    with pytest.raises(HarnessError, match="Did you mean 'adapter'"):
+        run(tmp_path, methods="adaptr")
+    with pytest.raises(HarnessError, match=r"name\.field"):
+        run(tmp_path, settings={"rank": 3})
+    with pytest.raises(HarnessError, match="neither a name nor a Method"):
+        run(tmp_path, methods=[3])
