@@ -130,7 +130,7 @@ def _steps(runs: Sequence[PreparedRun]) -> str:
         whole.add(free)
         for cap, name in caps.items():
             only = {"max_epochs": None, "max_steps": None, name: getattr(run.settings, name)}
-            if Schedule.of(method, count, **only).total < free:
+            if run.schedule.total == Schedule.of(method, count, **only).total < free:
                 cutting[cap] = None
     return f"{steps} of {_range(whole)} ({', '.join(cutting)})" if cutting else steps
 
