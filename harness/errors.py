@@ -1,6 +1,7 @@
 """The one exception whose message is meant for the user."""
 
 import difflib
+import re
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,10 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> HarnessError:
     """`unknown method 'lroa'. Did you mean 'lora'?`, or with all that is known."""
     names = sorted(allowed)
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
+    plain = {re.sub(r"[\W_]", "", name).lower(): name for name in names}
+    close = [
+        plain[same] for same in [re.sub(r"[\W_]", "", given).lower()] if same in plain
+    ] or close
     hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names) or 'none'}."
     return HarnessError(f"unknown {kind} {given!r}. {hint}")
 

@@ -86,7 +86,7 @@ class Registry:
         """
         known = self.plugins[kind]
         parts = _parts(patterns, known) if isinstance(patterns, str) else patterns
-        chosen: dict[str, Plugin] = {}
+        chosen, missing = dict[str, Plugin](), list[str]()
         for part in filter(None, (p.strip() if isinstance(p, str) else p for p in parts)):
             if not isinstance(part, str):
                 plugin = self._given(kind, part)
@@ -101,13 +101,24 @@ class Registry:
                 broken = [f"{n}: {why}" for n, why in self.broken.items() if n.endswith("." + part)]
                 if broken:
                     raise HarnessError(f"{part!r} failed to import: {broken[0]}")
-                raise unknown(kind.rstrip("s"), part, known)
+                missing.append(part)
             chosen |= {name: known[name] for name in names}
             if len(names) == 1 and known[names[0]].lacks_path:
                 raise HarnessError(f"{part} needs a path: write {part}:PATH.")
+        if missing:
+            raise HarnessError(" ".join(self._unknown(kind, part) for part in missing))
         if not chosen:
             raise HarnessError(f"no {kind} given. Known: {', '.join(known)}.")
         return list(chosen.values())
+
+    def _unknown(self, kind: str, part: str) -> str:
+        """What is said of a name that nobody registered; of a path, how it is given."""
+        paths = [name for name, plugin in self.plugins[kind].items() if plugin.lacks_path]
+        if os.sep in part or part.endswith(".csv") or Path(part).exists():
+            family = "csv" if part.endswith(".csv") and "csv" in paths else "folder"
+            if family in paths:
+                return f"unknown {kind.rstrip('s')} {part!r}. Did you mean '{family}:{part}'?"
+        return str(unknown(kind.rstrip("s"), part, self.plugins[kind]))
 
     def _given(self, kind: str, given: Any) -> Plugin:
         """The plugin of a class or an object that is none of the registered ones by name."""

@@ -54,8 +54,8 @@ def test_results_are_records_a_frame_and_tables_that_show_themselves(made):
     assert "| adapter" in text
     assert repr(results.leaderboard()) == text
     assert "<table>" in results._repr_html_()
-    assert str(harness.leaderboard(folder)).splitlines()[5:] == text.splitlines()[5:]
-    assert "HM" not in str(harness.leaderboard(folder, datasets="toy", methods="adapter"))[:20]
+    assert sorted(str(harness.leaderboard(folder)).splitlines()) == sorted(text.splitlines())
+    assert "zero_shot" not in str(harness.leaderboard(folder, methods="adapter"))
 
 
 def test_the_command_line_finds_what_python_made(made, capsys):
@@ -107,7 +107,7 @@ def test_what_cannot_be_loaded_is_said(made, tmp_path):
 def test_classes_and_objects_are_run_as_names_are(tmp_path):
     results = run(
         tmp_path, methods=["zero_shot", NothingLearned, Adapter(rank=2, epochs=1)],
-        tasks=[FewShot], datasets=[TOYS()], jobs=2,
+        tasks=[FewShot], datasets=[TOYS()], plugins=[], jobs=2,
     )  # fmt: skip
     labels = list(dict.fromkeys(results.frame()["label"]))
     assert labels[:2] == ["zero_shot", "nothing_learned"]

@@ -18,6 +18,8 @@ from harness.records.labels import differing, run_name
 from harness.records.store import Store, read_all
 from harness.records.tables import harmless, plain_table
 
+BACKBONES = Path(config.__file__).parent / "backbones"
+
 if TYPE_CHECKING:
     from harness.images.cache import Disk
     from harness.runs.plan import Request
@@ -109,7 +111,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.runs.plan import plan
 
     request, store = _request(arguments), Store(arguments.results)
-    runs = plan(request, _registry(arguments.plugin))
+    plugins = _registry(arguments.plugin)
+    _check_names(request, plugins)
+    runs = plan(request, plugins)
     done, pending = local.left(runs, store, arguments.force)
     seconds = local.estimate(pending)
     jobs = local.processes(pending, seconds)
@@ -135,6 +139,19 @@ def _run(arguments: argparse.Namespace) -> int:
         line = f"failed: {run_name(record.run, apart)}: {record.reason}"
         print(harmless(line), file=sys.stderr)
     return 1 if failed else 0
+
+
+def _check_names(request: "Request", plugins: registry.Registry) -> None:
+    """Raises HarnessError with all unknown methods, tasks and datasets, not only the first."""
+    wrong = []
+    for kind in registry.KINDS:
+        try:
+            if getattr(request, kind) is not None:
+                plugins.find(kind, getattr(request, kind))
+        except HarnessError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise HarnessError("\n".join(wrong))
 
 
 def _data(arguments: argparse.Namespace) -> int:
@@ -229,9 +246,13 @@ def _show(arguments: argparse.Namespace) -> int:
         return 0
     plugins = _registry(arguments.plugin)
     found = [p[arguments.name] for p in plugins.plugins.values() if arguments.name in p]
+    cards = {card.parent.name: card for card in sorted(BACKBONES.glob("*/README.md"))}
+    if arguments.name in cards:
+        print(cards[arguments.name].read_text(encoding="utf-8").strip())
+        return 0
     if not found:
         known = [name for kind in plugins.plugins.values() for name in kind]
-        raise unknown("name", arguments.name, [*known, "engine"])
+        raise unknown("name", arguments.name, [*known, *cards, "engine"])
     for plugin in found:
         _describe(plugin.name, plugin.cls, plugin.fixed, "where it comes from")
         print(f"\ndefined in {plugin.origin}")
@@ -265,7 +286,8 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
     if arguments.missing:
         from harness.cli import missing
 
-        print("\n".join(missing.commands(board, registry.load([]))) or "Nothing is missing.")
+        lines = missing.commands(board, registry.load([]))
+        print("\n".join(map(harmless, lines)) or "Nothing is missing.")
     elif arguments.checks:
         records = board.chosen()
         apart = differing(record.run for record in records)

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from harness.files import shown
+from harness.fitting.trainer import Schedule
 from harness.images import library
 from harness.images.own import UserImages
 from harness.records.labels import method_label
-from harness.records.tables import plain_table, width
+from harness.records.tables import harmless, plain_table, width
 from harness.runs.context import PreparedRun
 from harness.towers.backbone import NOT_HERE
 
@@ -42,7 +43,7 @@ def describe(
                 "done": sum(run.key in done for run in members),
                 "params": f"{trained:,}",
                 "epochs": _range(epochs) if trained and max(steps) else "–",
-                "steps": _range(steps) if trained and max(steps) else "–",
+                "steps": _steps(members) if trained and max(steps) else "–",
                 "batch": members[0].method.value.batch_size if trained and max(steps) else "–",
             }
         )
@@ -59,15 +60,18 @@ def describe(
             "run: which runs are done already is not known.", width()
         ) + "\n"  # fmt: skip
     return (
-        f"{len(runs)} run{'s' * (len(runs) > 1)} on {clip.name} ({clip.device}, "
+        f"{len(runs)} run{'s' * (len(runs) > 1)} on {harmless(clip.name)} ({clip.device}, "
         f"{settings.precision}), {shots} shots, seeds {seeds}\n"
-        + textwrap.fill(f"datasets: {datasets}", width())
+        + textwrap.fill(harmless(f"datasets: {datasets}"), width())
         + "\n\n"
         + f"{plain_table(rows)}\n\n"
-        + "".join(textwrap.fill(f"not applicable: {each}.", width()) + "\n" for each in refusals)
+        + "".join(
+            textwrap.fill(harmless(f"not applicable: {each}."), width()) + "\n" for each in refusals
+        )
         + ("\n" if refusals else "")
         + "".join(
-            textwrap.fill(each, width(), break_on_hyphens=False, break_long_words=False) + "\n"
+            textwrap.fill(harmless(each), width(), break_on_hyphens=False, break_long_words=False)
+            + "\n"
             for each in _remarks(runs, recipes)
         )
         + missing
@@ -157,11 +161,33 @@ def _only(some: set[str], every: set[str]) -> str:
     return "" if some == every else f" on {', '.join(sorted(some))}"
 
 
+def _steps(runs: Sequence[PreparedRun]) -> str:
+    """Steps; where a cap of the engine cuts them also those of the recipe, and the cap's name."""
+    steps = _range({run.schedule.total for run in runs})
+    caps = {"engine.max_epochs": "max_epochs", "engine.max_steps": "max_steps"}
+    whole, cutting = set[int](), dict[str, None]()
+    for run in runs:
+        count, method = len(run.train.items), run.method.value
+        free = Schedule.of(method, count, None, None).total
+        whole.add(free)
+        for cap, name in caps.items():
+            only = {"max_epochs": None, "max_steps": None, name: getattr(run.settings, name)}
+            if run.schedule.total == Schedule.of(method, count, **only).total < free:
+                cutting[cap] = None
+    return f"{steps} of {_range(whole)} ({', '.join(cutting)})" if cutting else steps
+
+
 def _range(values: set[int]) -> str:
-    return str(min(values)) if len(values) == 1 else f"{min(values)}-{max(values)}"
+    least, most = min(values), max(values)
+    return f"{least:,}" if least == most else f"{least:,}-{most:,}"
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    for most, size, form in (
+        (90, 1, "{:.0f} s"),
+        (5400, 60, "{:.0f} min"),
+        (172800, 3600, "{:.1f} h"),
+    ):
+        if seconds < most:
+            return form.format(seconds / size)
+    return f"{seconds / 86400:.1f} days"

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from harness.errors import HarnessError
 from harness.fitting.inputs import FewShotSupport, Images
 from harness.fitting.model import Model
+from harness.fitting.progress import progress
 from harness.fitting.step import AdaptiveChunks, Batch, Chunks, TrainingStep
 from harness.fitting.texts import Texts
 from harness.images.pixels import epoch_order, steps_per_epoch
@@ -84,7 +84,7 @@ def fit(
     losses, seen, done = [], 0, 0
     room = AdaptiveChunks(chunks)
     total = schedule.total if model.parameters() else 0
-    with tqdm(total=total, desc=label, unit="step", leave=False, disable=None) as bar:
+    with progress(total, label) as bar:
         for epoch in range(math.ceil(total / schedule.steps)):
             count, drop_last = len(support.labels), method.views().drop_last
             order = epoch_order(count, method.batch_size, seed, epoch, drop_last)[: total - done]

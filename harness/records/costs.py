@@ -76,7 +76,7 @@ def tables(records: Iterable[Record], form: str) -> list[str]:
                 or dict.fromkeys(columns, MISSING) | {"method": name, columns[-1]: record.status}
                 for name, record in members.items()
             ]
-            text = notes(list(costs.values())) if costs else ["Nothing was measured."]
+            text = notes(list(costs.values())) if costs else ["nothing was measured."]
             parts.append(format_table(rows, form, "\n".join([f"{title}: {kind}.", *text])))
     return parts
 

@@ -255,6 +255,8 @@ def _finite(values: Mapping[str, Any] | list[Any], place: str = "", depth: int =
     """Raises ValueError for numbers that are none or too large, and for lists nested too deeply."""
     if depth > DEEPEST:
         raise ValueError(f"{place[:40]} is nested more than {DEEPEST} deep")
+    if type(values) is list and {*map(type, values)} == {float} and all(map(math.isfinite, values)):
+        return  # long lists are losses
     for name, value in values.items() if isinstance(values, Mapping) else enumerate(values):
         kind = type(value)
         if kind is float and not math.isfinite(value):

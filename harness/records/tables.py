@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import itertools
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -123,11 +124,14 @@ def plain_table(rows: Sequence[Mapping[str, object]], numbers: bool = False) -> 
     room = width() - 2 * (len(headers) - 1)
     by_length = sorted(range(len(headers)), key=lambda i: longest[i], reverse=True)
     most: list[int | None] = [None] * len(headers)
-    for count in range(1, len(headers) + 1):  # as few columns are wrapped as will do
+    words = [max(len(word) for cell in column for word in (cell.split() or [""]))
+             for column in zip(headers, *cells, strict=True)]  # fmt: skip
+    for least, count in itertools.product((max(words), 12), range(1, len(headers) + 1)):
+        # as few columns are wrapped as will do, and words only if nothing else does
         rest = room - sum(longest[i] for i in by_length[count:])
         if sum(longest) <= room:
             break
-        if rest >= 12 * count:
+        if rest >= max(12, min(least, max(words[i] for i in by_length[:count]))) * count:
             for i in by_length[:count]:
                 most[i] = rest // count
             break

@@ -22,10 +22,10 @@ from harness.fitting.step import (
 )
 from harness.fitting.texts import Texts, text_features, texts
 from harness.images.cache import Cache, Tensors
-from harness.images.pixels import epoch_order
+from harness.images.pixels import FiveCrop, epoch_order
 from harness.images.source import ImageSource, test_batches, train_batches
 from harness.measure import operations, taken, timed
-from harness.method import HeadContext
+from harness.method import HeadContext, Method
 from harness.runs.context import ModelSummary, PreparedRun
 from harness.splits import Split
 from harness.task import Measurement
@@ -48,36 +48,90 @@ def forward_rate(clip: Clip) -> float:
     return count * whole / (time.perf_counter() - started)
 
 
+RUN, CLOSED_FORM = 0.3, 1.5  # seconds: records and models, solvers and searches; measured on
+# emoji-mini with one thread
+
+
 def forecast(runs: Iterable[PreparedRun], rate: float) -> float:
     """Seconds that `runs` may take: forward passes once, backward passes twice a forward, over the
-    blocks after each tower's cut. Frozen parts and fits that runs share are counted
-    once."""
-    work, shared, fitted = 0.0, set[tuple](), set[str]()
+    blocks after each tower's cut; the pixels of images and training views, by a trial of a few; and
+    what each run and each closed form takes beside. Frozen parts and fits that runs share are
+    counted once, and nothing is taken to be in the disk cache."""
+    work, seconds, fitted = 0.0, 0.0, set[str]()
+    seen, opened = dict[tuple, int](), set[str]()
+    pixels = dict[object, tuple[float, float]]()
     for run in runs:
         image, summary, method = run.context.clip.image, run.summary, run.method.value
         live = {tower.name: _live(tower, summary) for tower in (image, run.context.clip.text)}
         whole = _work(image, len(image.blocks))
+        seconds += RUN
         if isinstance(run.task.value, Measurement):
             work += _measurement(run, run.task.value, live)
             continue
-        passes = [(split, 1, 0) for split in run.evaluated.values()]
-        if summary.parameters and run.fit_key not in fitted:
+        passes: list[tuple[Split, int, tuple[object, ...]]]
+        passes = [(split, 1, ()) for split in run.evaluated.values()]
+        if run.fit_key not in fitted:
             fitted.add(run.fit_key)
-            steps = run.schedule.total
-            rows = min(method.batch_size or len(run.train.items), len(run.train.items))
-            texts = len(run.train.classes.names) * (rows if method.text_per_image else 1)
-            work += 3 * steps * (rows * live["image"] + texts * live["text"])
-            passes.append((run.train, run.schedule.epochs, run.seed))
-        for split, times, seed in passes:
+            if summary.parameters:
+                steps = run.schedule.total
+                rows = min(method.batch_size or len(run.train.items), len(run.train.items))
+                texts = len(run.train.classes.names) * (rows if method.text_per_image else 1)
+                work += 3 * steps * (rows * live["image"] + texts * live["text"])
+            views = _views(run)
+            passes += [(run.train, views, (run.seed, run.augmentation(method)))] if views else []
+            seconds += CLOSED_FORM * _closed_form(method)
+        for split, times, drawn in passes:
             count = times * len(split.items)
-            if times == 1:
+            if not drawn:
                 texts = len(split.classes.names) * (count if method.text_per_image else 1)
                 work += count * live["image"] + texts * live["text"]
-            key = (split.fingerprint, seed, summary.cuts["image"])
-            if key not in shared:
-                shared.add(key)
-                work += count * (whole - live["image"])
-    return work / rate
+            key = (split.fingerprint, drawn, summary.cuts["image"])
+            fresh = max(0, times - seen.get(key, 0)) * len(split.items)
+            seen[key] = max(times, seen.get(key, 0))
+            work += fresh * (whole - live["image"])
+            source = run.source(split).dataset
+            if source not in pixels:
+                pixels[source] = _pixel_seconds(run, split)
+            opening, view = pixels[source]
+            seconds += fresh * view + (split.fingerprint not in opened) * len(split.items) * opening
+            opened.add(split.fingerprint)
+    return work / rate + seconds
+
+
+def _closed_form(method: Method) -> bool:
+    """Whether it solves or searches before the first or after the last step."""
+    own = type(method)
+    return own.prepare is not Method.prepare or own.finish is not Method.finish
+
+
+def _views(run: PreparedRun) -> int:
+    """Passes over the training images with views that were not there before: one an epoch, as many
+    as there are kinds of views, and at least those that a closed form takes."""
+    method, augmentation = run.method.value, run.augmentation(run.method.value)
+    epochs = run.schedule.epochs if run.summary.parameters else 0
+    if isinstance(augmentation, FiveCrop):
+        return 5 if epochs or _closed_form(method) else 0
+    views = min(epochs, augmentation.views or epochs)
+    taken = getattr(method, "augmentations", 1) if _closed_form(method) else 0
+    return max(views, taken)
+
+
+def _pixel_seconds(run: PreparedRun, split: Split) -> tuple[float, float]:
+    """Seconds to open an image of a split, and to make a view of it; 0 if none can be opened."""
+    source, size = run.source(split), run.context.clip.size
+    augmentation = run.augmentation(run.method.value)
+    items = split.items[:: max(1, len(split.items) // 4)][:4]
+    try:
+        images = [source.open(item) for item in items]  # what a dataset reads once is there then
+        started = time.perf_counter()
+        images = [source.open(item) for item in items]
+        between = time.perf_counter()
+        for position, each in enumerate(images):
+            augmentation(each, size, augmentation.view(0, 0), position)
+    except (HarnessError, OSError):
+        return 0.0, 0.0
+    ended = time.perf_counter()
+    return (between - started) / len(items), (ended - between) / len(items)
 
 
 def _measurement(run: PreparedRun, task: Measurement, live: Mapping[str, float]) -> float:
