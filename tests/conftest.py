@@ -29,6 +29,10 @@ PLUGINS = registry.load([str(TOY)])
 METHODS = sorted(PLUGINS.plugins["methods"])
 
 
+def pytest_addoption(parser):
+    parser.addoption("--faults-table", help="where `-m faults` keeps its table")
+
+
 @pytest.fixture(scope="session")
 def plugins() -> registry.Registry:
     return PLUGINS

@@ -2,10 +2,14 @@
 
 import argparse
 import inspect
+import os
 import re
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,13 +47,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(argv)
     try:
-        return COMMANDS[arguments.command](arguments)
+        with _ended_by_a_second_interrupt():
+            return COMMANDS[arguments.command](arguments)
     except HarnessError as error:
         print(f"error: {harmless(error, lines=True)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
         print(f"\ninterrupted. {stopped}".rstrip(), file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _ended_by_a_second_interrupt() -> Iterator[None]:
+    """Ctrl-C stops the work in order; a second one ends the process at once, whatever hangs."""
+    usual = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()
+    if not main or usual is not signal.default_int_handler:  # somebody else takes care of it
+        yield
+        return
+    pressed = []
+
+    def stop(number: int, frame: Any) -> None:
+        if pressed:
+            os._exit(130)
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        if not pressed:
+            signal.signal(signal.SIGINT, usual)
 
 
 def _own(arguments: argparse.Namespace) -> list[config.Binding]:
