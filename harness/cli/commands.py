@@ -65,7 +65,7 @@ def _ended_by_a_second_interrupt() -> Iterator[None]:
     if not main or usual is not signal.default_int_handler:  # somebody else takes care of it
         yield
         return
-    pressed = []
+    pressed: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
         if pressed:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import harness
 from harness.measure import THREADS
 from harness.records.labels import differing, run_name
 from harness.records.store import Record, Store
@@ -99,7 +98,7 @@ def helper_processes(shares: Sequence[Share]) -> Iterator[None]:
     however this process ends.
     """
     command = [sys.executable, "-m", "harness.runs.executors.helper"]
-    root = str(Path(harness.__file__).parents[1])  # this harness, whatever the working directory
+    root = str(Path(__file__).parents[3])  # this harness, whatever the working directory
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     helpers = [
         subprocess.Popen(
