@@ -279,7 +279,11 @@ def _import_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise HarnessError(f"there is no Python file {path}")
+    content, there = path.read_bytes(), sys.modules.get(name)
+    if there is not None and vars(there).get("_executed") == (path.resolve(), content):
+        return there  # its classes stay the same objects, as pickle wants them
     module = importlib.util.module_from_spec(spec)
+    vars(module)["_executed"] = (path.resolve(), content)
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module

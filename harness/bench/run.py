@@ -65,6 +65,11 @@ def _check(clip: Clip, methods: Mapping[str, Method]) -> None:
     few = Classes("bench", names(2), "a photo of a {}.")
     for name, method in methods.items():
         trained = method.batch_size and Model(clip, method, few, seed=1).parameters()
+        if type(method).texts_of_step is not Method.texts_of_step:
+            raise HarnessError(
+                f"bench counts operations class by class; {name} takes other texts in each step. "
+                "Measure it with `run --tasks efficiency`."
+            )
         if method.frozen_images or not trained:
             raise HarnessError(
                 f"bench times training steps on batches of images; {name} takes none, or needs "

@@ -59,7 +59,7 @@ class Few:
 
 
 def few(
-    images: int = 5, classes: int = 3, width: int = 128, views: int = 10, noise=3.0, held=40
+    images: int = 5, classes: int = 3, width: int = 36, views: int = 10, noise=3.0, held=40
 ) -> Few:
     """Classes are directions, images are noisy around them."""
     centre = torch.randn(classes, width).double()
@@ -565,7 +565,7 @@ def peak(accuracy: dict[float, float]) -> float:
     return next(e for e, a in accuracy.items() if a == max(accuracy.values()))
 
 
-def probed(support: Few, classes: int = 3, width: int = 128) -> Linear:
+def probed(support: Few, classes: int = 3, width: int = 36) -> Linear:
     head = Linear(width, classes).double()
     build("linear_probe").prepare(head, support)
     return head

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -82,5 +83,6 @@ def test_a_picture_of_several_tables_is_refused():
     other = costing(10)
     for each in other:
         each.run["backbone"] = "ViT-B-16"
+    other = [replace(each, key=f"of another backbone {each.key}") for each in other]
     with pytest.raises(HarnessError, match="make several"):
         draw(costing(10), other)

@@ -53,7 +53,8 @@ def test_a_file_beside_a_plugin_that_it_imports_is_part_of_it(tmp_path, monkeypa
     found = []
     for value in (1, 2):
         beside.write_text(f"VALUE = {value}\n")
-        sys.modules.pop("beside_the_plugin", None)
+        for name in ("beside_the_plugin", "harness_plugin_with_a_file"):
+            sys.modules.pop(name, None)  # as in a new process
         imports = "from beside_the_plugin import VALUE"
         found.append(hashed(tmp_path / "with_a_file.py", imports=imports, value="VALUE"))
     sys.modules.pop("beside_the_plugin")
