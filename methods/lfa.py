@@ -189,8 +189,9 @@ class LFA(Method):
 def aligned(images: Tensor, texts: Tensor, beta: float) -> Tensor:
     """W_0 - beta (W_0 - I), W_0 the orthogonal matrix that best maps images [N, E] onto texts.
 
-    With fewer classes than E it is not unique: solved on the CPU in float64, it is the same one
-    wherever the features were computed.
+    With fewer classes than E it is not unique: only the span of the classes' texts determines it,
+    and rounding chooses the rest, on another processor another one. Solved on the CPU in float64,
+    it is the same one for all devices of a machine.
     """
     left, _, right = torch.linalg.svd((images.T @ texts).double().cpu())
     solved = left @ right

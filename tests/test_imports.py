@@ -147,6 +147,7 @@ def as_one_package(tmp_path_factory) -> Path:
     return home
 
 
+@pytest.mark.slow
 def test_types_are_clean(as_one_package):
     command = ["mypy", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", "/dev/null"]
     done = subprocess.run(

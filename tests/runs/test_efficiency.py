@@ -228,7 +228,9 @@ def test_the_classes_of_the_benchmark_are_imagenets():
     assert step.names(2000)[1000:] == step.names(1000)
 
 
-@pytest.mark.parametrize("name", ["coop", "cocoop", "mma", "tip_adapter_f"])
+@pytest.mark.parametrize(
+    "name", ["coop", "cocoop", pytest.param("mma", marks=pytest.mark.slow), "tip_adapter_f"]
+)
 def test_counted_operations_are_those_of_the_whole_step(name, toy, monkeypatch):
     """Counted of a few texts of each length, and of all."""
     monkeypatch.setattr("harness.fitting.texts.PASS", {})
