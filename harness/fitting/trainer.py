@@ -103,7 +103,7 @@ def fit(
                 seen, done = seen + len(batch), done + 1
                 bar.update()
             losses.append(float(torch.stack(epoch_losses).mean()))
-            bar.set_postfix(loss=f"{losses[-1]:.3f}")
+            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
             if not math.isfinite(losses[-1]):
                 raise HarnessError(f"the loss of {method.name} is not finite in epoch {epoch + 1}")
     method.finish(model.head, support)

@@ -3,6 +3,7 @@
 import io
 
 from harness.fitting.progress import progress
+from tests.conftest import execute
 
 
 def test_a_file_gets_whole_lines_and_nothing_of_a_short_fit(monkeypatch):
@@ -19,3 +20,8 @@ def test_a_file_gets_whole_lines_and_nothing_of_a_short_fit(monkeypatch):
     assert lines.pop() == ""
     assert all(line.startswith("coop toy: step") for line in lines)
     assert "\r" not in file.getvalue()
+
+
+def test_a_short_fit_writes_nothing_into_a_file(make_run, capfd):
+    execute(make_run("adapter", max_steps=6))
+    assert "step" not in capfd.readouterr().err
