@@ -122,8 +122,8 @@ def run(
         disk=Disk(Path(cache_dir or config.cache_folder()), int(cache_limit * 2**30)),
     )
     runs, store = plan(request, registry.load(plugins)), Store(Path(results))
-    done, pending = local.left(runs, store, force)
-    count = local.processes(pending, local.estimate(pending)) if request.travels else 1
+    done, pending = local.done_and_pending(runs, store, force)
+    count = local.process_count(pending, local.estimated_seconds(pending)) if request.travels else 1
     ended = {**done, **local.carry_out(request, plugins, store, pending, force, count)}
     return Results([replace(ended[each.key], folder=store.folder) for each in runs])
 

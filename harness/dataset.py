@@ -21,7 +21,7 @@ from PIL import Image
 from harness.code import code_hash
 from harness.decoding import open_rgb
 from harness.errors import HarnessError
-from harness.files import below, hidden, reason, regular, stamp
+from harness.files import is_hidden, path_below, reason, regular_file, stamp
 
 PARTS = ("train", "val", "test")
 THREADS = 8
@@ -175,7 +175,7 @@ class FileDataset(Dataset):
         """
         path = self.path(root, name)
         try:
-            return regular(path).read_text(encoding="utf-8-sig")
+            return regular_file(path).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise HarnessError(f"{self.name} needs {path}: {reason(error)}.") from error
 
@@ -197,7 +197,7 @@ class FileDataset(Dataset):
 
     def file(self, item: Item, root: Path | None) -> Path:
         """Where an item's image lies."""
-        return self.path(root, self.images, below(item.path, self.name))
+        return self.path(root, self.images, path_below(item.path, self.name))
 
     def open(self, item: Item, root: Path | None) -> Image.Image:
         return open_rgb(self.file(item, root), self.name)
@@ -221,7 +221,7 @@ class FileDataset(Dataset):
                 return sorted(
                     entry.name
                     for entry in entries
-                    if not hidden(entry.name) and entry.is_dir() == folders
+                    if not is_hidden(entry.name) and entry.is_dir() == folders
                 )
         except OSError as error:
             raise HarnessError(f"{self.name} needs the folder {path}: {error.strerror}.") from error
@@ -257,7 +257,7 @@ class SplitFileDataset(FileDataset):
                 f"{label!r} for {path!r}. A label is a whole number from 0; path and class are "
                 "text."
             )
-        return Item(below(path, self.name), label, name)
+        return Item(path_below(path, self.name), label, name)
 
 
 def check_classes(

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from harness.errors import HarnessError
-from harness.files import reason, regular, shown
+from harness.files import reason, regular_file, shown
 
 with contextlib.suppress(ImportError):  # the extra `heic`
     import pillow_heif
@@ -36,13 +36,13 @@ def open_rgb(path: Path, dataset: str, turn: bool = False) -> Image.Image:
     try:
         if not _is_text(path):
             raise ValueError("its name is not UTF-8")
-        with Image.open(regular(path), formats=FORMATS) as image:
+        with Image.open(regular_file(path), formats=FORMATS) as image:
             raw = image.tile[0].args if image.tile else None
             kind = image.format
             if kind == "WEBP" and image.mode == "RGB" and getattr(image, "is_animated", False):
                 image._mode = "RGBA"  # what the first picture does not cover is clear
                 image.rawmode = "RGBA"  # type: ignore[attr-defined]
-            return flat(ImageOps.exif_transpose(image) if turn else image, kind, raw)
+            return to_rgb(ImageOps.exif_transpose(image) if turn else image, kind, raw)
     except Exception as error:  # decoders raise all kinds
         extra = HEIC if path.suffix.lower() in HEIC - SUFFIXES else ()
         hint = " It needs pillow-heif: pip install 'vlm-peft-harness[heic]'." if extra else ""
@@ -57,7 +57,7 @@ def _is_text(path: Path) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in str(path))
 
 
-def flat(image: Image.Image, kind: str | None = None, raw: Any = None) -> Image.Image:
+def to_rgb(image: Image.Image, kind: str | None = None, raw: Any = None) -> Image.Image:
     """RGB, on white where the image is transparent.
 
     Grey of 16 bits is divided by 257. Whole numbers of 32 bits are taken for eight bits if they are

@@ -10,7 +10,7 @@ from harness.errors import HarnessError
 SYSTEM = ("thumbs.db", "desktop.ini")  # Windows writes them into folders of images
 
 
-def regular(path: Path) -> Path:
+def regular_file(path: Path) -> Path:
     """`path`, if it is a regular file: a pipe, a socket or a device could wait for ever.
 
     Raises:
@@ -31,12 +31,12 @@ def stamp(path: Path) -> str:
     return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
-def hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Whether a file or folder is none of the user's: .DS_Store, ._x, Thumbs.db."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
-def below(path: str, dataset: str) -> str:
+def path_below(path: str, dataset: str) -> str:
     """`path`, if it stays below the folder that it is relative to.
 
     Raises:

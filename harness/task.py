@@ -41,11 +41,11 @@ class Task(ABC):
         """What the task runs on if the user does not say; empty: the embedded benchmarks."""
         return ()
 
-    def among(self, datasets: Sequence[str]) -> "Task":
+    def with_datasets(self, datasets: Sequence[str]) -> "Task":
         """The task, knowing the datasets that it will be run on."""
         return self
 
-    def published(self, name: str) -> str:
+    def recipe_task(self, name: str) -> str:
         """The task whose published settings the methods take, of a task registered as `name`."""
         return name
 
@@ -72,7 +72,7 @@ class Measurement(Task):
     images: int = 100
     like: str = "base2new"
 
-    def published(self, name: str) -> str:
+    def recipe_task(self, name: str) -> str:
         return self.like
 
     def __post_init__(self) -> None:

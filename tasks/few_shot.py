@@ -20,7 +20,7 @@ class FewShot(Task):
     forgetting: bool = False
     others: tuple[str, ...] = ()  # the selected datasets, with forgetting
 
-    def among(self, datasets: Sequence[str]) -> "FewShot":
+    def with_datasets(self, datasets: Sequence[str]) -> "FewShot":
         return replace(self, others=tuple(datasets) if self.forgetting else ())
 
     def fit(self, dataset: str) -> Fit:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from harness.bench.naive import naively
 from harness.bench.step import StepBenchmark
-from harness.fitting.memory import memory_of
+from harness.fitting.memory import step_memory
 from harness.fitting.step import Chunks
 from harness.fitting.texts import text_features, texts
 from harness.measure import operations, taken, timed
@@ -70,7 +70,7 @@ def steps(
     clip: Clip, methods: Mapping[str, Method], counts: Sequence[int], repeats: int
 ) -> Iterator[Row]:
     """A row for each method and number of classes."""
-    memory = memory_of(clip.device)
+    memory = step_memory(clip.device)
     with tqdm(total=len(methods) * len(counts), desc="bench", disable=None) as bar:
         for count, (name, method) in itertools.product(counts, methods.items()):
             bar.set_postfix_str(f"{name}, {count} classes")

@@ -143,9 +143,9 @@ def _run(arguments: argparse.Namespace) -> int:
     plugins = _registry(arguments.plugin)
     _check_names(request, plugins)
     runs = plan(request, plugins)
-    done, pending = local.left(runs, store, arguments.force)
-    seconds = local.estimate(pending)
-    jobs = local.processes(pending, seconds)
+    done, pending = local.done_and_pending(runs, store, arguments.force)
+    seconds = local.estimated_seconds(pending)
+    jobs = local.process_count(pending, seconds)
     print(plan_text.describe(runs, done, seconds, jobs, arguments.dry_run))
     if arguments.dry_run:
         if arguments.check_images:
@@ -243,9 +243,10 @@ def _bench(arguments: argparse.Namespace) -> int:
     methods = {
         p.name: config.build(p, [], plan.recipe(p, "base2new", "bench", 16))[0] for p in chosen
     }
+    device = plan.usable_device(arguments.device)
     print(bench.run(
-        methods, counts, arguments.backbone, plan.usable(arguments.device), arguments.repeats,
-        parts, arguments.memory, arguments.out, arguments.plugin,
+        methods, counts, arguments.backbone, device, arguments.repeats, parts, arguments.memory,
+        arguments.out, arguments.plugin,
     ))  # fmt: skip
     return 0
 

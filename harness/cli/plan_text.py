@@ -138,7 +138,7 @@ def _recipes(runs: Sequence[PreparedRun]) -> list[str]:
     every: dict[tuple[str, str], set[str]] = {}
     for run in runs:
         method, dataset = type(run.method.value), run.fit.dataset
-        task = run.task.value.published(run.task.name)
+        task = run.task.value.recipe_task(run.task.name)
         usual, recipe = method(), method.recipe(task, dataset, run.shots)
         changed = ", ".join(
             f"{name}={value!r}"

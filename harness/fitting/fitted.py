@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness import config, registry
 from harness.dataset import Classes
-from harness.decoding import flat, open_rgb
+from harness.decoding import open_rgb, to_rgb
 from harness.errors import HarnessError
 from harness.fitting.inputs import image_features
 from harness.fitting.model import Model
@@ -46,7 +46,7 @@ class FittedModel:
         """
         clip = self.model.clip
         if isinstance(image, Image.Image):
-            image = flat(image)
+            image = to_rgb(image)
         else:
             image = open_rgb(Path(image), "load", turn=True)
         pixels = centre(image, clip.size)[None]

@@ -18,7 +18,7 @@ SHARE = {"cuda": 0.8, "cpu": 0.5}  # of the device's memory
 TAKEN = {"cuda": 1.25, "cpu": 2.4}
 
 
-def memory_of(device: torch.device) -> int:
+def step_memory(device: torch.device) -> int:
     """Bytes that a step may take if the user says nothing: a share of the device's whole memory.
 
     The whole and not the free one, so that a machine makes the same micro-batches every time: they

@@ -150,13 +150,13 @@ def texts(model: Model, classes: Classes, training: bool, cache: Cache | None = 
         for name, each in model.method.references(classes).items()
     }
     made = Texts(ids, x, lengths, 0, len(prompts[0]), kinds, references)
-    if model.cut(clip.text) is None or (training and draws(model, made)):
+    if model.cut(clip.text) is None or (training and draws_noise(model, made)):
         return replace(made, lengths=torch.full_like(lengths, ids.shape[1]))
     return replace(made, shared=shared_prefix_length(model, made, training))
 
 
 @torch.no_grad()
-def draws(model: Model, prompts: Texts) -> bool:
+def draws_noise(model: Model, prompts: Texts) -> bool:
     """Whether an edit draws at random for texts in training. Each pass draws for all rows, so that
     they had better pass together."""
     few = prompts.of_classes(torch.zeros(1, dtype=torch.long, device=prompts.ids.device))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from harness.files import regular
+from harness.files import regular_file
 from harness.images.cache import Disk, Tensors
 
 THREADS = 8
@@ -63,7 +63,7 @@ def _mark(path: Path) -> tuple[int, ...]:
 
 def _digest(path: Path) -> bytes:
     try:
-        with regular(path).open("rb") as file:
+        with regular_file(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     except (OSError, ValueError):
         return b""

@@ -17,7 +17,7 @@ from sklearn.model_selection import train_test_split
 from harness.dataset import PARTS, Dataset, Item
 from harness.decoding import SUFFIXES, open_rgb
 from harness.errors import HarnessError
-from harness.files import below, hidden, reason, regular, shown, stamp
+from harness.files import is_hidden, path_below, reason, regular_file, shown, stamp
 from harness.images.contents import DIGESTS
 
 SHARES = {"val": 0.2, "test": 0.3}  # as CoOp splits the datasets that come without a split
@@ -79,7 +79,7 @@ class UserImages(Dataset):
         }
 
     def open(self, item: Item, root: Path | None) -> Image.Image:
-        return open_rgb(self.home / below(item.path, self.path), self.path, turn=True)
+        return open_rgb(self.home / path_below(item.path, self.path), self.path, turn=True)
 
     def stamp(self, item: Item, root: Path | None) -> str:
         return stamp(self.home / item.path)
@@ -101,7 +101,7 @@ class UserImages(Dataset):
         inside = os.path.realpath(self.home)
         folders: dict[str, str] = {}  # few, and resolved once each
         for path in sorted(paths):
-            file = os.path.join(self.home, below(path, self.path))  # noqa: PTH118 - of many files
+            file = os.path.join(self.home, path_below(path, self.path))  # noqa: PTH118 - of many files
             folder, name = os.path.split(file)
             if folder not in folders:
                 folders[folder] = os.path.realpath(folder)
@@ -183,7 +183,7 @@ def rows(path: Path, dataset: str) -> list[tuple[int, list[str]]]:
         HarnessError: it cannot be read.
     """
     try:
-        with regular(path).open(encoding="utf-8-sig", newline="") as file:
+        with regular_file(path).open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             stripped = ([value.strip() for value in row] for row in reader)
             return [(reader.line_num, row) for row in stripped if any(row)]
@@ -196,10 +196,10 @@ def files_below(folder: Path, home: Path) -> list[str]:
     found = []
     for here, subfolders, files in os.walk(folder, followlinks=True):
         subfolders[:] = sorted(
-            name for name in subfolders if not hidden(name) and not _loops(Path(here, name))
+            name for name in subfolders if not is_hidden(name) and not _loops(Path(here, name))
         )
         place = Path(here).relative_to(home)
-        found += [place.joinpath(name).as_posix() for name in sorted(files) if not hidden(name)]
+        found += [place.joinpath(name).as_posix() for name in sorted(files) if not is_hidden(name)]
     return found
 
 

@@ -149,7 +149,7 @@ def compared(record: Record) -> tuple[str, str, str, str]:
     return run["backbone"], run["fingerprints"]["weights"], _like(record), str(run["shots"])
 
 
-def of_methods(records: Iterable[Record], kind: str) -> dict[Compared, float]:
+def costs_by_method(records: Iterable[Record], kind: str) -> dict[Compared, float]:
     """The cost `kind` of methods: the newest measurement.
 
     Raises:

@@ -70,7 +70,7 @@ def rows(records: Sequence[Record]) -> list[tuple[Settings, list[Record]]]:
         found.setdefault(members, settings)
     return [
         (settings, [record for text in alike if text in members for record in alike[text]])
-        for members, settings in sorted(found.items(), key=lambda each: natural(each[1]))
+        for members, settings in sorted(found.items(), key=lambda each: setting_order(each[1]))
     ]
 
 
@@ -80,7 +80,7 @@ def _belongs(run: tuple[Settings, list[str]], settings: Settings) -> bool:
     return same and set(differs) <= set(settings)
 
 
-def natural(settings: Settings) -> list[tuple[str, list[tuple[int, float, str]]]]:
+def setting_order(settings: Settings) -> list[tuple[str, list[tuple[int, float, str]]]]:
     """A key that sorts settings as a reader expects: numbers by size, none before some."""
     return [(name, _parts(settings[name])) for name in sorted(settings)]
 

@@ -18,7 +18,7 @@ from harness.records.entry import TABLES, Entry, entry
 from harness.records.labels import method_label
 from harness.records.record import Record
 from harness.records.scores import by_shots, evaluations, overview, scores_table
-from harness.records.store import one_a_key
+from harness.records.store import one_record_a_key
 from harness.records.summary import summarise
 from harness.records.tables import csv_cell, width
 
@@ -49,7 +49,7 @@ class Leaderboard:
         Raises:
             HarnessError: there is nothing to show, or nothing to mark or sort by.
         """
-        every, chosen = one_a_key(self.records), self.chosen()
+        every, chosen = one_record_a_key(self.records), self.chosen()
         if form == "svg":
             return plot.pareto(replace(self, task=None).chosen(), self.task, self.pareto)
         about_costs = costs.tables((record for record in chosen if record.measures), form)
@@ -60,7 +60,9 @@ class Leaderboard:
             raise HarnessError("--pareto marks a table to be read: leave out --format csv.")
         if form == "csv":
             return "\n\n".join([_csv(table), *about_costs])
-        spent = costs.of_methods(every, self.pareto) if self.pareto not in (None, "params") else {}
+        spent = (
+            costs.costs_by_method(every, self.pareto) if self.pareto not in (None, "params") else {}
+        )
         parts = _tables(table, form, self.by_dataset, self.pareto, spent) + about_costs
         if form == "markdown":
             parts += [
@@ -75,7 +77,7 @@ class Leaderboard:
         Raises:
             HarnessError: there are none of a name, with the names that there are.
         """
-        records = one_a_key(self.records)
+        records = one_record_a_key(self.records)
         of: dict[str, tuple[str | None, Callable[[Record], Sequence[str]]]] = {
             "task": (self.task, lambda record: [record.run["task"]]),
             "backbone": (self.backbone, lambda record: [record.run["backbone"]]),

@@ -73,7 +73,7 @@ def pareto(records: Iterable[Record], task: str | None, kind: str | None) -> str
         )
     rows = table[table["dataset"] == "average"]
     key = tuple(rows[["backbone", "weights", "task", "shots"]].iloc[0])
-    spent = costs.of_methods(every, kind) if kind != "params" else _parameters(rows, key)
+    spent = costs.costs_by_method(every, kind) if kind != "params" else _parameters(rows, key)
     paired = "hm" in rows and rows["hm"].notna().any()
     score = "hm" if paired else rows["evaluations"].iloc[0].split()[0]
     found = {
@@ -107,7 +107,7 @@ def _parameters(rows: pd.DataFrame, key: tuple[str, ...]) -> dict[tuple[str, ...
 
 
 def _measured(records: list[Record], kind: str, key: tuple[str, ...]) -> str:
-    """Where the costs were measured; `costs.of_methods` has refused several places."""
+    """Where the costs were measured; `costs.costs_by_method` has refused several places."""
     if kind == "params":
         return ""
     first = next(

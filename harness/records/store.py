@@ -104,7 +104,7 @@ class Store:
         Raises:
             HarnessError: the folder does not exist or cannot be read.
         """
-        return one_a_key(self._each())
+        return one_record_a_key(self._each())
 
     def _each(self) -> Iterator[Record]:
         if not os.access(self.folder, os.R_OK | os.X_OK) or not self.folder.is_dir():
@@ -175,7 +175,9 @@ def read_all(folders: Iterable[Path]) -> list[Record]:
     Raises:
         HarnessError: a folder cannot be read.
     """
-    return one_a_key(_light(record) for folder in folders for record in Store(folder)._each())
+    return one_record_a_key(
+        _light(record) for folder in folders for record in Store(folder)._each()
+    )
 
 
 def _light(record: Record) -> Record:
@@ -184,7 +186,7 @@ def _light(record: Record) -> Record:
     return replace(record, cost=cost, provenance=about)
 
 
-def one_a_key(records: Iterable[Record]) -> list[Record]:
+def one_record_a_key(records: Iterable[Record]) -> list[Record]:
     """Of records with the same key one, whatever their order: a finished one before a failed one,
     then the newest. A run is in a folder twice if a file or a folder was copied."""
     found = dict[str, Record]()

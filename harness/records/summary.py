@@ -14,7 +14,7 @@ from harness.errors import HarnessError
 from harness.records.entry import TABLES, Entry, entry
 from harness.records.labels import label, method_label, rows
 from harness.records.record import Record
-from harness.records.store import one_a_key
+from harness.records.store import one_record_a_key
 
 
 def harmonic_mean(a: float, b: float) -> float:
@@ -26,7 +26,7 @@ def summarise(records: Iterable[Record]) -> pd.DataFrame:
     """One row per task, backbone, shots, settings, method and dataset, and one `average` row.
 
     A method with settings that the user gave is a row of its own; see labels.rows. Of records with
-    the same key one counts (store.one_a_key). Of a row only records that belong together count:
+    the same key one counts (store.one_record_a_key). Of a row only records that belong together:
     those with the newest record's code, of a dataset those with its newest hyperparameters, of a
     dataset and seed those with its newest lists of images.
 
@@ -46,7 +46,7 @@ def summarise(records: Iterable[Record]) -> pd.DataFrame:
     of them is in finished_base and so on.
     """
     tables = dict[tuple[str, ...], list[Entry]]()
-    for record in one_a_key(records):
+    for record in one_record_a_key(records):
         each = entry(record)
         tables.setdefault(each.table, []).append(each)
     if not tables:
@@ -182,7 +182,7 @@ def _parameters(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row per run and evaluation; a failed run has one row without an accuracy."""
     result = []
-    for each in map(entry, one_a_key(records)):
+    for each in map(entry, one_record_a_key(records)):
         run, record = each.record.run, each.record
         shared = {
             "key": record.key, "status": record.status, "label": method_label(run),

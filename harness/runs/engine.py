@@ -17,7 +17,7 @@ from torch import Tensor
 from harness.errors import HarnessError
 from harness.fitting.evaluate import Scores, evaluate, zero_shot
 from harness.fitting.inputs import Images
-from harness.fitting.memory import choose, memory_of
+from harness.fitting.memory import choose, step_memory
 from harness.fitting.model import Model
 from harness.fitting.step import Chunks
 from harness.fitting.texts import Texts, texts
@@ -134,7 +134,7 @@ def _chunks(run: PreparedRun, model: Model, prompts: Texts) -> Chunks:
         return given
     rows = min(method.batch_size or len(run.train.items), len(run.train.items))
     cpu = run.context.clip.device.type == "cpu"
-    share = memory_of(run.context.clip.device) // (engine.jobs or (THREADS if cpu else 1))
+    share = step_memory(run.context.clip.device) // (engine.jobs or (THREADS if cpu else 1))
     memory = int(engine.memory * 2**30) or share
     return choose(model, rows, prompts, memory)
 

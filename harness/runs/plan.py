@@ -71,7 +71,7 @@ def plan(request: Request, registry: Registry) -> list[PreparedRun]:
     config.check_targets([*profile, *request.bindings, *swept], known)
     if request.datasets:
         registry.find("datasets", request.datasets)  # those with a path become known
-    device, cache = torch.device(usable(request.device)), Cache(disk=request.disk)
+    device, cache = torch.device(usable_device(request.device)), Cache(disk=request.disk)
     load = partial(backbones.load, request.backbone, device, weights=not request.dry)
     context = Context(load, request.root, cache)
     every: list[PreparedRun] = []
@@ -97,13 +97,13 @@ def plan(request: Request, registry: Registry) -> list[PreparedRun]:
                 plugin.name: plugin for plugin in [*known_datasets, *datasets]
             }  # objects win
             readable = {name: config.build(p, bindings)[0] for name, p in plugins.items()}
-            protocol = Configured(p.name, task.among(names), changed)
+            protocol = Configured(p.name, task.with_datasets(names), changed)
             if min(request.shots) < 1:
                 raise HarnessError(f"--shots must be at least 1, not {min(request.shots)}.")
             for shots, name, seed in itertools.product(request.shots, names, request.seeds):
                 with blaming(f"the task {p.name}"):
                     needed = _datasets_of(protocol.value, name, readable)
-                    fitted, like = protocol.value.fit(name).dataset, task.published(p.name)
+                    fitted, like = protocol.value.fit(name).dataset, task.recipe_task(p.name)
                 for m in methods:
                     with blaming(f"the method {m.name}"):
                         built = config.build(m, bindings, recipe(m, like, fitted, shots))
@@ -173,7 +173,7 @@ def _check_used(given: Iterable[Binding], chosen: Sequence[Plugin]) -> None:
             )
 
 
-def usable(given: str | None) -> str:
+def usable_device(given: str | None) -> str:
     """The device of that name, or CUDA where it is there.
 
     Raises:

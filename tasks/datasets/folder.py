@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.images.own import HarnessError, UserImages, files_below, hidden, is_image
+from harness.images.own import HarnessError, UserImages, files_below, is_hidden, is_image
 
 SPLITS = {
     "train": "train", "training": "train",
@@ -44,7 +44,7 @@ class Folder(UserImages):
             found.update(
                 f"{_suffix(name)} in no class folder"
                 for name in beside
-                if is_image(name) and not hidden(name)
+                if is_image(name) and not is_hidden(name)
             )
         return dict(sorted(found.items()))
 
@@ -116,7 +116,7 @@ class Folder(UserImages):
             there = [each for each in folder.iterdir() if each.is_dir()]
         except OSError as error:
             raise HarnessError(f"{folder} cannot be read: {error.strerror}.") from error
-        names = sorted(each.name for each in there if not hidden(each.name))
+        names = sorted(each.name for each in there if not is_hidden(each.name))
         for name in names:
             if any("\ud800" <= letter <= "\udfff" for letter in name):
                 raise HarnessError(

@@ -15,7 +15,7 @@ from harness.errors import HarnessError
 from harness.records import costs
 from harness.records.leaderboard import Leaderboard, render
 from harness.records.record import Record
-from harness.records.store import Store, one_a_key, read_all
+from harness.records.store import Store, one_record_a_key, read_all
 from harness.records.summary import summarise
 from tests.records.test_leaderboard import grid, record, rows
 from tests.records.test_record import committed
@@ -45,8 +45,8 @@ def test_of_records_of_one_key_a_finished_one_counts_before_a_newer_failed_one()
     failed = dataclasses.replace(done, status="failed", scores={}, provenance={"time": "2026-02"})
     newer = dataclasses.replace(done, provenance={"time": "2026-03-01"}, checks=["newer"])
     for records in ([done, failed, newer], [failed, newer, done], [newer, done, failed]):
-        assert one_a_key(records) == [newer]
-    assert one_a_key([failed, done]) == [done]
+        assert one_record_a_key(records) == [newer]
+    assert one_record_a_key([failed, done]) == [done]
 
 
 def shots(made: Record, number: int) -> Record:

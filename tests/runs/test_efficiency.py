@@ -187,11 +187,11 @@ def test_costs_of_different_kinds_are_never_in_one_column(measured, capsys):
         other = dataclasses.replace(first, run={**first.run, **changed})
         assert len(costs.tables([*records, other], "markdown")) == 4
         with pytest.raises(HarnessError, match="different kinds"):
-            costs.of_methods([*records, other], "fit")
+            costs.costs_by_method([*records, other], "fit")
     few = dataclasses.replace(first, run={**first.run, "shots": 1})
-    assert len(costs.of_methods([*records, few], "fit")) == len(records) + 1
+    assert len(costs.costs_by_method([*records, few], "fit")) == len(records) + 1
     with pytest.raises(HarnessError, match="--tasks efficiency"):
-        costs.of_methods([], "fit")
+        costs.costs_by_method([], "fit")
 
 
 def test_a_printed_count_that_differs_is_shown_beside_ours():
@@ -287,7 +287,7 @@ def test_what_does_not_fit_is_continued_from_fewer_classes(mini, monkeypatch):
     plugin = PLUGINS.plugins["methods"]["coop"]
     method = plugin.cls(**plugin.fixed)
     monkeypatch.setattr(bench, "FEW", (10, 20))
-    monkeypatch.setattr(bench, "memory_of", lambda device: 9 * 10**7)  # enough for 20 classes
+    monkeypatch.setattr(bench, "step_memory", lambda device: 9 * 10**7)  # enough for 20 classes
     fits, not_ = bench.steps(mini, {"coop": method}, [20, 40], 1)
     assert not fits.naive.extrapolated
     assert not_.naive.extrapolated

@@ -53,7 +53,9 @@ def test_an_image_is_opened_once_for_all_methods_and_seeds(tmp_path, monkeypatch
         return usual(source, item)
 
     monkeypatch.setattr(ImageSource, "open", counted)
-    monkeypatch.setattr("harness.runs.executors.local.estimate", lambda pending: 0.0)  # opens some
+    monkeypatch.setattr(
+        "harness.runs.executors.local.estimated_seconds", lambda pending: 0.0
+    )  # opens some
     options = ("--datasets", f"folder:{home}", "--dry-run", "--check-images", "--seeds", "1-3")
     assert run(tmp_path / "r", *options, methods="zero_shot,adapter", tasks="few_shot") == 0
     assert len(opened) == 16

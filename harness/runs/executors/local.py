@@ -27,13 +27,13 @@ from harness.task import Measurement
 START = 15  # seconds of work that repay the start of a process
 
 
-def estimate(pending: Sequence[PreparedRun]) -> float:
+def estimated_seconds(pending: Sequence[PreparedRun]) -> float:
     """Seconds that the runs may take in one process."""
     pending = [run for run in pending if not run.refusal]
     return forecast(pending, forward_rate(pending[0].context.clip)) if pending else 0.0
 
 
-def processes(pending: Sequence[PreparedRun], seconds: float) -> int:
+def process_count(pending: Sequence[PreparedRun], seconds: float) -> int:
     """How many processes share the runs: engine.jobs, or as many as there are threads and the work
     repays; one on CUDA if the user says nothing."""
     if not pending or any(isinstance(run.task.value, Measurement) for run in pending):
@@ -44,7 +44,7 @@ def processes(pending: Sequence[PreparedRun], seconds: float) -> int:
     return min(most, len({run.fit_key for run in pending}))
 
 
-def left(
+def done_and_pending(
     runs: Sequence[PreparedRun], store: Store, force: bool
 ) -> tuple[Mapping[str, Record], list[PreparedRun]]:
     """The records that count as done, and the runs that have none."""
