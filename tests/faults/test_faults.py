@@ -23,7 +23,9 @@ from pathlib import Path
 import pytest
 
 from harness.records.tables import format_table
+from tests.cli.test_commands import alive
 from tests.conftest import ROOT, TOY
+from tests.images.test_own import grow
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("faults")]
 
@@ -84,14 +86,6 @@ class Trial:
         row = {"fault": fault, "tried": str(tried)}
         ROWS.append(row | {name: str(self.seen[name]) for name in ("lost", "doubled", "left")})
         assert self.seen["lost"] == self.seen["doubled"] == self.seen["left"] == 0, ROWS[-1]
-
-
-def alive(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.fixture
@@ -218,8 +212,6 @@ def test_a_pipe_that_is_closed(trial):
 
 
 def test_a_pipe_among_the_images(trial, tmp_path):
-    from tests.images.test_own import grow
-
     os.mkfifo(grow(tmp_path / "images") / "oak" / "x.png")
     command = trial.command("--jobs", 1, "--datasets", f"folder:{tmp_path / 'images'}")
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
