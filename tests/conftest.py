@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 TOY = ROOT / "tests" / "toy.py"
 PLUGINS = registry.load([str(TOY)])
 METHODS = sorted(PLUGINS.plugins["methods"])
+FAMILIES = [name for name in METHODS if not name.startswith("dra-")]  # one of each module's kind
 
 
 def pytest_addoption(parser):

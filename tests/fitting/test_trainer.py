@@ -13,7 +13,7 @@ from harness.fitting.trainer import Schedule, fit
 from harness.method import HeadContext, Method
 from harness.runs.engine import _precision
 from tests import toy_backbone
-from tests.conftest import METHODS, PLUGINS, execute
+from tests.conftest import FAMILIES, PLUGINS, execute
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_loss_that_is_not_finite_is_an_error_with_the_epoch(make_run):
         fit(model, images, prompts, Schedule(1, 3), 1)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*FAMILIES, "dra-none", "dra-cr"])
 def test_every_method_trains_under_bfloat16_autocast_as_it_does_in_float32(
     make_run, name, monkeypatch
 ):

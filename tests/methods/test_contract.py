@@ -272,8 +272,8 @@ def test_saved_weights_restore_the_logits_on_other_classes(name, exact, tmp_path
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_loss_falls_on_eight_images(name, mini):
-    model = grafted(name, mini)
+def test_the_loss_falls_on_eight_images(name, toy):
+    model = grafted(name, toy)
     if not model.parameters():
         return
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
