@@ -93,10 +93,8 @@ def plan(request: Request, registry: Registry) -> list[PreparedRun]:
             datasets = registry.find("datasets", request.datasets or usual)
             chosen |= {plugin.name: plugin for plugin in datasets}
             names = [plugin.name for plugin in datasets]
-            plugins = {
-                plugin.name: plugin for plugin in [*known_datasets, *datasets]
-            }  # objects win
-            readable = {name: config.build(p, bindings)[0] for name, p in plugins.items()}
+            plugins = [*known_datasets, *datasets]  # an object wins over its class
+            readable = {each.name: config.build(each, bindings)[0] for each in plugins}
             protocol = Configured(p.name, task.with_datasets(names), changed)
             if min(request.shots) < 1:
                 raise HarnessError(f"--shots must be at least 1, not {min(request.shots)}.")
@@ -111,7 +109,8 @@ def plan(request: Request, registry: Registry) -> list[PreparedRun]:
                         method.value.check()
                     run = Run(method, protocol, name, request.backbone, shots, seed, settings,
                               needed)  # fmt: skip
-                    every.append(context.prepare(run))
+                    with blaming(f"{run} is no value that can be hashed, and"):
+                        every.append(context.prepare(run))
     _check_used([*request.bindings, *swept], [*methods, *tasks, *chosen.values()])
     return _checked(every)
 

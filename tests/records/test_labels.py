@@ -6,7 +6,7 @@ import pytest
 
 from harness import registry
 from harness.config import read_set, read_sweeps
-from harness.records.labels import method_label, natural, rows
+from harness.records.labels import method_label, rows, setting_order
 from harness.records.record import Record
 from harness.records.summary import summarise
 from harness.runs.plan import Request, plan
@@ -108,7 +108,7 @@ def test_rows_are_in_natural_order_of_the_values(made):
     found = [settings["epochs"] for settings, _ in rows(records)]
     assert found == [9, 20, 100]
     shuffled = [{"x": "a10"}, {"x": 10}, {"x": "a9"}, {}, {"x": 2}, {"x": None}]
-    assert [each.get("x", "") for each in sorted(shuffled, key=natural)] == [
+    assert [each.get("x", "") for each in sorted(shuffled, key=setting_order)] == [
         "", None, 2, 10, "a9", "a10",
     ]  # fmt: skip
 
