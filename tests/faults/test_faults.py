@@ -69,6 +69,7 @@ class Trial:
 
     def ended(self, process: subprocess.Popen, before: set[str]) -> None:
         """Notes what a process that was stopped left behind and lost."""
+        process.communicate()  # so that it is no zombie
         deadline = time.monotonic() + 30
         while alive(process.pid) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -131,7 +132,6 @@ def stop_at_random(trial: Trial, how: int, times: int, most: float, seeds: str) 
         before = trial.finished() if trial.folder.exists() else set()
         process.send_signal(how)
         trial.ended(process, before)
-        process.communicate()
 
 
 def test_kill_9_of_the_first_of_two_processes(trial):
