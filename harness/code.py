@@ -2,77 +2,86 @@
 
 import ast
 import hashlib
-import inspect
+import importlib.util
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 from harness.errors import HarnessError
+
+INSTALLED = {"site-packages", "dist-packages"}
+STANDARD = Path(ast.__file__).parent
 
 
 def code_hash(cls: type, base: type, package: str) -> str:
     """Sixteen hex digits of a hash of the modules that define a class: its own, those of the
-    classes between it and `base`, and the modules of `package`, or of its plugin, that these
-    import. Other modules of the harness are left out."""
+    classes between it and `base`, and what these import, as far as it is `package`, part of the
+    same package, or lies outside the installed ones. Other modules of the harness are left out.
+
+    Raises:
+        HarnessError: the class is not defined in a file, so that a change of it goes unnoticed.
+    """
     found: dict[str, str] = {}
     for each in cls.mro():
-        module = sys.modules[each.__module__]
-        ours = module.__name__.startswith("harness.")
-        if issubclass(each, base) and (not ours or module.__name__.startswith(f"{package}.")):
-            if getattr(module, "__file__", None):
-                _add(module, package, found)
-            elif each is not base:  # in a notebook
-                found[each.__qualname__] = repr(_plain(ast.parse(_source(each))))
+        name = each.__module__
+        ours = name.startswith("harness.") and not name.startswith(f"{package}.")
+        if issubclass(each, base) and not ours:
+            file = getattr(sys.modules.get(name), "__file__", None)
+            if file is None or "<locals>" in each.__qualname__:
+                raise HarnessError(
+                    f"{each.__qualname__} must be defined in a file, outside of functions: else a "
+                    "change of its code, or of what it refers to, would go unnoticed."
+                )
+            _add(name, Path(file), package, found)
     return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:16]
 
 
-def _source(cls: type) -> str:
-    try:
-        return textwrap.dedent(inspect.getsource(cls))
-    except (OSError, TypeError) as error:
-        raise HarnessError(
-            f"the source of {cls.__name__} cannot be read, so that a change of it would go "
-            "unnoticed. Define it in a file."
-        ) from error
-
-
-def _add(module: ModuleType, package: str, found: dict[str, str]) -> None:
-    file = getattr(module, "__file__", None)
-    if module.__name__ in found or file is None or not file.endswith(".py"):
+def _add(name: str, file: Path, package: str, found: dict[str, str]) -> None:
+    if name in found or file.suffix != ".py":
         return
-    tree = ast.parse(Path(file).read_bytes())
-    found[module.__name__] = repr(_plain(tree))
-    for name in _imported(tree, module):
-        other = sys.modules.get(name)
-        if other is not None and _belongs(other, module, package):
-            _add(other, package, found)
+    tree = ast.parse(file.read_bytes())
+    found[name] = repr(_plain(tree))
+    for imported in _imported(tree, name, file):
+        other = _file_of(imported)
+        if other is not None and _belongs(imported, other, name, package):
+            _add(imported, other, package, found)
 
 
-def _imported(tree: ast.AST, module: ModuleType) -> Iterator[str]:
+def _imported(tree: ast.AST, name: str, file: Path) -> Iterator[str]:
     """Names of all modules that a syntax tree may import."""
+    package = name.split(".") if file.stem == "__init__" else name.split(".")[:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            package = (module.__package__ or "").split(".")
             above = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join(filter(None, [*above, node.module]))
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def _belongs(other: ModuleType, module: ModuleType, package: str) -> bool:
-    """Whether a module is part of what defines a class: of the same package (of the harness: of
-    `package`), or a file beside a plugin's file."""
-    name, mine = other.__name__, module.__name__
-    if name.startswith("harness."):
+def _file_of(name: str) -> Path | None:
+    """The file of a module, whether or not it has been imported yet."""
+    module = sys.modules.get(name)
+    if module is None and "." not in name:
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError):
+            return None
+        file = spec.origin if spec else None
+    else:
+        file = getattr(module, "__file__", None)
+    return Path(file) if file and file.endswith(".py") else None
+
+
+def _belongs(name: str, file: Path, mine: str, package: str) -> bool:
+    """Whether a module is part of what defines a class: of the harness `package` alone, of others
+    the same package, and whatever is not installed."""
+    if name == "harness" or name.startswith("harness."):
         return name.startswith(f"{package}.")
-    if "." in mine or not mine.startswith("harness_plugin_"):
-        return name.partition(".")[0] == mine.partition(".")[0]
-    file = getattr(other, "__file__", None)
-    return file is not None and Path(file).is_relative_to(Path(module.__file__ or "").parent)
+    if name.partition(".")[0] == mine.partition(".")[0]:
+        return True
+    return not INSTALLED & {*file.parts} and not file.is_relative_to(STANDARD)
 
 
 def _plain(node: object) -> object:

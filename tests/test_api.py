@@ -123,3 +123,37 @@ def test_a_wrong_request_is_an_error_with_a_sentence(tmp_path):
         run(tmp_path, settings={"rank": 3})
     with pytest.raises(HarnessError, match="neither a name nor a Method"):
         run(tmp_path, methods=[3])
+
+
+def test_a_setting_that_nothing_reads_and_numbers_that_are_none_are_errors(tmp_path):
+    with pytest.raises(HarnessError, match="nothing that this command runs"):
+        run(tmp_path, methods="zero_shot", settings={"adapter.rank": 4})
+    for wrong in ({"seeds": "12"}, {"seeds": -1}, {"seeds": [1.5]}, {"shots": True}, {"seeds": []}):
+        with pytest.raises(HarnessError, match="must be whole numbers"):
+            run(tmp_path, **wrong)
+
+
+def test_a_fit_of_another_run_under_this_ones_name_is_not_used(tmp_path):
+    first, second = run(tmp_path, methods="adapter", seeds=[1, 2]).records
+    store = Store(tmp_path)
+    store.weights(first.fit).write_bytes(store.weights(second.fit).read_bytes())
+    store.path(first.run, first.key).unlink()
+    (again,) = run(tmp_path, methods="adapter", seeds=[1]).records
+    assert "fit_shared" not in again.cost
+    assert again.scores == first.scores
+
+
+def test_a_fit_of_other_code_is_not_loaded(tmp_path):
+    plugin = tmp_path / "changing.py"
+    code = (
+        "from dataclasses import dataclass\nfrom harness.methods.adapter import Adapter\n\n\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Changing(Adapter):\n"
+        '    """A.\n\n    Source: here.\n    Differs: nothing known.\n    """\n\n    x: int = 1\n'
+    )
+    plugin.write_text(code)
+    plugins = [str(TOY), str(plugin)]
+    (record,) = run(tmp_path / "r", methods="changing", plugins=plugins).records
+    assert harness.load(record, plugins=plugins).class_names
+    plugin.write_text(code + "\n\nY = 2\n")
+    with pytest.raises(HarnessError, match="fitted with other code of changing"):
+        harness.load(record, plugins=plugins)

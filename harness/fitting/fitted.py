@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from harness import config, registry
+from harness.code import code_hash
 from harness.dataset import Classes
 from harness.decoding import open_rgb, to_rgb
 from harness.errors import HarnessError
@@ -18,7 +19,7 @@ from harness.fitting.inputs import image_features
 from harness.fitting.model import Model
 from harness.fitting.texts import text_features, texts
 from harness.images.pixels import centre, normalise
-from harness.method import HeadContext
+from harness.method import HeadContext, Method
 from harness.records.store import Record, Store
 from harness.towers import backbone as backbones
 
@@ -106,6 +107,11 @@ def load_fit(fit: Record | str | Path, plugins: Sequence[str], device: str | Non
     except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise HarnessError(f"{path} does not hold a fit that can be loaded: {error!r}.") from error
     method = _restored(name, fields, plugins)
+    if code_hash(type(method), Method, "harness.methods") != run["code"]:
+        raise HarnessError(
+            f"{path} was fitted with other code of {name} than is here now. Fit it again, or go "
+            "back to that code."
+        )
     clip = backbones.load(backbone, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if clip.fingerprint != prints:
         raise HarnessError(

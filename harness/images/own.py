@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 from sklearn.model_selection import train_test_split
 
+from harness.code import code_hash
 from harness.dataset import PARTS, Dataset, Item
 from harness.decoding import SUFFIXES, open_rgb
 from harness.errors import HarnessError
@@ -85,9 +86,11 @@ class UserImages(Dataset):
         return stamp(self.home / item.path)
 
     def content(self, root: Path | None) -> str:
-        """A hash of the names and bytes of all image files, wherever the folder is."""
+        """A hash of the names and bytes of all image files, wherever the folder is, and of the code
+        that reads them."""
         paths = sorted({path for each in self.listed().values() for path, _ in each})
-        digest = hashlib.sha256()
+        code = code_hash(type(self), Dataset, "harness.tasks.datasets")
+        digest = hashlib.sha256(code.encode())
         found = DIGESTS.of([self.home / path for path in paths])
         for path, content in zip(paths, found, strict=True):
             digest.update(f"{path}\t{content.hex()}\n".encode(errors="surrogatepass"))

@@ -88,6 +88,7 @@ class Store:
                         "cost": json.dumps(record.cost),
                         "run": json.dumps(record.run),
                         "classes": json.dumps(asdict(model.classes)),
+                        "fit": record.fit,
                     }
                     atomically(weights, lambda p: model.save(p, about))
             content = {k: v for k, v in asdict(record).items() if k != "folder"}

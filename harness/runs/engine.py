@@ -104,7 +104,10 @@ def _stored(run: PreparedRun, weights: Path | None) -> tuple[Model, dict[str, An
     model = run.model()
     try:
         with safetensors.safe_open(str(weights), "pt") as file:
-            cost = json.loads(file.metadata()["cost"])
+            about = file.metadata()
+        if about["fit"] != run.fit_key:  # of another fit, under this one's name
+            return None
+        cost = json.loads(about["cost"])
         model.load(weights)
     except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError, HarnessError):
         return None  # a damaged file: the fit is done again and replaces it

@@ -22,6 +22,7 @@ from harness.runs.run import Configured, Run
 from harness.task import Task, Transfer
 from harness.towers import backbone as backbones
 
+LARGEST = 10**9  # of shots and seeds
 BENCHMARKS = (
     "emoji_animals,emoji_food,emoji_travel,emoji_objects,emoji_activities,emoji_smileys,"
     "emoji_people,emoji_symbols"
@@ -63,8 +64,11 @@ def plan(request: Request, registry: Registry) -> list[PreparedRun]:
     """
     methods = registry.find("methods", request.methods)
     tasks = registry.find("tasks", request.tasks)
-    if not request.seeds:
-        raise HarnessError("no seed was given.")
+    for name, numbers in (("shots", request.shots), ("seeds", request.seeds)):
+        wrong = [n for n in numbers if type(n) is not int or not 0 <= n <= LARGEST]
+        if wrong or not numbers:
+            shown = repr(wrong[0]) if wrong else "nothing"
+            raise HarnessError(f"{name} must be whole numbers up to {LARGEST:,}, not {shown}.")
     swept = [binding for combination in request.sweeps for binding in combination]
     profile = config.profile(request.backbone)
     known = [name for kind in registry.plugins.values() for name in kind]
@@ -165,7 +169,7 @@ def _check_used(given: Iterable[Binding], chosen: Sequence[Plugin]) -> None:
         read = binding.target == "engine" or any(
             config.applies(each, p) for p in chosen for each in origins
         )
-        if binding.origin.startswith("--") and not read:
+        if binding.origin.startswith(("--", "settings[")) and not read:
             raise HarnessError(
                 f"{binding.origin} sets {binding.target}.{binding.name}, which nothing that this "
                 "command runs leaves open."

@@ -157,16 +157,28 @@ def _blocks(blocks: nn.ModuleList, tower: str) -> nn.ModuleList:
 
 
 def fingerprint(model: Any, tokenizer: Any) -> str:
-    """Sixteen hex digits of a hash over all that the features depend on: weights, activation,
-    heads, pixel statistics and vocabulary."""
+    """Sixteen hex digits of a hash over all that the features depend on: weights, every setting of
+    the modules (activations, heads, epsilons, pooling), pixel statistics, and the tokenizer."""
     digest = hashlib.sha256()
-    blocks = (model.visual.transformer.resblocks[0], model.text.transformer.resblocks[0])
-    shape = [(type(b.mlp.gelu).__name__, b.attn.num_heads) for b in blocks]
-    pixels = model.visual.preprocess_cfg
+    modules = [
+        (name, type(module).__name__, _settings(module)) for name, module in model.named_modules()
+    ]
+    pixels = sorted(model.visual.preprocess_cfg.items())
+    words = _settings(tokenizer), getattr(getattr(tokenizer, "clean_fn", None), "__name__", None)
     vocabulary = sorted(getattr(tokenizer, "encoder", {}))
     merges = list(getattr(tokenizer, "bpe_ranks", {}))
-    digest.update(repr((shape, sorted(pixels.items()), vocabulary, merges)).encode())
+    digest.update(repr((modules, pixels, words, vocabulary, merges)).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _settings(thing: Any) -> list[tuple[str, Any]]:
+    """Plain values among an object's attributes."""
+    plain = (bool, int, float, str, tuple, type(None))
+    return sorted(
+        (name, repr(value))
+        for name, value in vars(thing).items()
+        if isinstance(value, plain) and not name.startswith("_") and name != "training"
+    )

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness import registry
+from harness.errors import HarnessError
+from harness.method import Method
 from harness.runs import context
 from harness.runs.run import method_code
 from tests.conftest import PLUGINS
@@ -91,3 +93,30 @@ def test_the_engines_version_is_part_of_the_key(make_run, monkeypatch):
     other = make_run("adapter")
     assert other.key != keys[0]
     assert other.fit_key != keys[1]
+
+
+def test_files_that_a_plugin_imports_count_wherever_they_lie_and_however_late(
+    tmp_path, monkeypatch
+):
+    """A chain of two, of which the second is imported when it is used, in another folder."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    one, two = (tmp_path / "elsewhere" / f"{name}_of_the_plugin.py" for name in ("one", "two"))
+    one.write_text("def value():\n    import two_of_the_plugin\n    return two_of_the_plugin.X\n")
+    found = []
+    for value in (1, 2):
+        two.write_text(f"X = {value}\n")
+        for name in ("one_of_the_plugin", "harness_plugin_chained"):
+            sys.modules.pop(name, None)  # as in a new process
+        imports = "from one_of_the_plugin import value"
+        found.append(hashed(tmp_path / "chained.py", imports=imports, value="value()"))
+    sys.modules.pop("one_of_the_plugin")
+    assert found[0] != found[1]
+
+
+def test_a_class_that_is_made_by_a_function_is_refused():
+    class Local(Method):
+        """What it closes over is in no file."""
+
+    with pytest.raises(HarnessError, match="outside of functions"):
+        method_code(Local)

@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import json
+import shutil
 
 import open_clip
 import pytest
@@ -232,3 +234,29 @@ def test_blocks_without_edits_can_be_compiled_and_are_one_program(mini, monkeypa
     block = [s for s in mini.sites() if f"{s}.".startswith("image.blocks.3.")]
     assert sorted(seen) == sorted(block)
     assert inputs.arithmetic_key(mini) == key
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"vision_cfg": {"norm_kwargs": {"eps": 0.5}}},
+        {"vision_cfg": {"pool_type": "avg"}},
+        {"text_cfg": {"norm_kwargs": {"eps": 0.5}}},
+        {"text_cfg": {"act_kwargs": {"approximate": "tanh"}}},
+        {"text_cfg": {"tokenizer_kwargs": {"clean": "canonicalize"}}},
+    ],
+)
+def test_every_setting_of_a_backbone_is_part_of_its_fingerprint(changed, tmp_path, mini):
+    folder = tmp_path / "other"
+    shutil.copytree(backbone.EMBEDDED / "emoji-mini", folder)
+    path = folder / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    for part, settings in changed.items():
+        config["model_cfg"][part] |= settings
+    path.write_text(json.dumps(config))
+    assert backbone.load(f"local-dir:{folder}").fingerprint != mini.fingerprint
+
+
+def test_where_a_backbone_lies_is_no_part_of_its_fingerprint(tmp_path, mini):
+    shutil.copytree(backbone.EMBEDDED / "emoji-mini", tmp_path / "copy")
+    assert backbone.load(f"local-dir:{tmp_path / 'copy'}").fingerprint == mini.fingerprint
