@@ -83,8 +83,9 @@ def run(
     command line.
 
     Args:
-        methods, tasks, datasets: names with wildcards, classes, or objects, which are taken with
-            all their settings as they are. Datasets may be `folder:PATH` or `csv:FILE`.
+        methods, tasks, datasets: names with wildcards, classes that are defined in a file, or
+            objects of them, which are taken with all their settings as they are. Datasets may be
+            `folder:PATH` or `csv:FILE`.
         backbone: see `python -m harness list backbones`.
         shots, seeds: one number, or several.
         data_root: the folder that holds every dataset in CoOp's layout.

@@ -228,4 +228,5 @@ def _composed(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", name).replace("_", " ").split()).casefold()
+    seen = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")  # zero width
+    return " ".join(unicodedata.normalize("NFKC", seen).replace("_", " ").split()).casefold()

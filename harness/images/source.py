@@ -87,9 +87,9 @@ class ImageSource:
 
                 flags = self.kept("readable", split, group, bad)["x"].nonzero().flatten().tolist()
                 for place in flags:
-                    found[number * GROUP + place] = (
-                        reasons[place] if reasons else reason(group[place])
-                    )
+                    why = reasons[place] if reasons else reason(group[place])
+                    if why:  # it may be readable again
+                        found[number * GROUP + place] = why
                 bar.update(len(group))
         return found
 

@@ -1,5 +1,6 @@
 """Your own images in class folders."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ class Folder(UserImages):
 
     Without a split each class is split once into train, val and test, 5 : 2 : 3 (scikit-learn,
     stratified, a fixed seed). The folders of a split may also be called training; valid,
-    validation, dev; testing, eval, evaluation; in any case. With train and val alone, val is what
+    validation, dev; testing, eval, evaluation; in any case, and with `_set`, `_data` or `_images`
+    behind. With train and val alone, val is what
     is scored. Files without the suffix of an image that is read are left out and counted.
 
     Source: your folder.
@@ -57,7 +59,7 @@ class Folder(UserImages):
         there = self._folders(self.home)
         if not there:
             raise HarnessError(f"{self.path} has no folders; one a class is expected.")
-        splits = [name for name in there if name.lower() in SPLITS]
+        splits = [name for name in there if split_of(name)]
         if not splits:
             self._check_no_splits_inside(there)
             return {}
@@ -69,7 +71,7 @@ class Folder(UserImages):
             )
         parts: dict[str, str] = {}
         for name in splits:
-            part = SPLITS[name.lower()]
+            part = split_of(name) or ""
             if part in parts:
                 raise HarnessError(
                     f"{self.path} has two folders for {part}: {parts[part]} and {name}. Keep one."
@@ -85,7 +87,7 @@ class Folder(UserImages):
         """Splits one floor below would be mixed within a class."""
         for name in there:
             inside = self._folders(self.home / name)
-            splits = [each for each in inside if each.lower() in SPLITS]
+            splits = [each for each in inside if split_of(each)]
             if not splits:
                 continue
             remedy = f"give folder:{self.home / name}" if len(there) == 1 else (
@@ -131,3 +133,9 @@ def _suffix(path: str) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+
+
+def split_of(name: str) -> str | None:
+    """Which split a folder of this name holds: train, val, test, or none."""
+    word = re.sub(r"[ _-]?(set|data|images)$", "", name.lower())
+    return SPLITS.get(word)

@@ -279,3 +279,17 @@ def test_any_text_renames_classes_or_is_refused(text, tmp_path):
     except HarnessError:
         return
     assert len(class_names(lists["train"])) == 2
+
+
+@pytest.mark.parametrize("end", ["_set", "-data", " images", "set"])
+def test_split_folders_may_say_that_they_are_sets(end, tmp_path):
+    for part in ("training", "test"):
+        grow(tmp_path / f"{part}{end}", 2)
+    lists = own(tmp_path).read(None)
+    assert {part: len(items) for part, items in lists.items()} == {"train": 8, "val": 0, "test": 8}
+
+
+def test_class_names_that_differ_in_what_nobody_sees_are_refused(tmp_path):
+    grow(tmp_path, 4, ("oak", "oak\u200b", "elm"))
+    with pytest.raises(HarnessError, match="would share the name"):
+        own(tmp_path).read(None)

@@ -3,7 +3,9 @@
 import pytest
 from PIL import Image
 
+from harness.errors import HarnessError
 from harness.images.source import ImageSource
+from harness.records.store import Store
 from tests.images.test_own import PARTS, draw, grow_parts, run, runs, truncate
 
 BAD = ("train/ash/0.png", "train/oak/1.png", "test/elm/0.png")
@@ -102,3 +104,23 @@ def test_a_picture_that_changes_is_another_run_though_size_and_age_stay(tmp_path
     assert run(tmp_path / "r", *options, methods="zero_shot") == 0
     assert "to run: 1 of 1" in capsys.readouterr().out
     assert sum(r.scores["test"]["correct"] for r in runs(tmp_path / "r")) == 4
+
+
+def test_an_image_that_could_not_be_read_once_is_tried_again(tmp_path, monkeypatch):
+    """As on a disk that fails for a while."""
+    home, usual, failing = grow_parts(tmp_path / "trees"), ImageSource.open, [True]
+
+    def shaky(source, item):
+        if failing[0] and item.path.endswith("elm/1.png"):
+            raise HarnessError(f"{item.path} cannot be read")
+        return usual(source, item)
+
+    monkeypatch.setattr(ImageSource, "open", shaky)
+    options = ("--datasets", f"folder:{home}", "--on-bad-image", "skip", "--shots", "1")
+    totals = []
+    for folder, state in (("one", True), ("two", False)):
+        failing[0] = state
+        assert run(tmp_path / folder, *options, methods="zero_shot", tasks="few_shot") == 0
+        (record,) = Store(tmp_path / folder).records()
+        totals.append(record.scores["test"]["total"])
+    assert totals == [7, 8]
