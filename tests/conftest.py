@@ -11,6 +11,7 @@ os.environ["HARNESS_CACHE"] = tempfile.mkdtemp(prefix="harness-cache-")
 
 import pytest
 import torch
+from hypothesis import settings
 
 from harness import registry
 from harness.config import Engine
@@ -21,6 +22,9 @@ from harness.towers import backbone as backbones
 from harness.towers.openclip import Clip
 from tests import toy_backbone
 
+# the same inputs every time; --hypothesis-profile=default draws others
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.load_profile("suite")
 atexit.register(shutil.rmtree, os.environ["HARNESS_CACHE"], ignore_errors=True)
 
 ROOT = Path(__file__).parents[1]

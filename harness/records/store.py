@@ -188,8 +188,9 @@ def _light(record: Record) -> Record:
 
 
 def one_record_a_key(records: Iterable[Record]) -> list[Record]:
-    """Of records with the same key one, whatever their order: a finished one before a failed one,
-    then the newest. A run is in a folder twice if a file or a folder was copied."""
+    """Of records with the same key one, whatever their order: one with scores before one that is
+    not applicable, and that before a failed one; then the newest. A run is in a folder twice if a
+    file or a folder was copied."""
     found = dict[str, Record]()
     for record in records:
         there = found.setdefault(record.key, record)
@@ -198,8 +199,9 @@ def one_record_a_key(records: Iterable[Record]) -> list[Record]:
     return list(found.values())
 
 
-def _rank(record: Record) -> tuple[bool, str, str]:
-    return record.final, record.time, json.dumps([record.scores, record.run], sort_keys=True)
+def _rank(record: Record) -> tuple[bool, bool, str, str]:
+    done = record.status == "done"
+    return done, record.final, record.time, json.dumps([record.scores, record.run], sort_keys=True)
 
 
 def _files(folder: Path) -> list[Path]:
