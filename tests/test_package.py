@@ -54,14 +54,18 @@ def environment(wheel, tmp_path_factory) -> Path:
             '    """Nothing is learned.\n\n    Source: here.\n    Differs: nothing known."""\n'
         )
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps"]
-    subprocess.run([*pip, str(wheel), str(plugin)], check=True, cwd=home)
+    subprocess.run([*pip, str(wheel), str(plugin)], check=True, cwd=home, env=clean())
     return home / "bin"
 
 
+def clean() -> dict[str, str]:
+    """The environment without what leads Python elsewhere."""
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH")}
+
+
 def ran(folder: Path, *command: object) -> str:
-    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH")}
     done = subprocess.run(
-        [str(part) for part in command], cwd=folder, env=clean, capture_output=True, text=True
+        [str(part) for part in command], cwd=folder, env=clean(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
