@@ -283,6 +283,7 @@ def test_a_step_takes_no_more_memory_than_it_may(mini):
     assert tight.bytes < 120 * 2**20 < free.bytes
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_continued_from_fewer_classes(mini, monkeypatch):
     plugin = PLUGINS.plugins["methods"]["coop"]
     method = plugin.cls(**plugin.fixed)

@@ -248,6 +248,7 @@ TRAINED = ("imagenet", "fgvc_aircraft", *SPLIT_FILES)
 SHIFTED = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 
 
+@pytest.mark.slow
 def test_every_task_runs_on_all_fifteen_datasets_as_published(tmp_path):
     """On the embedded backbone, which is small, with the source and targets of the papers."""
     all_fifteen(tmp_path / "data")
