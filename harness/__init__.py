@@ -105,6 +105,9 @@ def run(
     from harness.runs.executors import local
     from harness.runs.plan import Request, plan
 
+    methods, tasks = _listed(methods), _listed(tasks)
+    plugins = [plugins] if isinstance(plugins, str) else plugins
+    datasets = None if datasets is None else _listed(datasets)
     bindings = [
         config.bind(name, value, f"settings[{name!r}]") for name, value in (settings or {}).items()
     ]
@@ -127,6 +130,11 @@ def run(
     count = local.process_count(pending, local.estimated_seconds(pending)) if request.travels else 1
     ended = {**done, **local.carry_out(request, plugins, store, pending, force, count)}
     return Results([replace(ended[each.key], folder=store.folder) for each in runs])
+
+
+def _listed(given: Any) -> Any:
+    """One class or object as a list of one; a text may be a list of names."""
+    return given if isinstance(given, (str, list, tuple)) else [given]
 
 
 def leaderboard(*results: str | Path, **options: Any) -> "Leaderboard":

@@ -90,7 +90,13 @@ class Registry:
         for part in filter(None, (p.strip() if isinstance(p, str) else p for p in parts)):
             if not isinstance(part, str):
                 plugin = self._given(kind, part)
-                chosen[plugin.name] = plugin
+                same = [each for each in chosen.values() if each.name == plugin.name]
+                if kind != "methods" and any(each != plugin for each in same):
+                    raise HarnessError(
+                        f"two {kind} are called {plugin.name!r}: give them in a call each."
+                    )
+                key = plugin.name if plugin.instance is None else f"{plugin.name} {part!r}"
+                chosen[key] = plugin
                 continue
             if ":" in part and part not in known:
                 plugin = self._with_path(kind, part)

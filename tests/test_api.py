@@ -157,3 +157,13 @@ def test_a_fit_of_other_code_is_not_loaded(tmp_path):
     plugin.write_text(code + "\n\nY = 2\n")
     with pytest.raises(HarnessError, match="fitted with other code of changing"):
         harness.load(record, plugins=plugins)
+
+
+def test_two_objects_of_one_class_are_two_rows_and_one_object_needs_no_list(tmp_path):
+    methods = ["adapter", Adapter(rank=2), Adapter(rank=4)]
+    results = run(tmp_path, methods=methods)
+    assert len(results.records) == 3
+    assert len(set(results.frame()["label"])) == 3
+    assert len(run(tmp_path, methods=Adapter(rank=2), plugins=str(TOY)).records) == 1
+    with pytest.raises(HarnessError, match="two tasks are called 'few_shot'"):
+        run(tmp_path, tasks=[FewShot(), FewShot(forgetting=True)])

@@ -109,7 +109,9 @@ def _add_run(verbs: Any) -> None:
         "--check-images", action="store_true", help="with --dry-run: open every image of the plan"
     )
     run.add_argument(
-        "--dry-run", action="store_true", help="print the plan with all settings, and stop"
+        "--dry-run",
+        action="store_true",
+        help="print the plan, with what methods change by task, and stop",
     )
     run.add_argument("--force", action="store_true", help="repeat runs that are already done")
     run.add_argument(
