@@ -150,12 +150,12 @@ def leaderboard(*results: str | Path, **options: Any) -> "Leaderboard":
 
 
 def load(
-    fit: "Record | str | Path", *, plugins: Sequence[str] = (), device: str | None = None
+    fit: "Record | str | Path", *, plugins: Sequence[str | type] = (), device: str | None = None
 ) -> "FittedModel":
     """The fitted model of a record, of a record's file, or of a file of weights.
 
     Args:
-        plugins: as of `run`, where the method is defined in one.
+        plugins: as of `run`, where the method is defined in one; or the method's class itself.
 
     Raises:
         HarnessError: it has no weights, they are damaged, or method or backbone are unknown.

@@ -17,6 +17,16 @@ from harness.tasks.few_shot import FewShot
 from tests.cli.test_commands import QUICK
 from tests.conftest import PLUGINS, TOY
 
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Adapter):
+    """An adapter of one's own.
+
+    Source: here.
+    Differs: nothing known.
+    """
+
+
 TOYS = PLUGINS.plugins["datasets"]["toy"].cls
 
 
@@ -167,3 +177,8 @@ def test_two_objects_of_one_class_are_two_rows_and_one_object_needs_no_list(tmp_
     assert len(run(tmp_path, methods=Adapter(rank=2), plugins=str(TOY)).records) == 1
     with pytest.raises(HarnessError, match="two tasks are called 'few_shot'"):
         run(tmp_path, tasks=[FewShot(), FewShot(forgetting=True)])
+
+
+def test_a_fit_of_a_class_is_loaded_with_the_class(tmp_path):
+    (record,) = run(tmp_path, methods=[Own(rank=2)]).records
+    assert harness.load(record, plugins=[str(TOY), Own]).class_names

@@ -94,7 +94,9 @@ class FittedModel:
         return torch.stack([self.preprocess(image) for image in images])
 
 
-def load_fit(fit: Record | str | Path, plugins: Sequence[str], device: str | None) -> FittedModel:
+def load_fit(
+    fit: Record | str | Path, plugins: Sequence[str | type], device: str | None
+) -> FittedModel:
     """See `harness.load`."""
     path = _weights_of(fit)
     try:
@@ -148,7 +150,11 @@ def _weights_of(fit: Record | str | Path) -> Path:
     return path
 
 
-def _restored(name: str, fields: dict[str, Any], plugins: Sequence[str]) -> Any:
+def _restored(name: str, fields: dict[str, Any], plugins: Sequence[str | type]) -> Any:
     """The method of that name with the recorded settings."""
-    (plugin,) = registry.load(plugins).find("methods", name)
+    loaded = registry.load([each for each in plugins if isinstance(each, str)])
+    classes = [each for each in plugins if isinstance(each, type)]
+    if classes:
+        loaded.find("methods", classes)  # they become known by their names
+    (plugin,) = loaded.find("methods", name)
     return config.restore(plugin, fields)
