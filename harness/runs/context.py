@@ -52,6 +52,7 @@ class Context:
     _contents: dict[Dataset, str] = field(default_factory=dict, repr=False)
     _sources: dict[Dataset, ImageSource] = field(default_factory=dict, repr=False)
     _splits: dict[tuple[object, ...], Split] = field(default_factory=dict, repr=False)
+    _codes: dict[type, str] = field(default_factory=dict, repr=False)
     _checked: set[object] = field(default_factory=set, repr=False)
     _models: dict[object, ModelSummary] = field(default_factory=dict, repr=False)
 
@@ -67,6 +68,12 @@ class Context:
         if run not in self._prepared:
             self._prepared[run] = PreparedRun(run, self)
         return self._prepared[run]
+
+    def code(self, method: type) -> str:
+        """A hash of a method's code, whose files are read once for all of its runs."""
+        if method not in self._codes:
+            self._codes[method] = method_code(method)
+        return self._codes[method]
 
     def lists(self, name: str, dataset: Dataset) -> dict[str, list[Item]]:
         """The full lists of a dataset, read and checked once.
@@ -236,7 +243,7 @@ class PreparedRun:
             "hyperparameters": asdict(self.method.value),
             "overrides": dict(self.method.overrides),
             "given": list(self.method.given),
-            "code": method_code(type(self.method.value)),
+            "code": self.context.code(type(self.method.value)),
             "engine": ENGINE,
             "task": self.task.name,
             "task_fields": asdict(self.task.value),
