@@ -128,8 +128,11 @@ def run(
     runs, store = plan(request, registry.load(plugins)), Store(Path(results))
     done, pending = local.done_and_pending(runs, store, force)
     count = local.process_count(pending, local.estimated_seconds(pending)) if request.travels else 1
-    ended = {**done, **local.carry_out(request, plugins, store, pending, force, count)}
-    return Results([replace(ended[each.key], folder=store.folder) for each in runs])
+    ended = {**done, **local.carry_out(request, plugins, store, runs, pending, force, count)}
+    records = [ended[each.key] for each in runs]
+    return Results(
+        [replace(r, folder=store.folder, file=store.path(r.run, r.key)) for r in records]
+    )
 
 
 def _listed(given: Any) -> Any:

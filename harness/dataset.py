@@ -28,11 +28,13 @@ THREADS = 8
 
 
 class Item(NamedTuple):
-    """One image: its path below the dataset's image folder, its label (from 0), its class name."""
+    """One image: its path below the dataset's image folder, its label (from 0), its class name;
+    and what it shares with others that are not independent of it, if the list says so."""
 
     path: str
     label: int
     name: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,11 @@ class Dataset(ABC):
         """What changes when an image's file does, for the cache on this machine alone; nothing if
         the image is not in a file of its own."""
         return ""
+
+    def unit(self, item: Item) -> str:
+        """The smallest thing that is drawn independently of others, which intervals count instead
+        of images: the drawing of several views, the video of several frames; else the image."""
+        return item.group or item.path
 
     def ids(self, root: Path | None) -> tuple[str, ...]:
         """The classes' ids in label order, for `Classes`; nothing if they have none."""

@@ -38,6 +38,11 @@ class Split:
             skipped=tuple(self.items[place].path for place in sorted(gone)),
         )
 
+    def units(self, dataset: Dataset) -> list[int]:
+        """The number of each image's unit, from 0 in order of appearance; see `Dataset.unit`."""
+        numbers: dict[str, int] = {}
+        return [numbers.setdefault(dataset.unit(item), len(numbers)) for item in self.items]
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the exact list: paths, labels, names, order and positions; and of `content`."""
@@ -152,7 +157,7 @@ def select(
     half = (len(names) + 1) // 2
     first, last = {"all": (0, len(names)), "base": (0, half), "new": (half, len(names))}[subset]
     kept = [
-        (position, Item(item.path, item.label - first, item.name))
+        (position, item._replace(label=item.label - first))
         for position, item in enumerate(items)
         if first <= item.label < last
     ]

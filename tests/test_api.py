@@ -84,7 +84,7 @@ def test_a_loaded_fit_predicts_what_its_record_says(made):
     items = [item for item in toy.read(None)["test"] if item.name in names]
     images = [toy.open(item, None) for item in items]
     side = load_file(Store(folder).path(record.run, record.key, ".predictions.safetensors"))
-    assert model.logits(images).argmax(-1).tolist() == side["base.predictions"].tolist()
+    assert model.logits(images).argmax(-1).tolist() == side["base.class"].tolist()
     assert model.features(images[:2]).shape == (2, 128)
     other = model.logits(images[:3], ["a red disc", "a cat"])
     assert other.shape == (3, 2)

@@ -154,11 +154,16 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     if not pending:
         print("Everything is done already; --force runs it again.")
-    made = local.carry_out(request, arguments.plugin, store, pending, arguments.force, jobs)
+    made = local.carry_out(request, arguments.plugin, store, runs, pending, arguments.force, jobs)
     ended = {**done, **made}
     named = ("overrides", "given")  # a table of this request speaks its words
     records = [
-        replace(each := ended[run.key], run={**each.run, **{n: run.identity[n] for n in named}})
+        replace(
+            each := ended[run.key],
+            run={**each.run, **{n: run.identity[n] for n in named}},
+            folder=store.folder,
+            file=store.path(each.run, each.key),
+        )
         for run in runs
     ]
     print("\n" + leaderboard.render(records))

@@ -1,7 +1,8 @@
 """A fitted model over a split: predictions and accuracy."""
 
 import itertools
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -11,13 +12,47 @@ from harness.fitting.model import Model
 from harness.fitting.texts import text_features, texts
 from harness.method import Classes, HarnessError, HeadContext, Method, Output
 
+BEST = 5  # classes of each image whose probabilities are kept
+
 
 @dataclass(frozen=True)
 class Scores:
-    """Predicted and true labels [N], in the split's order."""
+    """What a model says of N images, in the split's order, beside their true labels [N].
+
+    predictions: the most probable class [N]; best: the classes of the highest probabilities
+    [N, min(BEST, C)], with these; true: log-probability of the true class [N]. Probabilities are
+    the softmax of the method's logits.
+    """
 
     predictions: Tensor
     labels: Tensor
+    best: Tensor
+    probabilities: Tensor
+    true: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor) -> "Scores":
+        """The first of equal logits [N, C] wins."""
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        likely = logits.log_softmax(-1)
+        best = logits.sort(descending=True, stable=True).indices[:, :BEST]
+        true = likely.gather(1, labels[:, None].to(logits.device))[:, 0]
+        parts = logits.argmax(-1), labels, best, likely.gather(1, best).exp(), true
+        return cls(*(part.cpu() for part in parts))
+
+    @classmethod
+    def join(cls, batches: "Sequence[Scores]") -> "Scores":
+        """Of all batches, one after the other."""
+        return cls(*(torch.cat([getattr(each, f.name) for each in batches]) for f in fields(cls)))
+
+    def kept(self) -> dict[str, Tensor]:
+        """What lies beside a record: 38 bytes an image at most."""
+        return {
+            "class": self.predictions.to(torch.int32),
+            "best": self.best.to(torch.int32),
+            "probabilities": self.probabilities.to(torch.float16),
+            "true": self.true.to(torch.float32),
+        }
 
     @property
     def correct(self) -> int:
@@ -48,14 +83,16 @@ def evaluate(model: Model, images: Images) -> Scores:
         clip.logit_scale.exp(), prompts.references, fitted=fitted, transferred=transferred
     )
     frozen = images.frozen().test() if method.frozen_images else itertools.repeat(None)
-    predictions = []
+    batches, labels = list[Scores](), images.labels.cpu()
     for x, seen in zip(images.test(), frozen, strict=False):
         image = image_features(model, x)
         own = text_features(model, prompts, image) if text is None else text
         output = model.output(image, own, replace(given, image=seen))
         _check_numbers(model, images, output)
-        predictions.append(output.logits[:, columns].argmax(-1).cpu())
-    return Scores(torch.cat(predictions), images.labels.cpu())
+        logits = output.logits[:, columns]
+        done = sum(len(each.labels) for each in batches)
+        batches.append(Scores.of(logits, labels[done : done + len(logits)]))
+    return Scores.join(batches)
 
 
 def _check_numbers(model: Model, images: Images, output: Output) -> None:

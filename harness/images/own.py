@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 from sklearn.model_selection import train_test_split
@@ -22,6 +23,14 @@ from harness.files import is_hidden, path_below, reason, regular_file, shown, st
 from harness.images.contents import DIGESTS
 
 SHARES = {"val": 0.2, "test": 0.3}  # as CoOp splits the datasets that come without a split
+
+
+class Listed(NamedTuple):
+    """An image of a list: its path below the folder, its class, its group if it has one."""
+
+    path: str
+    name: str
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,36 +54,38 @@ class UserImages(Dataset):
         return Path(self.path)
 
     @abstractmethod
-    def listed(self) -> dict[str, list[tuple[str, str]]]:
-        """(path below `home`, class) of every image, by part; under "" what has no part."""
+    def listed(self) -> dict[str, list[Listed]]:
+        """Every image, by part; under "" what has no part."""
 
     def read(self, root: Path | None) -> dict[str, list[Item]]:
         """Raises HarnessError for lists that cannot be used, with what is wrong."""
         listed = {
-            part: [(path, _composed(name)) for path, name in each]
+            part: [image._replace(name=_composed(image.name)) for image in each]
             for part, each in self.listed().items()
         }
-        self._check_inside({path for each in listed.values() for path, _ in each})
-        spoken = self._spoken({name for each in listed.values() for _, name in each})
+        self._check_inside({image.path for each in listed.values() for image in each})
+        spoken = self._spoken({image.name for each in listed.values() for image in each})
         if listed.get(""):
             listed = self._split(listed[""])
         if not listed.get("test"):  # as of ImageNet: what is called val is what is scored
             listed = {**listed, "test": listed.get("val", []), "val": []}
         if not listed.get("train"):
             raise HarnessError(f"{self.path} has no train images: give some, or no split at all.")
-        known = sorted({name for _, name in listed["train"]}, key=natural)
+        known = sorted({image.name for image in listed["train"]}, key=natural)
         for part in PARTS:
-            unseen = sorted({name for _, name in listed.get(part, [])} - set(known))
+            unseen = sorted({image.name for image in listed.get(part, [])} - set(known))
             if unseen:
                 raise HarnessError(f"{self.path}: {part} has the class {unseen[0]!r}, train not.")
-        unscored = sorted(set(known) - {name for _, name in listed["test"]}, key=natural)
+        unscored = sorted(set(known) - {image.name for image in listed["test"]}, key=natural)
         if unscored:
             raise HarnessError(f"{self.path}: the class {unscored[0]!r} has no test images.")
         labels = {name: label for label, name in enumerate(known)}
         return {
             part: [
-                Item(path, labels[name], spoken[name])
-                for path, name in sorted(listed.get(part, []), key=lambda p: (labels[p[1]], p[0]))
+                Item(path, labels[name], spoken[name], group)
+                for path, name, group in sorted(
+                    listed.get(part, []), key=lambda image: (labels[image.name], image.path)
+                )
             ]
             for part in PARTS
         }
@@ -88,7 +99,7 @@ class UserImages(Dataset):
     def content(self, root: Path | None) -> str:
         """A hash of the names and bytes of all image files, wherever the folder is, and of the code
         that reads them."""
-        paths = sorted({path for each in self.listed().values() for path, _ in each})
+        paths = sorted({image.path for each in self.listed().values() for image in each})
         code = code_hash(type(self), Dataset, "harness.tasks.datasets")
         digest = hashlib.sha256(code.encode())
         found = DIGESTS.of([self.home / path for path in paths])
@@ -153,29 +164,39 @@ class UserImages(Dataset):
             )
         return given
 
-    def _split(self, items: Sequence[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
-        """Train, val and test, 5 : 2 : 3 of each class, the same every time."""
-        parts: dict[str, list[tuple[str, str]]] = {part: [] for part in PARTS}
-        by_class: dict[str, list[tuple[str, str]]] = {}
-        for item in sorted(items):
-            by_class.setdefault(item[1], []).append(item)
-        twice = [path for path, count in Counter(path for path, _ in items).items() if count > 1]
+    def _split(self, images: Sequence[Listed]) -> dict[str, list[Listed]]:
+        """Train, val and test, 5 : 2 : 3 of each class, the same every time; groups stay whole."""
+        twice = [p for p, count in Counter(image.path for image in images).items() if count > 1]
         if twice:
             raise HarnessError(
                 f"{self.path} lists {twice[0]!r} more than once. List each image once, with one "
                 "class."
             )
-        for name, rest in by_class.items():
-            if len(rest) < 3:
+        by_class: dict[str, dict[tuple[str, str], list[Listed]]] = {}
+        classes_of: dict[str, str] = {}
+        for image in sorted(images):
+            unit = ("group", image.group) if image.group else ("path", image.path)
+            by_class.setdefault(image.name, {}).setdefault(unit, []).append(image)
+            if image.group and classes_of.setdefault(image.group, image.name) != image.name:
                 raise HarnessError(
-                    f"{self.path}: the class {name!r} has {len(rest)} images, too few to split "
+                    f"{self.path}: the group {image.group!r} has images of two classes, "
+                    f"{classes_of[image.group]!r} and {image.name!r}. Give the split yourself, in "
+                    "a column of that name."
+                )
+        parts: dict[str, list[Listed]] = {part: [] for part in PARTS}
+        for name, units in by_class.items():
+            rest = list(units)
+            if len(rest) < 3:
+                what = "groups" if any(kind == "group" for kind, _ in rest) else "images"
+                raise HarnessError(
+                    f"{self.path}: the class {name!r} has {len(rest)} {what}, too few to split "
                     "into train, val and test. Add images, or give the split yourself."
                 )
             sizes = {part: max(1, round(share * len(rest))) for part, share in SHARES.items()}
             for part, size in sizes.items():
                 rest, taken = train_test_split(rest, test_size=size, random_state=0)
-                parts[part] += taken
-            parts["train"] += rest
+                parts[part] += [image for unit in taken for image in units[unit]]
+            parts["train"] += [image for unit in rest for image in units[unit]]
         return parts
 
 

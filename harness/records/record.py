@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 FORMAT = 1
+WHERE = ("folder", "file")  # what is not written
 STATUSES = ("done", "failed", "not applicable")
 DEEPEST, LARGEST = 20, 2**63  # of lists in lists, and of whole numbers
 
@@ -38,6 +39,7 @@ class Record:
     fit: str | None = None  # the key of the fit, which names the file of its weights
     format: int = FORMAT
     folder: Path | None = field(default=None, compare=False, repr=False)  # where it was read
+    file: Path | None = field(default=None, compare=False, repr=False)
 
     @property
     def final(self) -> bool:
@@ -80,7 +82,7 @@ def parse(text: str) -> Record:
         )
     _need(_whole(version) and version == FORMAT, "format", version, str(FORMAT))
     _finite(given)
-    known = {f.name for f in fields(Record)} - {"folder"}
+    known = {f.name for f in fields(Record)} - {*WHERE}
     for name in ("key", "status", "run"):
         _need(name in given, name, None, "there")
     for name in given:

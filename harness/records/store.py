@@ -16,11 +16,12 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from harness.errors import HarnessError
-from harness.records.record import Record, parse
+from harness.records.record import WHERE, Record, parse
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+PREDICTIONS, SPLIT = ".predictions.safetensors", ".split.json"  # suffixes of side files
 CHANGE = "change_elsewhere"  # mean over other datasets of accuracy minus zero-shot accuracy
 
 
@@ -57,6 +58,25 @@ class Store:
         """Where the weights of a fit lie, shared by runs that differ only in what they evaluate."""
         return self.folder / "fits" / f"{fit}.weights.safetensors"
 
+    def write_split(self, fingerprint: str, split: Mapping[str, Any]) -> None:
+        """Keeps a list of images under its fingerprint, once for all runs that were scored on it.
+
+        Args:
+            split: see predictions.read_split.
+
+        Raises:
+            HarnessError: it cannot be written.
+        """
+        path = self.folder / "splits" / f"{_safe(fingerprint)}{SPLIT}"
+        text = json.dumps(split) + "\n"
+        try:
+            if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
+                return
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+        except OSError as error:
+            raise HarnessError(f"{path} cannot be written: {error.strerror}.") from error
+
     def write(self, record: Record, predictions: Mapping[str, "Tensor"], model: Any = None) -> Path:
         """Writes the side files and then the record, each to a temporary name and renamed.
 
@@ -78,7 +98,7 @@ class Store:
                 import safetensors.torch  # here: the leaderboard reads records without torch
 
                 contents = {name: value.contiguous() for name, value in predictions.items()}
-                side = self.path(record.run, record.key, ".predictions.safetensors")
+                side = self.path(record.run, record.key, PREDICTIONS)
                 atomically(side, lambda p: safetensors.torch.save_file(contents, str(p)))
             if model is not None and record.fit:
                 weights = self.weights(record.fit)
@@ -91,7 +111,7 @@ class Store:
                         "fit": record.fit,
                     }
                     atomically(weights, lambda p: model.save(p, about))
-            content = {k: v for k, v in asdict(record).items() if k != "folder"}
+            content = {k: v for k, v in asdict(record).items() if k not in WHERE}
             text = json.dumps(content, indent=1, allow_nan=False) + "\n"
             atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
         except (OSError, SafetensorError) as error:
@@ -115,7 +135,7 @@ class Store:
             )
         for path in _files(self.folder):
             if (record := self.read(path)) is not None:
-                yield replace(record, folder=self.folder)
+                yield replace(record, folder=self.folder, file=path)
 
     @staticmethod
     def read(path: Path) -> Record | None:
@@ -214,7 +234,7 @@ def _files(folder: Path) -> list[Path]:
         Path(where, name)
         for where, _, names in os.walk(folder, onerror=unreadable)
         for name in names
-        if name.endswith(".json")
+        if name.endswith(".json") and not name.endswith(SPLIT)
     ]
     return sorted(path for path in found if path.is_file())
 

@@ -179,15 +179,21 @@ def _checks(
         found.append(f"the loss rose from {losses[0]:.4f} to {losses[-1]:.4f}")
     name = next((n for n, s in run.evaluated.items() if s.classes == run.train.classes), None)
     if name is not None:
-        frozen, fitted = zero_shot(_images(run, model, run.evaluated[name])), scores[name]
+        split = run.evaluated[name]
+        frozen, fitted = zero_shot(_images(run, model, split)), scores[name]
+        units = split.units(run.run.data[split.classes.dataset])
+        gains = [0] * (max(units) + 1)
         before, now = (each.predictions == each.labels for each in (frozen, fitted))
-        better, worse = int((now & ~before).sum()), int((before & ~now).sum())
+        for unit, gain in zip(units, (now.int() - before.int()).tolist(), strict=True):
+            gains[unit] += gain
+        better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
         p = sign_test(better, worse)
-        if worse > better and p < 0.05:  # a smaller gap is what chance gives
+        if fitted.correct < frozen.correct and worse > better and p < 0.05:
+            what = "images" if len(gains) == len(units) else "units"  # less is what chance gives
             found.append(
                 f"below zero-shot on its own classes: {fitted.accuracy:.4f} < "
-                f"{frozen.accuracy:.4f}; it loses {worse} images that zero-shot names rightly and "
-                f"gains {better} (McNemar's exact test, p = {p:.1g})"
+                f"{frozen.accuracy:.4f}; it is worse on {worse} {what} and better on {better} of "
+                f"{len(gains)} (exact sign test, p = {p:.1g})"
             )
     return found
 
@@ -229,12 +235,8 @@ class Clock:
 
 
 def _predictions(scores: dict[str, Scores]) -> dict[str, Tensor]:
-    """Side-file tensors: predicted and true labels of each evaluation, in the split's order."""
-    return {
-        f"{name}.{what}": getattr(score, what).to(torch.int16)
-        for name, score in scores.items()
-        for what in ("predictions", "labels")
-    }
+    """Side-file tensors: see records/predictions.py."""
+    return {f"{n}.{what}": part for n, s in scores.items() for what, part in s.kept().items()}
 
 
 def _record(run: PreparedRun, status: str, **content: Any) -> Record:

@@ -4,19 +4,22 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.images.own import PARTS, HarnessError, UserImages, rows
+from harness.images.own import PARTS, HarnessError, Listed, UserImages, rows
 
-COLUMNS = ("path", "label", "split")
+COLUMNS = ("path", "label", "split", "group")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Csv(UserImages):
     """Your own images: `csv:FILE` lists a path and a label a line, and a split if you have one.
 
-    The first line names the columns: path, label and perhaps split (train, val or test), in any
-    order; others are not read. Paths are relative to the file's folder, or absolute and below it; a
-    backslash separates folders as a slash does. Without a split each class is split once into
-    train, val and test, 5 : 2 : 3 (scikit-learn, stratified, a fixed seed).
+    The first line names the columns: path, label and perhaps split (train, val or test) and group,
+    in any order; others are not read. Paths are relative to the file's folder, or absolute and
+    below it; a backslash separates folders as a slash does. Without a split each class is split
+    once into train, val and test, 5 : 2 : 3 (scikit-learn, stratified, a fixed seed).
+
+    Images of one group are not independent (frames of a video, photographs of one animal):
+    intervals count groups, and a split that is made here keeps them together.
 
     Source: your file.
     """
@@ -25,19 +28,19 @@ class Csv(UserImages):
     def home(self) -> Path:
         return Path(self.path).parent
 
-    def listed(self) -> dict[str, list[tuple[str, str]]]:
+    def listed(self) -> dict[str, list[Listed]]:
         (_, header), *listed = rows(Path(self.path), self.path) or [(1, [])]
         columns = [name.lower() for name in header]
         counts = [columns.count(name) for name in COLUMNS]
-        if counts[:2] != [1, 1] or counts[2] > 1:
+        if counts[:2] != [1, 1] or max(counts) > 1:
             raise HarnessError(
                 f"{self.path} must begin with a line that names the columns path and label, and "
-                f"perhaps split, once each, not {','.join(header)!r}."
+                f"perhaps split and group, once each, not {','.join(header)!r}."
             )
-        found: dict[str, list[tuple[str, str]]] = {}
+        found: dict[str, list[Listed]] = {}
         for line, row in listed:
             given = dict(zip(columns, row, strict=False))
-            path, label, part = (given.get(name, "") for name in COLUMNS)
+            path, label, part, group = (given.get(name, "") for name in COLUMNS)
             if not path or not label:
                 raise HarnessError(
                     f"{self.path}, line {line}: a path and a label are expected, not "
@@ -47,7 +50,8 @@ class Csv(UserImages):
                 raise HarnessError(
                     f"{self.path}: the split of {path} must be train, val or test, not {part!r}."
                 )
-            found.setdefault(part.lower(), []).append((self._relative(path), label))
+            listed_here = found.setdefault(part.lower(), [])
+            listed_here.append(Listed(self._relative(path), label, group))
         return found
 
     def notes(self) -> list[str]:

@@ -5,7 +5,14 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.images.own import HarnessError, UserImages, files_below, is_hidden, is_image
+from harness.images.own import (
+    HarnessError,
+    Listed,
+    UserImages,
+    files_below,
+    is_hidden,
+    is_image,
+)
 
 SPLITS = {
     "train": "train", "training": "train",
@@ -27,7 +34,7 @@ class Folder(UserImages):
     Source: your folder.
     """
 
-    def listed(self) -> dict[str, list[tuple[str, str]]]:
+    def listed(self) -> dict[str, list[Listed]]:
         parts = self._parts()
         if not parts:
             return {"": self._classes(self.home)}
@@ -97,7 +104,7 @@ class Folder(UserImages):
                 f"{self.path}: {name} holds {_some(splits)}, as a split does: {remedy}."
             )
 
-    def _classes(self, folder: Path) -> list[tuple[str, str]]:
+    def _classes(self, folder: Path) -> list[Listed]:
         found = []
         for name in self._folders(folder):
             there = files_below(folder / name, self.home)
@@ -110,7 +117,7 @@ class Folder(UserImages):
                     f"{self.path}: the class folder {folder / name} has no images{beside}. Fill or "
                     "remove it."
                 )
-            found += [(path, name) for path in paths]
+            found += [Listed(path, name) for path in paths]
         return found
 
     def _folders(self, folder: Path) -> list[str]:

@@ -1,9 +1,10 @@
 """UCF101."""
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.dataset import Published, SplitFileDataset
+from harness.dataset import Item, Published, SplitFileDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,3 +26,7 @@ class UCF101(SplitFileDataset):
         classes=101,
         images={"train": 7639, "val": 1898, "test": 3783},
     )
+
+    def unit(self, item: Item) -> str:
+        """The group of clips, which were cut from one video: v_Archery_g01_c02 is of g01."""
+        return re.sub(r"_c\d+\.\w+$", "", item.path)

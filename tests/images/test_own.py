@@ -240,17 +240,17 @@ def test_a_csv_of_thousands_of_classes_is_planned(tmp_path, capsys):
         (
             ["file,class", "i.png,a"],
             "DATA must begin with a line that names the columns path and label, and perhaps "
-            "split, once each, not 'file,class'.",
+            "split and group, once each, not 'file,class'.",
         ),
         (
             ["path,label,split,Label", "i.png,a,train,b"],
             "DATA must begin with a line that names the columns path and label, and perhaps "
-            "split, once each, not 'path,label,split,Label'.",
+            "split and group, once each, not 'path,label,split,Label'.",
         ),
         (
             [],
             "DATA must begin with a line that names the columns path and label, and perhaps "
-            "split, once each, not ''.",
+            "split and group, once each, not ''.",
         ),
         (
             ["path,label,split", "i.png,a,test"],

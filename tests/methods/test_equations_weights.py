@@ -625,5 +625,5 @@ def test_linear_probe_of_a_run_predicts_what_scikit_learn_does_on_the_same_featu
         features.append((model.clip.image(pixels), torch.tensor([i.label for i in split.items])))
     (plain, labels), held, (test, truth) = features
     c, _, fits = probe_search(replace(few(), labels=labels, held=held, plain=plain))
-    assert predictions["test.predictions"].tolist() == fits[c].predict(test.numpy()).tolist()
+    assert predictions["test.class"].tolist() == fits[c].predict(test.numpy()).tolist()
     assert record.scores["test"]["accuracy"] == fits[c].score(test.numpy(), truth.numpy())

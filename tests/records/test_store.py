@@ -39,7 +39,7 @@ def store(tmp_path) -> Store:
 
 def test_a_record_comes_back_as_it_was_written(store):
     written = record()
-    path = store.write(written, {"base.predictions": torch.tensor([0, 1], dtype=torch.int16)})
+    path = store.write(written, {"base.class": torch.tensor([0, 1], dtype=torch.int32)})
     assert store.records() == [written]
     assert store.done() == {"k1": written}
     assert path.name == "dra-16shots-seed1-k1.json"
@@ -67,7 +67,7 @@ store = Store(__import__("pathlib").Path(sys.argv[1]) / "runs").open()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
 try:
-    store.write(record(), {"base.predictions": torch.zeros(1000)})
+    store.write(record(), {"base.class": torch.zeros(1000)})
 except HarnessError as error:
     print(error)
 """

@@ -10,9 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from harness.dataset import Dataset
+from harness.errors import blaming
 from harness.measure import THREADS
 from harness.records.labels import differing, run_name
 from harness.records.store import Record, Store
@@ -22,6 +25,7 @@ from harness.runs.efficiency import forecast, forward_rate
 from harness.runs.engine import execute
 from harness.runs.images import check_images
 from harness.runs.plan import Request
+from harness.splits import Split
 from harness.task import Measurement
 
 START = 15  # seconds of work that repay the start of a process
@@ -69,11 +73,13 @@ def carry_out(
     request: Request,
     plugins: Sequence[str],
     store: Store,
+    runs: Sequence[PreparedRun],
     pending: Sequence[PreparedRun],
     force: bool,
     jobs: int,
 ) -> dict[str, Record]:
-    """The records of all pending runs, by key, made by this process and `jobs` - 1 helpers.
+    """The records of all pending ones of the runs, by key, made by this process and `jobs` - 1
+    helpers. The lists of images are written for all, because their units may have changed.
 
     Raises:
         HarnessError: the results folder cannot be used, or images cannot be read.
@@ -81,6 +87,9 @@ def carry_out(
     """
     store.open()
     check_images(pending)
+    for split, dataset in {s.fingerprint: (s, r.run.data[s.classes.dataset])
+                           for r in runs for s in r.evaluated.values()}.values():  # fmt: skip
+        store.write_split(split.fingerprint, as_kept(split, dataset))
     versions = {run.key: store.version(run.identity, run.key) for run in pending}
     shares = [
         Share(request, plugins, store.folder, versions, force, number / jobs)
@@ -88,6 +97,20 @@ def carry_out(
     ]
     with helper_processes(shares):
         return execute_all(store, pending, versions, force)
+
+
+def as_kept(split: Split, dataset: Dataset) -> dict[str, Any]:
+    """A list of images as it is kept beside the records; units only where they are not images."""
+    with blaming(f"{split.classes.dataset}.unit"):
+        units = split.units(dataset)
+    return {
+        "dataset": split.classes.dataset,
+        "template": split.classes.template,
+        "names": list(split.classes.names),
+        "paths": [item.path for item in split.items],
+        "labels": [item.label for item in split.items],
+        "units": units if len({*units}) < len(units) else None,
+    }
 
 
 @contextmanager

@@ -77,6 +77,10 @@ class Emoji(Dataset):
     def open(self, item: Item, root: Path | None) -> Image.Image:
         return _image(item.path)
 
+    def unit(self, item: Item) -> str:
+        """The drawing, of which the images are views."""
+        return item.path.rpartition("/")[0]
+
     def content(self, root: Path | None) -> str:
         return super().content(root) + _files()
 
