@@ -10,11 +10,12 @@ from tests.conftest import ROOT
 CODE = """
 import threading, time
 from harness.cli import commands
+from harness.cli.verbs import names
 def hang(arguments):
     threading.Thread(target=time.sleep, args=(600,)).start()  # as a decoder that waits for ever
     print("ready", flush=True)
     time.sleep(600)
-commands.COMMANDS["list"] = hang
+names.listed = hang
 raise SystemExit(commands.main(["list", "tasks"]))
 """
 

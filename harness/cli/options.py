@@ -1,0 +1,107 @@
+"""Options that several commands have, and what they come to."""
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import registry
+from harness.config import cache_folder
+from harness.errors import HarnessError
+from harness.records.tables import harmless
+
+if TYPE_CHECKING:
+    from harness.images.cache import Disk
+
+DEFAULT_BACKBONE = "emoji-mini"
+RESULTS = Path("results/runs")
+MOST, LARGEST = 10_000, 10**9  # of a list such as --seeds
+
+
+def root(parser: argparse.ArgumentParser) -> None:
+    """--data-root."""
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        default=os.environ.get("DATA"),
+        metavar="DIR",
+        help="folder that holds the datasets in CoOp's layout (default: $DATA)",
+    )
+
+
+def own(parser: argparse.ArgumentParser) -> None:
+    """--template and --class-names."""
+    parser.add_argument(
+        "--template", metavar="TEXT", help="prompt for folder: and csv: datasets, with {} for "
+        "the class name (default: 'a photo of a {}.')",
+    )  # fmt: skip
+    parser.add_argument(
+        "--class-names", type=Path, metavar="FILE", help="csv file with lines `folder,name`, which "
+        "renames the classes of folder: and csv: datasets",
+    )  # fmt: skip
+
+
+def cache(parser: argparse.ArgumentParser) -> None:
+    """--cache-dir and --cache-limit."""
+    parser.add_argument(
+        "--cache-dir",
+        type=Path,
+        default=cache_folder(),
+        metavar="DIR",
+        help="folder for decoded images and frozen features, which all runs share (default: "
+        "$HARNESS_CACHE, or %(default)s)",
+    )
+    parser.add_argument(
+        "--cache-limit", type=float, default=20, metavar="GB",
+        help="size of the cache; the least recently used entries are deleted first; 0 turns it off "
+        "(default: 20)",
+    )  # fmt: skip
+
+
+def plugin(parser: argparse.ArgumentParser) -> None:
+    """--plugin."""
+    text = "module or .py file that defines methods, tasks or datasets; repeatable"
+    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help=text)
+
+
+def results(parser: argparse.ArgumentParser) -> None:
+    """--results of a command that reads records."""
+    parser.add_argument(
+        "--results", type=Path, nargs="+", default=[RESULTS], metavar="DIR", help="one or more "
+        f"folders of records (default: {RESULTS})",
+    )  # fmt: skip
+
+
+def disk(arguments: argparse.Namespace) -> "Disk":
+    """The cache that the options name."""
+    from harness.images.cache import Disk
+
+    return Disk(arguments.cache_dir, int(arguments.cache_limit * 2**30))
+
+
+def plugins(names: list[str]) -> registry.Registry:
+    """What is registered, with a warning for what is broken."""
+    loaded = registry.load(names)
+    for name, reason in loaded.broken.items():
+        print(harmless(f"warning: the plugin {name} was left out: {reason}"), file=sys.stderr)
+    return loaded
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """The numbers of a list such as 1,2,3 or 1-3."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not match:
+            raise HarnessError(f"{option} {text!r} is not a list such as 1,2,3 or 1-3.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise HarnessError(f"{option} {text!r} counts backwards: write {last}-{first}.")
+        if last > LARGEST or len(found) + last - first >= MOST:
+            raise HarnessError(
+                f"{option} {text!r} asks for too much: at most {MOST:,} numbers up to {LARGEST:,}."
+            )
+        found += range(first, last + 1)
+    return list(dict.fromkeys(found))

@@ -1,0 +1,87 @@
+"""`bench`: the engine against the published training loops."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from harness import config
+from harness.cli import options
+from harness.errors import HarnessError, unknown
+
+
+def add(verbs: Any) -> None:
+    """Adds the command to the parser."""
+    text = "compare the engine's speed with that of the published training loops"
+    bench = verbs.add_parser(
+        "bench",
+        help=text,
+        description="Compare the engine's speed with the arithmetic of the published training "
+        "loops: training steps and evaluation on random images with randomly initialised weights, "
+        "then a matrix of complete runs on the embedded default. This takes about an hour on two "
+        "processor cores. Run nothing else at the same time.",
+    )
+    bench.add_argument(
+        "--methods", default="coop,cocoop,kgcoop,maple,mma,adapter,dra", metavar="NAMES",
+        help="see `list methods` (default: %(default)s)",
+    )  # fmt: skip
+    bench.add_argument(
+        "--classes",
+        default="100,1000",
+        metavar="LIST",
+        help="numbers of classes (default: %(default)s)",
+    )
+    bench.add_argument(
+        "--backbone", default="ViT-B-16-quickgelu:random", metavar="NAME",
+        help="backbone of the training steps (default: %(default)s)",
+    )  # fmt: skip
+    bench.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        metavar="N",
+        help="repetitions of each step (default: %(default)s)",
+    )
+    bench.add_argument(
+        "--parts", default="steps,memory,matrix", metavar="NAMES", help="what to measure: "
+        "training steps and evaluation, the memory of a step, the matrix of runs, and dra: what "
+        "DRA's noise leaves of its order (default: %(default)s)",
+    )  # fmt: skip
+    bench.add_argument(
+        "--memory", type=float, default=5, metavar="GB", help="memory that a step may use in the "
+        "part `memory` (default: %(default)s)",
+    )  # fmt: skip
+    bench.add_argument("--device", metavar="NAME", help="cuda or cpu (default: cuda if available)")
+    bench.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.json",
+        help="save the measurements here, and the printed text next to it as .md",
+    )
+    options.plugin(bench)
+    bench.set_defaults(does=measure)
+
+
+def measure(arguments: argparse.Namespace) -> int:
+    """The exit code."""
+    from harness.bench import run as bench
+    from harness.runs import plan
+
+    if arguments.repeats < 1:
+        raise HarnessError(f"--repeats must be at least 1, not {arguments.repeats}.")
+    parts = arguments.parts.split(",")
+    for name in parts:
+        if name not in bench.PARTS:
+            raise unknown("part", name, bench.PARTS)
+    chosen = options.plugins(arguments.plugin).find("methods", arguments.methods)
+    counts = options.numbers("--classes", arguments.classes)
+    if min(counts) < 1:
+        raise HarnessError(f"--classes {arguments.classes!r}: at least 1.")
+    methods = {
+        p.name: config.build(p, [], plan.recipe(p, "base2new", "bench", 16))[0] for p in chosen
+    }
+    device = plan.usable_device(arguments.device)
+    print(bench.run(
+        methods, counts, arguments.backbone, device, arguments.repeats, parts, arguments.memory,
+        arguments.out, arguments.plugin,
+    ))  # fmt: skip
+    return 0

@@ -1,0 +1,79 @@
+"""`data`: find, download and check datasets; inspect the cache."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from harness.cli import options
+from harness.records.tables import plain_table
+
+
+def add(verbs: Any) -> None:
+    """Adds the command to the parser."""
+    data = verbs.add_parser(
+        "data",
+        help="find, download and check datasets; inspect the cache",
+        description="Find, download and check the datasets that are read from disk, and inspect "
+        "the cache. The emoji datasets are embedded and need no download.",
+    )
+    whats = data.add_subparsers(required=True, metavar="WHAT", dest="what")
+    for what, text, names in (
+        ("status", "show which datasets are on disk, what is missing, and where to get it", "*"),
+        ("prepare", "download images with torchvision and put them into CoOp's layout; an "
+         "interrupted download is continued", "+"),
+        ("verify", "count the images of each class and split, open every image, and look for "
+         "images in both train and test; the exit code is 1 if something is wrong", "+"),
+    ):  # fmt: skip
+        parser = whats.add_parser(what, help=text, description=text)
+        parser.add_argument("names", nargs=names, metavar="NAME", help="see `list datasets`")
+        options.root(parser)
+        options.plugin(parser)
+        text = "show how much the cache of decoded images and frozen features holds"
+    cache = whats.add_parser("cache", help=text, description=text)
+    cache.add_argument("--clear", action="store_true", help="delete everything in it")
+    options.cache(cache)
+    data.set_defaults(does=look)
+
+
+def look(arguments: argparse.Namespace) -> int:
+    """The exit code."""
+    from harness.images import download, library
+
+    if arguments.what == "cache":
+        return _cache(arguments)
+    plugins = options.plugins(arguments.plugin)
+    chosen = plugins.find("datasets", ",".join(arguments.names) or "*")
+    root = arguments.data_root and Path(arguments.data_root)
+    if arguments.what == "status":
+        print(library.status(chosen, root))
+        return 0
+    if arguments.what == "prepare":
+        for plugin in chosen:
+            print(download.prepare(plugin, root))
+        print(library.status(chosen, root))
+        return 0
+    wrong = 0
+    for plugin in chosen:
+        found = library.verify(plugin, root)
+        print(f"{plugin.name}\n\n{found.table}\n")
+        for problem in found.problems:
+            print(f"  {problem}")
+        for note in found.notes:
+            print(f"  {note}")
+        print(f"  {len(found.problems)} problems\n" if found.problems else "  nothing is wrong\n")
+        wrong += len(found.problems)
+    return 1 if wrong else 0
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    disk = options.disk(arguments)
+    if arguments.clear:
+        print(f"{disk.clear() / 2**20:,.1f} MB deleted from {disk.folder}")
+        return 0
+    rows = [
+        {"what": kind, "entries": count, "size": f"{size / 2**20:,.1f} MB"}
+        for kind, (count, size) in disk.kinds().items()
+    ]
+    print(f"cache in {disk.folder}, at most {arguments.cache_limit:g} GB\n")
+    print(plain_table(rows) if rows else "empty")
+    return 0

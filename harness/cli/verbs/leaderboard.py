@@ -1,0 +1,67 @@
+"""`leaderboard`: tables of finished runs."""
+
+import argparse
+from typing import Any
+
+from harness import registry
+from harness.cli import options
+from harness.records import costs
+from harness.records.labels import differing, run_name
+from harness.records.store import read_all
+from harness.records.tables import FORMATS, harmless
+
+
+def add(verbs: Any) -> None:
+    """Adds the command to the parser."""
+    board = verbs.add_parser("leaderboard", help="print tables of finished runs")
+    board.add_argument("--task", metavar="NAME", help="show only this task")
+    board.add_argument(
+        "--format", choices=(*FORMATS, "svg"), default="markdown",
+        help="output format; svg plots accuracy against the cost given by --pareto "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    board.add_argument(
+        "--pareto", choices=costs.COSTS, metavar="COST", help="mark the methods that no other "
+        f"method beats in both accuracy and COST: {', '.join(costs.COSTS)} (all but params are "
+        "measured by `run --tasks efficiency`)",
+    )  # fmt: skip
+    board.add_argument("--by-dataset", action="store_true", help="also print one table per dataset")
+    board.add_argument(
+        "--checks", action="store_true", help="list the runs that failed a sanity check"
+    )
+    board.add_argument(
+        "--missing", action="store_true", help="print the commands that make the runs that "
+        "incomplete rows lack",
+    )  # fmt: skip
+    board.add_argument("--methods", metavar="NAMES", help="only these; comma lists and wildcards")
+    board.add_argument("--datasets", metavar="NAMES", help="only these; the average is over them")
+    board.add_argument("--backbone", metavar="NAMES", help="only these")
+    board.add_argument(
+        "--sort", metavar="COLUMN", help="order methods by a column, such as HM, base, params or "
+        "method",
+    )  # fmt: skip
+    options.results(board)
+    board.set_defaults(does=show)
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """The exit code."""
+    from harness.records.leaderboard import Leaderboard
+
+    names = ("task", "by_dataset", "pareto", "methods", "datasets", "backbone", "sort")
+    asked = {name: getattr(arguments, name) for name in names}
+    board = Leaderboard(read_all(arguments.results), **asked)
+    if arguments.missing:
+        from harness.cli import missing
+
+        lines = missing.commands(board, registry.load([]))
+        print("\n".join(map(harmless, lines)) or "Nothing is missing.")
+    elif arguments.checks:
+        records = board.chosen()
+        apart = differing(record.run for record in records)
+        for record in records:
+            for check in record.checks:
+                print(harmless(f"{run_name(record.run, apart)}: {check}"))
+    else:
+        print(board.text(arguments.format))
+    return 0

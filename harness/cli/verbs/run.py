@@ -1,0 +1,214 @@
+"""`run`: from a request to records and the leaderboard."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import config, registry
+from harness.cli import options
+from harness.errors import HarnessError
+from harness.records.labels import differing, run_name
+from harness.records.store import Store
+from harness.records.tables import harmless
+
+if TYPE_CHECKING:
+    from harness.runs.plan import Request
+
+
+def add(verbs: Any) -> None:
+    """Adds the command to the parser."""
+    run = verbs.add_parser(
+        "run",
+        help="run methods on tasks, then print the leaderboard",
+        description="Run every method on every task and dataset, once per seed, and print the "
+        "leaderboard. Finished runs are kept, so the same command continues where it stopped.",
+        epilog="NAMES are comma-separated and may contain wildcards: --methods 'dra*,adapter'.",
+    )
+    run.add_argument(
+        "--methods", required=True, metavar="NAMES", help="methods to run; see `list methods`"
+    )
+    run.add_argument(
+        "--tasks", required=True, metavar="NAMES", help="tasks to run; see `list tasks`"
+    )
+    run.add_argument(
+        "--datasets",
+        metavar="NAMES",
+        help="see `list datasets`; folder:PATH or csv:FILE for your own images "
+        "(default: the task's own datasets, or the eight embedded emoji datasets)",
+    )
+    options.own(run)
+    run.add_argument(
+        "--backbone",
+        default=options.DEFAULT_BACKBONE,
+        metavar="NAME",
+        help="pretrained model; see `list backbones` (default: %(default)s)",
+    )
+    run.add_argument("--shots", default="16", metavar="LIST", help="training images per class: 4, "
+                     "or several values, 1,2,4 (default: 16)")  # fmt: skip
+    run.add_argument(
+        "--forgetting", action="store_true", help="with few_shot: also report how the fit "
+        "changes the accuracy on the other selected datasets",
+    )  # fmt: skip
+    run.add_argument(
+        "--seeds", default="1", metavar="LIST", help="seeds: 1,2,3 or 1-3 (default: 1)"
+    )
+    options.root(run)
+    run.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE.gin",
+        help="file of settings, one `name.field = value` per line",
+    )
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="NAME.FIELD=VALUE",
+        help="change one setting of a method, a task or `engine`; overrides --config; repeatable",
+    )
+    run.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="NAME.FIELD=V1,V2,...",
+        help="run once for each value; repeat for all combinations of several settings",
+    )
+    run.add_argument(
+        "--views", type=int, metavar="N", help="augment each training image in only N ways, so "
+        "that long fits can train from cached features; an approximation (default: 0, a new "
+        "augmentation in every epoch, as published)",
+    )  # fmt: skip
+    run.add_argument(
+        "--device", metavar="NAME", help="cuda, cuda:1 or cpu (default: cuda if available)"
+    )
+    run.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="numerical precision "
+                     "(default: auto, which is bf16 on CUDA and fp32 elsewhere)")  # fmt: skip
+    options.cache(run)
+    run.add_argument(
+        "--jobs", type=int, metavar="N", help="number of processes that share the runs and the "
+        "CPU threads; 0: one for each thread (default: 1, and 0 on emoji-mini)",
+    )  # fmt: skip
+    run.add_argument(
+        "--on-bad-image", choices=("error", "skip"), help="if images cannot be read: stop before "
+        "the first fit, or leave them out and record that (default: error)",
+    )  # fmt: skip
+    run.add_argument(
+        "--check-images", action="store_true", help="with --dry-run: open every image of the plan"
+    )
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the plan, with what methods change by task, and stop",
+    )
+    run.add_argument("--force", action="store_true", help="repeat runs that are already done")
+    run.add_argument(
+        "--results", type=Path, default=options.RESULTS, metavar="DIR", help="folder for the "
+        "records (default: %(default)s)",
+    )  # fmt: skip
+    options.plugin(run)
+    run.set_defaults(does=run_all)
+
+
+def run_all(arguments: argparse.Namespace) -> int:
+    """The exit code."""
+    from harness.cli import plan_text
+    from harness.records import leaderboard
+    from harness.runs.executors import local
+    from harness.runs.images import check_images
+    from harness.runs.plan import plan
+
+    request, store = _request(arguments), Store(arguments.results)
+    plugins = options.plugins(arguments.plugin)
+    _check_names(request, plugins)
+    runs = plan(request, plugins)
+    done, pending = local.done_and_pending(runs, store, arguments.force)
+    seconds = local.estimated_seconds(pending)
+    jobs = local.process_count(pending, seconds)
+    print(plan_text.describe(runs, done, seconds, jobs, arguments.dry_run))
+    if arguments.dry_run:
+        if arguments.check_images:
+            check_images(pending)
+            print("Every image can be read.")
+        return 0
+    if not pending:
+        print("Everything is done already; --force runs it again.")
+    made = local.carry_out(request, arguments.plugin, store, runs, pending, arguments.force, jobs)
+    ended = {**done, **made}
+    named = ("overrides", "given")  # a table of this request speaks its words
+    records = [
+        replace(
+            each := ended[run.key],
+            run={**each.run, **{n: run.identity[n] for n in named}},
+            folder=store.folder,
+            file=store.path(each.run, each.key),
+        )
+        for run in runs
+    ]
+    print("\n" + leaderboard.render(records))
+    failed = [record for record in records if record.status == "failed"]
+    apart = differing(record.run for record in records)
+    for record in failed:
+        line = f"failed: {run_name(record.run, apart)}: {record.reason}"
+        print(harmless(line), file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _own(arguments: argparse.Namespace) -> list[config.Binding]:
+    """The settings of datasets that are given by their paths."""
+    if arguments.template is not None and "{}" not in arguments.template:
+        raise HarnessError(f"--template {arguments.template!r} has no {{}} for the class name.")
+    names = arguments.class_names and str(arguments.class_names)
+    given = {"template": arguments.template, "class_names": names}
+    return [
+        config.Binding(kind, name, value, f"--{name.replace('_', '-')}")
+        for kind in ("folder", "csv")
+        for name, value in given.items()
+        if value is not None
+    ]
+
+
+def _request(arguments: argparse.Namespace) -> "Request":
+    from harness.runs.plan import Request
+
+    bindings = config.read_gin(arguments.config) if arguments.config else []
+    bindings += [config.read_set(text) for text in arguments.settings]
+    bindings += _own(arguments)
+    engine = (
+        ("few_shot.forgetting", arguments.forgetting or None, "--forgetting"),
+        ("engine.views", arguments.views, "--views"),
+        ("engine.on_bad_image", arguments.on_bad_image, "--on-bad-image"),
+        ("engine.jobs", arguments.jobs, "--jobs"),
+        ("engine.precision", arguments.precision, "--precision"),
+    )
+    bindings += [config.bind(name, value, option) for name, value, option in engine
+                 if value is not None]  # fmt: skip
+    return Request(
+        methods=arguments.methods,
+        tasks=arguments.tasks,
+        datasets=arguments.datasets,
+        backbone=arguments.backbone,
+        shots=options.numbers("--shots", arguments.shots),
+        seeds=options.numbers("--seeds", arguments.seeds),
+        root=arguments.data_root,
+        bindings=bindings,
+        sweeps=config.read_sweeps(arguments.sweep),
+        device=arguments.device,
+        disk=options.disk(arguments),
+        dry=arguments.dry_run,
+    )
+
+
+def _check_names(request: "Request", plugins: registry.Registry) -> None:
+    """Raises HarnessError with all unknown methods, tasks and datasets, not only the first."""
+    wrong = []
+    for kind in registry.KINDS:
+        try:
+            if getattr(request, kind) is not None:
+                plugins.find(kind, getattr(request, kind))
+        except HarnessError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise HarnessError("\n".join(wrong))
