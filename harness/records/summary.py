@@ -6,6 +6,7 @@ It never imports torch.
 import json
 import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -45,52 +46,104 @@ def summarise(records: Iterable[Record]) -> pd.DataFrame:
     given: the settings that the user gave. Scores of incomplete rows are absent: what a dataset has
     of them is in finished_base and so on.
     """
-    tables = dict[tuple[str, ...], list[Entry]]()
+    named = ((dict(zip(TABLES, key, strict=True)), each) for key, each in tables(records).items())
+    return pd.DataFrame([row | names for names, each in named for row in _of_table(each)])
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: a method with settings that the user gave.
+
+    every: all entries of it; members: those that count, one a dataset and seed.
+    """
+
+    label: str
+    given: Mapping[str, Any]
+    every: Sequence[Entry]
+    members: Sequence[Entry]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The entries of one table; what every row is expected to have."""
+
+    rows: Sequence[Row]
+    datasets: Sequence[str]
+    seeds: Sequence[int]
+    averaged: Sequence[str]
+    evaluations: Sequence[str]
+    source: str
+
+    @property
+    def main(self) -> str | None:
+        """What stands for a row: the HM of base and new, or the first evaluation."""
+        if {"base", "new"} <= {*self.evaluations}:
+            return "hm"
+        return next(iter(self.evaluations), None)
+
+
+def tables(records: Iterable[Record]) -> dict[tuple[str, ...], Table]:
+    """The tables of some records, by the values of TABLES; of one backbone and settings together,
+    by increasing shots.
+
+    Raises:
+        HarnessError: there are no records.
+    """
+    found = dict[tuple[str, ...], list[Entry]]()
     for record in one_record_a_key(records):
         each = entry(record)
-        tables.setdefault(each.table, []).append(each)
-    if not tables:
+        found.setdefault(each.table, []).append(each)
+    if not found:
         raise HarnessError("there are no records yet. Start with `python -m harness run`.")
-    order = list(dict.fromkeys((*key[:3], key[4]) for key in tables))
-    keys = sorted(tables, key=lambda key: (order.index((*key[:3], key[4])), int(key[3])))
-    named = ((dict(zip(TABLES, key, strict=True)), tables[key]) for key in keys)
-    return pd.DataFrame([row | names for names, entries in named for row in _table(entries)])
+    order = list(dict.fromkeys((*key[:3], key[4]) for key in found))
+    keys = sorted(found, key=lambda key: (order.index((*key[:3], key[4])), int(key[3])))
+    return {key: _table(found[key]) for key in keys}
 
 
-def _table(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def _table(entries: Sequence[Entry]) -> Table:
     oldest_first = sorted(entries, key=lambda each: (each.record.time, each.record.key))
     current = _newest(oldest_first, lambda each: each.cell, lambda each: each.images)
-    settings, every = dict[str, Mapping[str, Any]](), dict[str, list[Entry]]()
+    kept = {each.record.key for each in current}
+    found = []
     for method in dict.fromkeys(each.record.run["method"] for each in entries):
         own = [each.record for each in entries if each.record.run["method"] == method]
         for given, records in rows(own):
-            name, keys = label(method, given), {record.key for record in records}
-            settings[name] = given
-            every[name] = [each for each in oldest_first if each.record.key in keys]
-    kept = {each.record.key for each in current}
-    counted = {name: _together([each for each in members if each.record.key in kept])
-               for name, members in every.items()}  # fmt: skip
+            keys = {record.key for record in records}
+            every = [each for each in oldest_first if each.record.key in keys]
+            members = _together([each for each in every if each.record.key in kept])
+            found.append(Row(label(method, given), given, every, members))
     counting = [each for each in oldest_first if each.counts] or oldest_first
     datasets = sorted({each.dataset for each in counting})
-    seeds = sorted({each.seed for each in counting})
-    averaged = [name for name in datasets if name != entries[0].source] or datasets
-    evaluations = list(dict.fromkeys(name for each in counting for name in each.scores))
+    return Table(
+        rows=found,
+        datasets=datasets,
+        seeds=sorted({each.seed for each in counting}),
+        averaged=[name for name in datasets if name != entries[0].source] or datasets,
+        evaluations=list(dict.fromkeys(name for each in counting for name in each.scores)),
+        source=entries[0].source,
+    )
+
+
+def _of_table(table: Table) -> list[dict[str, Any]]:
+    """The rows of a data frame."""
     result = []
-    for name, members in counted.items():
+    for each in table.rows:
         shared = {
-            "label": name, "given": settings[name], "evaluations": " ".join(evaluations),
-            "applicable": not members
-            or any(each.record.status != "not applicable" for each in members),
+            "label": each.label, "given": each.given, "evaluations": " ".join(table.evaluations),
+            "applicable": not each.members
+            or any(member.record.status != "not applicable" for member in each.members),
         }  # fmt: skip
         per_dataset = []
-        for dataset in datasets:
-            mine = [each for each in members if each.dataset == dataset]
-            known = [each for each in every[name] if each.dataset == dataset]
-            row = {**shared, "dataset": dataset, "averaged": dataset in averaged}
-            per_dataset.append(row | _of_dataset(mine, seeds, evaluations) | _counts(mine, known))
+        for dataset in table.datasets:
+            mine = [member for member in each.members if member.dataset == dataset]
+            known = [member for member in each.every if member.dataset == dataset]
+            row = {**shared, "dataset": dataset, "averaged": dataset in table.averaged}
+            row |= _of_dataset(mine, table.seeds, table.evaluations)
+            per_dataset.append(row | _counts(mine, known))
         inner = [row for row in per_dataset if row["averaged"]]
-        average = {**shared, "dataset": "average", **_average(inner, members, evaluations)}
-        result += [average | _counts(members, every[name]) | _parameters(inner), *per_dataset]
+        average = {**shared, "dataset": "average"}
+        average |= _average(inner, each.members, table.evaluations)
+        result += [average | _counts(each.members, each.every) | _parameters(inner), *per_dataset]
     return result
 
 
