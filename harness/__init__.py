@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from harness.dataset import Dataset
     from harness.fitting.fitted import FittedModel
     from harness.method import Method
+    from harness.records.comparison import Comparison
     from harness.records.leaderboard import Leaderboard
     from harness.records.store import Record
     from harness.task import Task
 
-__all__ = ["Results", "leaderboard", "load", "run"]
+__all__ = ["Results", "compare", "leaderboard", "load", "run"]
 __version__ = "0.1.0"
 
 _HERE = Path(__file__).parent
@@ -150,6 +151,23 @@ def leaderboard(*results: str | Path, **options: Any) -> "Leaderboard":
     from harness.records.store import read_all
 
     return Leaderboard(read_all(map(Path, results or ("results/runs",))), **options)
+
+
+def compare(
+    first: str, second: str, *results: str | Path, task: str | None = None
+) -> "list[Comparison]":
+    """How much one row of the tables exceeds another, and how sure that is, in each table of
+    results folders that has both.
+
+    Raises:
+        HarnessError: a folder cannot be read, or no table has both.
+    """
+    from harness.records import comparison
+    from harness.records.store import read_all
+
+    return comparison.compare(
+        read_all(map(Path, results or ("results/runs",))), first, second, task
+    )
 
 
 def load(

@@ -15,11 +15,12 @@ import pandas as pd
 from harness.errors import HarnessError, unknown
 from harness.records import costs, plot
 from harness.records.entry import TABLES, Entry, entry
+from harness.records.intervals import Certainty
 from harness.records.labels import method_label
 from harness.records.record import Record
 from harness.records.scores import by_shots, evaluations, overview, scores_table
 from harness.records.store import one_record_a_key
-from harness.records.summary import summarise
+from harness.records.summary import summarise, tables
 from harness.records.tables import csv_cell, width
 
 SORTS = {"method": "label", "params": "parameters", "mean of HMs": "mean_hm", "HM": "hm"}
@@ -31,7 +32,9 @@ class Leaderboard:
     """The tables of some records: printed as Markdown, shown as HTML in a notebook.
 
     task: this one alone; by_dataset: one more table for each dataset; pareto: of costs.COSTS;
-    methods, datasets, backbone: only those, comma lists with wildcards; sort: by a column.
+    methods, datasets, backbone: only those, comma lists with wildcards; sort: by a column, else the
+    best first; against: a method that all others are compared with; every_column: also deviations,
+    the mean of HMs, seeds and runs.
     """
 
     records: Sequence[Record]
@@ -42,6 +45,8 @@ class Leaderboard:
     datasets: str | None = None
     backbone: str | None = None
     sort: str | None = None
+    against: str | None = None
+    every_column: bool = False
 
     def text(self, form: str = "markdown") -> str:
         """The tables as `markdown`, `latex`, `csv` or `html`, or accuracy against cost as `svg`.
@@ -58,18 +63,30 @@ class Leaderboard:
         table = self.frame()
         if form == "csv" and self.pareto:
             raise HarnessError("--pareto marks a table to be read: leave out --format csv.")
+        certain = self.certainties(table)
+        if form == "json":
+            return _json(table, certain)
         if form == "csv":
-            return "\n\n".join([_csv(table), *about_costs])
+            return "\n\n".join([_csv(_with_intervals(table, certain)), *about_costs])
         spent = (
             costs.costs_by_method(every, self.pareto) if self.pareto not in (None, "params") else {}
         )
-        parts = _tables(table, form, self.by_dataset, self.pareto, spent) + about_costs
+        parts = _tables(self, table, certain, form, spent) + about_costs
         if form == "markdown":
             parts += [
                 textwrap.fill(each, width())
                 for each in differing(r for r in chosen if not r.measures)
             ]
         return "\n\n".join(parts)
+
+    def certainties(self, table: pd.DataFrame) -> dict[tuple[str, ...], Certainty]:
+        """What is known of how sure each table is, of the rows that are shown."""
+        found = {}
+        for key, each in tables(r for r in self.chosen() if not r.measures).items():
+            mine = (table[list(TABLES)].astype(str) == list(key)).all(axis=1)
+            labels = list(dict.fromkeys(table[mine]["label"]))
+            found[key] = Certainty.of(each, labels, self.against)
+        return found
 
     def chosen(self) -> list[Record]:
         """The records of the task, methods, datasets and backbone that were asked for.
@@ -105,7 +122,9 @@ class Leaderboard:
             asked = [any(_matching([each, each.partition("[")[0]], p) for p in patterns)
                      for each in table["label"]]  # fmt: skip
             table = table[asked].reset_index(drop=True)
-        return _sorted(table, self.sort) if self.sort else table
+        if self.sort is not None:
+            return _sorted(table, self.sort)
+        return _best_first(table)
 
     def __str__(self) -> str:
         return self.text()
@@ -136,10 +155,10 @@ def render(
 
 
 def _tables(
+    board: Leaderboard,
     table: pd.DataFrame,
+    certain: Mapping[tuple[str, ...], Certainty],
     form: str,
-    by_dataset: bool,
-    pareto: str | None,
     spent: Mapping[costs.Compared, float],
 ) -> list[str]:
     """The tables as text; with `by_dataset` one more for each dataset; with `pareto` (of
@@ -148,7 +167,8 @@ def _tables(
     Raises:
         HarnessError: there is nothing to mark by.
     """
-    parts, compared = list[str](), False
+    parts, compared, pareto = list[str](), False, board.pareto
+    every_column = board.every_column
     for key, part in table.groupby(TABLES, sort=False):
         task_name, backbone, weights, shots, settings = map(str, key)
         like = table[(table["task"] == task_name) & (table["backbone"] == backbone)]
@@ -167,11 +187,16 @@ def _tables(
         about = averaged[0] if len(averaged) == 1 else f"average of {len(averaged)} datasets"
         heading = f"{title}, {about}"
         compared = compared or bool(mine)
-        parts.append(scores_table(part, "average", heading, form, mine, pareto))
+        sure = certain[tuple(map(str, key))]
+        shown = scores_table(part, "average", heading, form, sure, every_column, mine, pareto)
+        parts.append(shown)
         if len(datasets) > 1:
             parts.append(overview(part, datasets, form))
-        if by_dataset:
-            parts += [scores_table(part, name, f"{title}, {name}", form) for name in datasets]
+        if board.by_dataset:
+            parts += [
+                scores_table(part, name, f"{title}, {name}", form, sure, every_column)
+                for name in datasets
+            ]
     if pareto and not compared:
         raise HarnessError(
             f"--pareto {pareto}: no measurement is of these backbones, weights, tasks and shots. "
@@ -183,6 +208,57 @@ def _tables(
     return parts
 
 
+def _with_intervals(
+    table: pd.DataFrame, certain: Mapping[tuple[str, ...], Certainty]
+) -> pd.DataFrame:
+    """With the bounds of each row's main score, and of the average rows their ranks."""
+    rows = []
+    for *key, label, dataset in zip(
+        *(table[name].astype(str) for name in (*TABLES, "label", "dataset")), strict=True
+    ):
+        sure = certain[tuple(key)]
+        found = sure.interval(label, dataset)
+        first, last = sure.ranks.get(label, (None, None)) if dataset == "average" else (None, None)
+        rows.append((found.low if found else None, found.high if found else None, first, last))
+    columns = ("low", "high", "place_first", "place_last")
+    more = pd.DataFrame(rows, columns=list(columns), index=table.index, dtype=object)
+    return pd.concat([table, more.apply(pd.to_numeric)], axis=1)
+
+
+def _json(table: pd.DataFrame, certain: Mapping[tuple[str, ...], Certainty]) -> str:
+    """A list of tables: what each is about, its rows with raw fractions, and all its pairs."""
+    found = []
+    table = _with_intervals(table, certain)
+    for key, part in table.groupby(list(TABLES), sort=False):
+        rows = [
+            {name: _plain(value) for name, value in row.items()
+             if name not in (*TABLES, "evaluations")}
+            for row in part.to_dict("records")
+        ]  # fmt: skip
+        names = map(str, key)
+        about = dict(zip(TABLES, names, strict=True)) | {"settings": json.loads(str(key[-1]))}
+        found.append({**about, "certainty": certain[tuple(map(str, key))].as_json(), "rows": rows})
+    return json.dumps(found, indent=1, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it; nothing where there is no number."""
+    if isinstance(value, (list, dict, str, bool)) or value is None:
+        return value
+    if pd.isna(value):
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
+def _best_first(table: pd.DataFrame) -> pd.DataFrame:
+    """The methods of each table by what stands for a row; rows without it last, in their order."""
+    columns = [name for name in table.columns if table[name].notna().any()]
+    for name in ("hm", *dict.fromkeys(n for t in table["evaluations"] for n in t.split())):
+        if name in columns:
+            return _sorted(table, str(name))
+    return table
+
+
 def _csv(table: pd.DataFrame) -> str:
     """All rows with raw fractions, a column for each setting that was given, and no average of one
     dataset."""
@@ -190,12 +266,11 @@ def _csv(table: pd.DataFrame) -> str:
     alone = {key for key, number in per_table.items() if number == 1}
     keys = pd.Series(list(zip(*(table[name] for name in TABLES), strict=True)), table.index)
     table = table[(table["dataset"] != "average") | ~keys.isin(alone)]
-    given = list(table["given"])
-    names = dict.fromkeys(name for settings in given for name in settings)
-    shown = table.drop(columns=["evaluations", "given", "missing"]).round(DIGITS)
+    names = dict.fromkeys(name for settings in table["given"] for name in settings)
+    shown = table.drop(columns=["evaluations", "given", "values", "missing"]).round(DIGITS)
     for place, name in enumerate(names, 1):
         column = name if name not in shown.columns else f"set_{name}"
-        values = [settings.get(name) for settings in given]
+        values = [settings.get(name) for settings in table["values"]]
         texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
         shown.insert(place, column, texts)
     for name in shown.columns:

@@ -15,6 +15,8 @@ from harness.records.statistics import Cell, Sample
 from harness.records.store import CHANGE
 from harness.records.summary import Row, Table
 
+INCOMPLETE = "it is incomplete"
+
 
 @dataclass(frozen=True)
 class Sampled:
@@ -43,7 +45,7 @@ def of_table(table: Table, labels: Iterable[str] | None = None) -> Sampled:
         if {*cells} <= done:
             complete.append(row)
         elif any(each.record.status != "not applicable" for each in row.members):
-            left_out[row.label] = "it is incomplete"
+            left_out[row.label] = INCOMPLETE
     evaluations = ("base", "new") if main == "hm" else (main,)
     return _sampled(complete, table, evaluations, main, left_out)
 

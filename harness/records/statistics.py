@@ -165,7 +165,7 @@ class Sample:
         return np.where(total > 0, slope, 0) / number
 
     @cached_property
-    def _parts(self) -> tuple[Array, Array, Array]:
+    def products(self) -> tuple[Array, Array, Array]:
         """Products of influences [.., M, M]: by units of each cell [D E, ...], by seeds of each fit
         [D or 1, ...], and by both, in all."""
         seeds = len(self.seeds)
@@ -189,7 +189,7 @@ class Sample:
     @cached_property
     def covariance(self) -> Array:
         """[M, M]: of what a draw of units and of seeds gives, about."""
-        by_unit, by_seed, by_both = self._parts
+        by_unit, by_seed, by_both = self.products
         return by_unit.sum(0) + by_seed.sum(0) + by_both
 
     @property
@@ -199,7 +199,7 @@ class Sample:
 
     def variances(self, of: Callable[[Array], Array], level: int = 2) -> tuple[Array, Array]:
         """Variance and degrees of freedom (Satterthwaite) of what `of` makes of [..., M, M]."""
-        by_unit, by_seed, by_both = (of(part) for part in self._parts)
+        by_unit, by_seed, by_both = (of(part) for part in self.products)
         spare = np.array([cell.units - 1 for row in self.grid for cell in row])
         seeds = len(self.seeds) - 1
         if level == 1:
@@ -322,6 +322,10 @@ class Pairs:
     @cached_property
     def errors(self) -> Array:
         return np.sqrt(self._variances[0])
+
+    @property
+    def degrees(self) -> Array:
+        return self._variances[1]
 
     @cached_property
     def _variances(self) -> tuple[Array, Array]:

@@ -43,7 +43,8 @@ def summarise(records: Iterable[Record]) -> pd.DataFrame:
     failure; stale: records left out, because a newer one of the row has other code, hyperparameters
     or images; parameters: trained numbers, of the average row their mean over its datasets;
     averaged: whether the dataset is part of the average, as the source of a transfer task is not;
-    given: the settings that the user gave. Scores of incomplete rows are absent: what a dataset has
+    given: the settings that the user gave; values: these, and all others that are the same in all
+    runs of the row. Scores of incomplete rows are absent: what a dataset has
     of them is in finished_base and so on.
     """
     named = ((dict(zip(TABLES, key, strict=True)), each) for key, each in tables(records).items())
@@ -129,7 +130,8 @@ def _of_table(table: Table) -> list[dict[str, Any]]:
     result = []
     for each in table.rows:
         shared = {
-            "label": each.label, "given": each.given, "evaluations": " ".join(table.evaluations),
+            "label": each.label, "given": each.given, "values": _values(each),
+            "evaluations": " ".join(table.evaluations),
             "applicable": not each.members
             or any(member.record.status != "not applicable" for member in each.members),
         }  # fmt: skip
@@ -145,6 +147,13 @@ def _of_table(table: Table) -> list[dict[str, Any]]:
         average |= _average(inner, each.members, table.evaluations)
         result += [average | _counts(each.members, each.every) | _parameters(inner), *per_dataset]
     return result
+
+
+def _values(row: Row) -> dict[str, Any]:
+    """The hyperparameters that are the same in all runs of a row."""
+    every = [each.record.run.get("hyperparameters") or {} for each in row.every]
+    first = every[0] if every else {}
+    return {n: v for n, v in first.items() if all(o.get(n) == v for o in every)} | {**row.given}
 
 
 def _together(entries: list[Entry]) -> list[Entry]:

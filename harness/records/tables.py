@@ -6,12 +6,14 @@ import io
 import itertools
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
 
 from tabulate import tabulate
 
 MISSING = "–"
-FORMATS = ("markdown", "csv", "latex")
+FORMATS = ("markdown", "csv", "latex", "json")
+WRAPPED = 100  # of captions
 WIDEST = 100  # where the output is no terminal, and where it is wider than is good to read
 
 
@@ -42,11 +44,15 @@ def csv_cell(value: object) -> str:
 
 
 def format_table(
-    rows: Sequence[Mapping[str, str]], form: str, caption: str, best: Sequence[str] = ()
+    rows: Sequence[Mapping[str, str]],
+    form: str,
+    caption: str,
+    bold: Mapping[str, Collection[int]] | None = None,
 ) -> str:
     """A table, with its caption above but for csv.
 
-    best: columns in whose cells LaTeX shows the highest number bold.
+    bold: columns in whose cells LaTeX shows the highest number bold, and the places of the rows in
+    which it shows others bold, too.
     """
     names = list(rows[0])
     if form == "csv":
@@ -61,7 +67,7 @@ def format_table(
     if form == "markdown":
         rows = [{k: v.replace("|", "\\|") for k, v in row.items()} for row in rows]
     elif form == "latex":
-        rows = _bold(rows, best)
+        rows = _bold(rows, bold or {})
         caption = "".join(f"% {line}\n" for line in caption.splitlines())
     table = tabulate(rows, headers="keys", tablefmt=style, colalign=align, disable_numparse=True)
     table = table.replace(BOLD[0], r"\textbf{").replace(BOLD[1], "}")
@@ -70,14 +76,18 @@ def format_table(
     return f"{caption}\n\n{table}" if form == "markdown" else f"{caption}{table}"
 
 
-def _bold(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows, with marks around the highest numbers of some columns; none in a single row."""
+def _bold(
+    rows: Sequence[Mapping[str, str]], columns: Mapping[str, Collection[int]]
+) -> list[dict[str, str]]:
+    """The rows, with marks around the highest numbers of some columns and those of some rows; none
+    in a single row."""
     marked = [dict(row) for row in rows]
-    for name in columns:
+    for name, others in columns.items():
         numbers = [_number(row.get(name, "")) for row in rows]
         highest = max(numbers, default=-math.inf)
-        for row, number in zip(marked, numbers, strict=True):
-            if number == highest and math.isfinite(number) and len(rows) > 1:
+        for place, (row, number) in enumerate(zip(marked, numbers, strict=True)):
+            chosen = number == highest or place in others
+            if chosen and math.isfinite(number) and len(rows) > 1:
                 row[name] = row[name].join(BOLD)
     return marked
 
@@ -103,6 +113,11 @@ def percent(mean: float | None, deviation: float | None = None) -> str:
 def count(value: float | None) -> str:
     """An integer with separators."""
     return MISSING if value is None or math.isnan(value) else f"{round(value):,}"
+
+
+def wrapped(lines: Sequence[str]) -> list[str]:
+    """Sentences in lines of the usual width, whatever the terminal, because files keep them."""
+    return [part for line in lines for part in textwrap.wrap(line, WRAPPED)]
 
 
 def width() -> int:

@@ -124,7 +124,7 @@ def test_csv_has_a_column_for_each_given_setting_and_no_average_of_one_dataset()
     swept = [record(seed=s, overrides={"rank": r}, hyperparameters={"rank": r})
              for s in (1, 2) for r in (16, 8)]  # fmt: skip
     table = list(csv.DictReader(io.StringIO(render([*swept, *plain], "csv"))))
-    assert [row["rank"] for row in table] == ["", "8", "16"]
+    assert [row["rank"] for row in table] == ["32", "8", "16"]
     assert {row["dataset"] for row in table} == {"toy_a"}
 
 

@@ -44,7 +44,8 @@ def add(verbs: Any) -> None:
     bench.add_argument(
         "--parts", default="steps,memory,matrix", metavar="NAMES", help="what to measure: "
         "training steps and evaluation, the memory of a step, the matrix of runs, and dra: what "
-        "DRA's noise leaves of its order (default: %(default)s)",
+        "DRA's noise leaves of its order; and coverage, alone: whether intervals hold what they "
+        "promise, in worlds made from the records in --results (default: %(default)s)",
     )  # fmt: skip
     bench.add_argument(
         "--memory", type=float, default=5, metavar="GB", help="memory that a step may use in the "
@@ -57,6 +58,11 @@ def add(verbs: Any) -> None:
         metavar="FILE.json",
         help="save the measurements here, and the printed text next to it as .md",
     )
+    bench.add_argument(
+        "--worlds", type=int, default=200, metavar="N", help="simulated worlds of the part "
+        "`coverage` (default: %(default)s)",
+    )  # fmt: skip
+    options.results(bench)
     options.plugin(bench)
     bench.set_defaults(does=measure)
 
@@ -72,6 +78,10 @@ def measure(arguments: argparse.Namespace) -> int:
     for name in parts:
         if name not in bench.PARTS:
             raise unknown("part", name, bench.PARTS)
+    if parts == ["coverage"]:
+        return _coverage(arguments)
+    if "coverage" in parts:
+        raise HarnessError("--parts coverage is measured alone.")
     chosen = options.plugins(arguments.plugin).find("methods", arguments.methods)
     counts = options.numbers("--classes", arguments.classes)
     if min(counts) < 1:
@@ -84,4 +94,32 @@ def measure(arguments: argparse.Namespace) -> int:
         methods, counts, arguments.backbone, device, arguments.repeats, parts, arguments.memory,
         arguments.out, arguments.plugin,
     ))  # fmt: skip
+    return 0
+
+
+def _coverage(arguments: argparse.Namespace) -> int:
+    from harness.bench import coverage
+    from harness.bench.run import save
+    from harness.records.samples import of_table
+    from harness.records.store import read_all
+    from harness.records.summary import tables
+
+    if arguments.worlds < 1:
+        raise HarnessError(f"--worlds must be at least 1, not {arguments.worlds}.")
+    found = tables(read_all(arguments.results))
+    table = next((each for each in found.values() if each.main == "hm"), None)
+    sampled = of_table(table) if table else None
+    sample = sampled.sample if sampled else None
+    if sampled is None or sample is None or len(sample.seeds) < 2 or len(sample.labels) < 2:
+        why = f" ({sampled.why})" if sampled and sampled.why else ""
+        raise HarnessError(
+            "--parts coverage makes its worlds from records of base2new with their predictions, of "
+            f"two methods and two seeds at least; {', '.join(map(str, arguments.results))} has "
+            f"none{why}."
+        )
+    content = coverage.measured(sample, arguments.worlds)
+    text = coverage.table(content)
+    if arguments.out:
+        save(arguments.out, content, text)
+    print(text)
     return 0

@@ -40,6 +40,15 @@ def add(verbs: Any) -> None:
         "--sort", metavar="COLUMN", help="order methods by a column, such as HM, base, params or "
         "method",
     )  # fmt: skip
+    board.add_argument(
+        "--against", metavar="METHOD", help="compare every method with this one, which tells more "
+        "apart than comparing each with each",
+    )  # fmt: skip
+    board.add_argument(
+        "--all-columns", action="store_true", dest="every_column", help="also show deviations over "
+        "seeds, the mean of the datasets' HMs, and how many seeds and runs there are",
+    )  # fmt: skip
+    board.add_argument("--json", action="store_true", help="the same as --format json: raw numbers")
     options.results(board)
     board.set_defaults(does=show)
 
@@ -48,7 +57,8 @@ def show(arguments: argparse.Namespace) -> int:
     """The exit code."""
     from harness.records.leaderboard import Leaderboard
 
-    names = ("task", "by_dataset", "pareto", "methods", "datasets", "backbone", "sort")
+    names = ("task", "by_dataset", "pareto", "methods", "datasets", "backbone", "sort",
+             "against", "every_column")  # fmt: skip
     asked = {name: getattr(arguments, name) for name in names}
     board = Leaderboard(read_all(arguments.results), **asked)
     if arguments.missing:
@@ -63,5 +73,5 @@ def show(arguments: argparse.Namespace) -> int:
             for check in record.checks:
                 print(harmless(f"{run_name(record.run, apart)}: {check}"))
     else:
-        print(board.text(arguments.format))
+        print(board.text("json" if arguments.json else arguments.format))
     return 0
