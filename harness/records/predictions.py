@@ -91,8 +91,9 @@ def read(record: Record, evaluation: str, whole: bool = True) -> Predicted:
         split = None
     labels = split.labels if split is not None else found["labels"]
     result = Predicted(
-        classes, labels, *(found.get(n) for n in ("best", "probabilities", "true")), split
-    )
+        classes=classes, labels=labels, split=split, best=found.get("best"),
+        probabilities=found.get("probabilities"), true=found.get("true"),
+    )  # fmt: skip
     _check(record, evaluation, result, path)
     return result
 
