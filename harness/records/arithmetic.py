@@ -1,14 +1,15 @@
 """What does not add up in printed tables: harmonic means, and averages over datasets.
 
-A number follows from others only up to their rounding: b, n, h with half units of their last
-decimals e agree if h ± e_h meets [HM(b - e_b, n - e_n), HM(b + e_b, n + e_n)], and an average agrees
-if it is within its e and the mean of the others' e of their mean.
+A number follows from others only up to their rounding, half a unit of the last decimal each. A
+printed HM h agrees if h ± e_h meets [HM(b - e_b, n - e_n), HM(b + e_b, n + e_n)]; a printed average
+agrees if it is no farther from the mean than its own e and the mean of the others'.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.records.printed import AVERAGE, Number, Row
+from harness.records.summary import harmonic_mean
 
 SOURCE = "imagenet"  # of the transfer tasks: it is no target, and not in their averages
 TRANSFER = ("cross_dataset", "domain_generalization")
@@ -36,11 +37,6 @@ class Checked:
     harmonic: int
     averages: int
     unchecked: Sequence[str]
-
-
-def harmonic_mean(a: float, b: float) -> float:
-    """2ab / (a + b); 0 if both are 0."""
-    return 2 * a * b / (a + b) if a + b else 0.0
 
 
 def check(rows: Iterable[Row]) -> Checked:
@@ -114,5 +110,3 @@ def _mean(numbers: Sequence[Number], printed: Number) -> tuple[float, float]:
     mean = sum(number.value for number in numbers) / len(numbers)
     half = sum(number.half for number in numbers) / len(numbers)
     return mean, half + printed.half + SLACK
-
-

@@ -1,7 +1,4 @@
-"""Numbers as a table prints them, read from csv text: one line a number, or one line a row.
-
-It never imports torch or pandas.
-"""
+"""Numbers as a table prints them, read from csv text: one line a number, or one line a row."""
 
 import csv
 import io

@@ -40,6 +40,12 @@ def add(verbs: Any) -> None:
         "--sort", metavar="COLUMN", help="order methods by a column, such as HM, base, params or "
         "method",
     )  # fmt: skip
+    board.add_argument(
+        "--published", nargs="?", const="", metavar="NAMES", help="also print published numbers "
+        "beside yours, where task, backbone and shots agree: of the sources and methods in a comma "
+        "list, such as dra or dra,coop (default: all sources, your methods); `all` shows methods "
+        "that you have not run, too; `published` lists the sources",
+    )  # fmt: skip
     options.results(board)
     board.set_defaults(does=show)
 
@@ -64,4 +70,8 @@ def show(arguments: argparse.Namespace) -> int:
                 print(harmless(f"{run_name(record.run, apart)}: {check}"))
     else:
         print(board.text(arguments.format))
+        if arguments.published is not None:
+            from harness.records.beside import beside
+
+            print("\n" + beside(board, arguments.published, arguments.format))
     return 0
