@@ -81,9 +81,9 @@ def _ours_row(line: Line, names: Sequence[str]) -> dict[str, str]:
     for name in names:
         mine = line.ours.get(name)
         row[_head(name)] = f"{100 * mine.value:.2f}" if mine else MISSING
-    mine, row["difference"] = line.ours.get(line.main), ""
-    known = mine is not None and mine.low is not None and mine.high is not None
-    row["our 95%"] = f"{100 * mine.low:.2f} to {100 * mine.high:.2f}" if known else MISSING
+    mine, row["difference"], row["our 95%"] = line.ours.get(line.main), "", MISSING
+    if mine is not None and mine.low is not None and mine.high is not None:
+        row["our 95%"] = f"{100 * mine.low:.2f} to {100 * mine.high:.2f}"
     return row
 
 

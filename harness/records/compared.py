@@ -19,7 +19,9 @@ from harness.records.statistics import Difference
 from harness.records.summary import Table, tables
 
 OURS = {"base": "base", "new": "new", "hm": "hm", "accuracy": "test"}  # printed name: our column
+CAPS = ("max_epochs", "max_steps", "views")  # engine settings that shorten or change a fit
 Places = Sequence[tuple[Source, Row]]
+Numbers = Callable[[Row], tuple[Mapping[str, Number], bool]]  # and whether averaged here
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,8 @@ def alone(names: str, task: str | None, datasets: str) -> tuple[list[Compared], 
         title = f"{of_task}, {backbone}, {f'{shots} shots' if shots else 'transductive'}"
         methods = dict.fromkeys(row.method for _, row in places)
         for dataset in asked:
-            lines = [line for method in methods for line in merged(
-                method, method, places, dataset, lambda row, d=dataset: (row.of(d), False), {}
-            )]  # type: ignore[misc]  # fmt: skip
+            each = (merged(method, method, places, dataset, _of(dataset), {}) for method in methods)
+            lines = [line for of_method in each for line in of_method]
             found += [Compared(f"{title}, {dataset}", lines)] if lines else []
         without += sum(not any(row.of(name) for name in asked) for _, row in places)
     left = f"{without} printed rows have no {' or '.join(asked)}: --datasets all shows them."
@@ -170,26 +171,17 @@ def _of_table(
     title: str, ours: _Ours, places: Places, wanted: Wanted, by_dataset: bool,
     engine: Mapping[str, Any],
 ) -> list[Compared]:  # fmt: skip
-    table, measured = ours.table, {_method(label) for label in ours.labels}
+    averaged, measured = ours.table.averaged, {_method(label) for label in ours.labels}
+    varied = sum(bool(row.variant) and row.method in measured for _, row in places)
+    places = [(source, row) for source, row in places if not row.variant]
     ours.sample({row.method for _, row in places} & measured)
-    notes = []
-    if caps := [f"{name}={engine[name]}" for name in ("max_epochs", "max_steps", "views")
-                if engine.get(name)]:  # fmt: skip
-        notes.append(f"Our fits had the settings {', '.join(caps)}, the printed ones had not.")
-    if ours.sampled.sample is None and ours.sampled.why:
-        notes.append(f"No intervals: {ours.sampled.why}.")
-    reasons = dict[str, list[str]]()
-    for label, why in (ours.sampled.left_out or {}).items():
-        reasons.setdefault(why, []).append(label)
-    notes += [f"No interval of {', '.join(each)}: {why}." for why, each in reasons.items()]
-    whole = {*table.averaged} == published.AVERAGED[places[0][1].task]
-    about = f"average of {'the' if whole else 'our'} {len(table.averaged)} datasets"
-    views: list[tuple[str, str, Callable[[Row], tuple[Mapping[str, Number], bool]]]] = []
-    if len(table.averaged) > 1:
-        views.append((AVERAGE, about, lambda row: published.of_average(row, table.averaged)))
-    if by_dataset or len(table.averaged) == 1:
-        views += [(name, name, lambda row, name=name: (row.of(name), False))  # type: ignore[misc]
-                  for name in table.datasets]  # fmt: skip
+    whole = {*averaged} == published.AVERAGED[places[0][1].task]
+    views = list[tuple[str, str, Numbers]]()
+    if len(averaged) > 1:
+        about = f"average of {'the' if whole else 'our'} {len(averaged)} datasets"
+        views.append((AVERAGE, about, lambda row: published.of_average(row, averaged)))
+    if by_dataset or len(averaged) == 1:
+        views += [(name, name, _of(name)) for name in ours.table.datasets]
     found = []
     for dataset, shown, numbers in views:
         lines = [
@@ -203,14 +195,35 @@ def _of_table(
         for method in others:
             if wanted.named is None or method in wanted.named:
                 lines += merged(method, method, places, dataset, numbers, {})
+        notes = _notes(ours, engine)
+        if varied:
+            notes.append(
+                f"{varied} printed rows of our methods are of other settings; `published show` has "
+                "them."
+            )
+        if lacking := sum(not numbers(row)[0] for _, row in places if row.method in measured):
+            what = "these datasets" if dataset == AVERAGE else dataset
+            notes.append(f"{lacking} printed rows of our methods have no numbers of {what}.")
         if lines:
             found.append(Compared(f"{title}, {shown}", lines, notes))
     return found
 
 
+def _notes(ours: _Ours, engine: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of our numbers."""
+    notes, reasons = list[str](), dict[str, list[str]]()
+    if caps := [f"{name}={engine[name]}" for name in CAPS if engine.get(name)]:
+        notes.append(f"Our fits had the settings {', '.join(caps)}, the printed ones had not.")
+    if ours.sampled.sample is None and ours.sampled.why:
+        notes.append(f"No intervals: {ours.sampled.why}.")
+    for label, why in (ours.sampled.left_out or {}).items():
+        reasons.setdefault(why, []).append(label)
+    return notes + [f"No interval of {', '.join(of)}: {why}." for why, of in reasons.items()]
+
+
 def merged(
     label: str, method: str, places: Places, dataset: str,
-    numbers: Callable[[Row], tuple[Mapping[str, Number], bool]], ours: Mapping[str, Difference],
+    numbers: Numbers, ours: Mapping[str, Difference],
 ) -> list[Line]:  # fmt: skip
     """What is printed of a method: a line for each set of numbers, with all places that have it."""
     found = list[Line]()
@@ -223,12 +236,8 @@ def merged(
         where = source.label(row) + (f" {row.variant}" if row.variant else "")
         where += " (mean)" if computed else ""
         wrong = {} if computed else published.misfits(source, row, dataset)
-        texts = {name: number.text for name, number in printed.items()}
-        for i, line in enumerate(found):  # a line that says the same, and maybe more
-            if (
-                texts.items()
-                <= {name: number.text for name, number in line.printed.items()}.items()
-            ):
+        for i, line in enumerate(found):
+            if _values(printed).items() <= _values(line.printed).items():  # the same, or less
                 found[i] = dataclasses.replace(
                     line, whose=[*line.whose, where], misfits={**wrong, **line.misfits}
                 )
@@ -236,6 +245,14 @@ def merged(
         else:
             found.append(Line(label, [where], printed, wrong, ours))
     return found
+
+
+def _values(printed: Mapping[str, Number]) -> dict[str, float]:
+    return {name: number.value for name, number in printed.items()}
+
+
+def _of(dataset: str) -> Numbers:
+    return lambda row: (row.of(dataset), False)
 
 
 def _method(label: str) -> str:

@@ -103,7 +103,8 @@ def wanted(names: str = "") -> Wanted:
         HarnessError: a name is neither.
     """
     asked = {part.strip() for part in names.split(",") if part.strip()}
-    of = [source for source in sources().values() if source.name in asked]
+    largest_first = sorted(sources().values(), key=lambda each: -len(each.numbers))
+    of = [source for source in largest_first if source.name in asked]
     methods = {row.method for source in sources().values() for row in source.rows}
     for name in asked - {*sources(), EVERY}:
         if name not in methods:
@@ -112,7 +113,7 @@ def wanted(names: str = "") -> Wanted:
                 "`python -m harness published` lists the sources."
             )
     named = asked - {*sources(), EVERY}
-    rows = [(source, row) for source in of or sources().values() for row in source.rows
+    rows = [(source, row) for source in of or largest_first for row in source.rows
             if row.task in AVERAGED and (not named or row.method in named)]  # fmt: skip
     return Wanted(rows, None if EVERY in asked else frozenset(named))
 
