@@ -133,7 +133,7 @@ def alone(names: str, task: str | None, datasets: str) -> tuple[list[Compared], 
             lines = [line for of_method in each for line in of_method]
             found += [Compared(f"{title}, {dataset}", lines)] if lines else []
         without += sum(not any(row.of(name) for name in asked) for _, row in places)
-    left = f"{without} printed rows have no {' or '.join(asked)}: --datasets all shows them."
+    left = f"Without {' or '.join(asked)}: {_rows(without)}. --datasets all shows all."
     return found, [left] if without else []
 
 
@@ -197,13 +197,10 @@ def _of_table(
                 lines += merged(method, method, places, dataset, numbers, {})
         notes = _notes(ours, engine)
         if varied:
-            notes.append(
-                f"{varied} printed rows of our methods are of other settings; `published show` has "
-                "them."
-            )
+            notes.append(f"Left out, other settings: {_rows(varied)}; see `published show`.")
         if lacking := sum(not numbers(row)[0] for _, row in places if row.method in measured):
             what = "these datasets" if dataset == AVERAGE else dataset
-            notes.append(f"{lacking} printed rows of our methods have no numbers of {what}.")
+            notes.append(f"Left out, without numbers of {what}: {_rows(lacking)}.")
         if lines:
             found.append(Compared(f"{title}, {shown}", lines, notes))
     return found
@@ -225,7 +222,8 @@ def merged(
     label: str, method: str, places: Places, dataset: str,
     numbers: Numbers, ours: Mapping[str, Difference],
 ) -> list[Line]:  # fmt: skip
-    """What is printed of a method: a line for each set of numbers, with all places that have it."""
+    """What is printed of a method: a line for each set of numbers, with all places that have it;
+    what most print first."""
     found = list[Line]()
     for source, row in places:
         if row.method != method:
@@ -244,7 +242,11 @@ def merged(
                 break
         else:
             found.append(Line(label, [where], printed, wrong, ours))
-    return found
+    return sorted(found, key=lambda line: -len(line.whose))
+
+
+def _rows(number: int) -> str:
+    return f"{number} printed row{'s' * (number != 1)}"
 
 
 def _values(printed: Mapping[str, Number]) -> dict[str, float]:

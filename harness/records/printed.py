@@ -77,7 +77,8 @@ class Fault:
 
 @dataclass(frozen=True)
 class Printed:
-    """The rows of a file, what could not be read, and the columns that were not."""
+    """The rows of a file, what is wrong with its lines, and which columns and evaluations were
+    left out."""
 
     rows: Sequence[Row]
     faults: Sequence[Fault]
@@ -131,7 +132,9 @@ def read(text: str, name: str) -> Printed:
             continue
         label = ", ".join(filter(None, (row.get("method"), row.get("dataset"))))
         if len(cells) != len(header):
-            faults.append(Fault(line, label, "", f"has {len(cells)} cells, not {len(header)}"))
+            faults.append(
+                Fault(line, label, "", f"has {len(cells)} instead of {len(header)} cells")
+            )
             continue
         dataset = AVERAGE if row["dataset"].lower() in AVERAGES else row["dataset"]
         where = tuple(row.get(each, "") for each in WHERE)
@@ -148,15 +151,17 @@ def read(text: str, name: str) -> Printed:
             else:
                 found.append((where, row["method"], dataset, evaluation, number))
     rows, repeated = _rows(found)
-    ignored = [each for each in header if each and each not in known]
+    others = dict.fromkeys(each[3] for each in found if each[3] not in EVALUATIONS)
+    ignored = [f"column {each}" for each in header if each and each not in known]
+    ignored += [f"evaluation {each or 'without a name'}" for each in others]
     return Printed(rows, sorted([*faults, *repeated], key=lambda each: each.line), ignored)
 
 
 def _lines(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and cells; the separator is that of the first line: comma, semicolon or tab."""
-    first = text.partition("\n")[0]
+    first = next(iter(text.splitlines()), "")
     separator = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text), delimiter=separator)
+    reader = csv.reader(io.StringIO(text, newline=None), delimiter=separator)
     line = 1
     try:
         for cells in reader:
@@ -168,7 +173,8 @@ def _lines(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
 
 def _number(text: str, line: int, note: str, url: str) -> Number | None:
     """`83.08`, also as `83.08%`, `**83.08**`, `83.08 ± 0.31`; None if it is none of these."""
-    plain = re.split(r"±|\+/-|\(", text.replace("\N{MINUS SIGN}", "-"))[0].strip("*% ")
+    plain = re.split(r"±|\+/-|\(", text.replace("\N{MINUS SIGN}", "-"))[0]
+    plain = plain.strip("*% ").replace(",", ".")  # a comma within a cell is a decimal comma
     match = NUMBER.fullmatch(plain) if plain.isascii() and len(plain) < 40 else None
     if match is None or not math.isfinite(float(plain)):
         return None

@@ -4,6 +4,7 @@ Whose numbers agree in task, backbone and shots stand beside ours; the others ne
 """
 
 import functools
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,20 @@ def sources() -> Mapping[str, Source]:
     if not found:
         raise HarnessError(f"{folder()} holds no csv file of published numbers.")
     return found
+
+
+def table(name: str) -> Path:
+    """The file of a path, or of a source's name.
+
+    Raises:
+        HarnessError: there is neither.
+    """
+    path = Path(name)
+    if os.path.lexists(path):
+        return path
+    if name not in sources():
+        raise HarnessError(f"{unknown('source', name, sources())} A file {name!r} is not here.")
+    return sources()[name].path
 
 
 def wanted(names: str = "") -> Wanted:

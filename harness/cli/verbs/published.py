@@ -3,12 +3,13 @@
 import argparse
 import json
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.records.tables import harmless, plain_table, width
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from harness.records.arithmetic import Checked, Misfit
     from harness.records.printed import Printed
 
@@ -24,10 +25,10 @@ A table is a CSV file whose first line names its columns, in one of two forms:
 
 The dataset `average` is the printed average. Further columns that are read: paper,
 table, task, backbone, shots (rows that differ in one of them are of different
-tables) and note. Compared are each HM with 2bn / (b + n) of its base and new, and
-each average with the mean of the printed datasets of its row, in cross_dataset and
-domain_generalization without imagenet. A number may be off by what rounding to the
-printed decimals can change.
+tables) and note. Each HM is compared with 2bn / (b + n) of its base and
+new, also in the row of the average. Each average is compared with the mean of the
+printed datasets of its row, in cross_dataset and domain_generalization without
+imagenet. A number may be off by what rounding to the printed decimals can change.
 """
 
 
@@ -55,8 +56,8 @@ def add(verbs: Any) -> None:
     check = parts.add_parser(
         "check",
         help="test whether printed HMs and averages follow from the other printed numbers",
-        description="Tests whether printed HMs and averages follow from the other printed numbers. "
-        "The exit code is 1 if something does not add up.",
+        description="Tests whether printed HMs and averages follow from the other printed\n"
+        "numbers. The exit code is 1 if something does not add up.",
         epilog=COLUMNS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -131,10 +132,7 @@ def checked(arguments: argparse.Namespace) -> int:
     from harness.records import arithmetic, printed, published
 
     code, raw = 0, []
-    known = published.sources() if not all(Path(name).is_file() for name in arguments.files) else {}
-    files = [known[name].path if name in known and not Path(name).exists() else Path(name)
-             for name in arguments.files]  # fmt: skip
-    for path in files or [source.path for source in published.sources().values()]:
+    for path in map(published.table, arguments.files or published.sources()):
         table = printed.read_file(path)
         found = arithmetic.check(table.rows)
         code = code or int(bool(found.misfits or table.faults))
@@ -146,7 +144,7 @@ def checked(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _raw(path: Path, table: "Printed", found: "Checked") -> dict[str, Any]:
+def _raw(path: "Path", table: "Printed", found: "Checked") -> dict[str, Any]:
     return {
         "file": str(path),
         "hms_compared": found.harmonic,
@@ -164,11 +162,11 @@ def _raw(path: Path, table: "Printed", found: "Checked") -> dict[str, Any]:
         "faults": [{"line": each.line, "row": each.row, "text": each.text, "why": each.why}
                    for each in table.faults],
         "averages_not_compared": [*found.unchecked],
-        "columns_not_read": [*table.ignored],
+        "not_compared": [*table.ignored],
     }  # fmt: skip
 
 
-def _text(path: Path, table: "Printed", found: "Checked") -> str:
+def _text(path: "Path", table: "Printed", found: "Checked") -> str:
     """What a reader wants to know of a file."""
     wrong = len(found.misfits)
     verdict = (
@@ -178,17 +176,20 @@ def _text(path: Path, table: "Printed", found: "Checked") -> str:
         if wrong
         else "All add up"
     )
+    if table.faults:
+        number = len(table.faults)
+        verdict += f"; {number} {'entry' if number == 1 else 'entries'} cannot be used"
     parts = [f"{path}: {found.harmonic} HMs and {found.averages} averages compared. {verdict}."]
     if found.unchecked:
         few = "; ".join(found.unchecked[:3])
         more = f"; and {len(found.unchecked) - 3} more" if len(found.unchecked) > 3 else ""
         parts.append(f"Averages not compared: {few}{more}.")
     if table.ignored:
-        parts.append(f"Columns not read: {', '.join(table.ignored)}.")
+        parts.append(f"Not compared: {', '.join(table.ignored)}.")
     rows: list[dict[str, object]] = [
         {
             "line": each.printed.line,
-            "row": f"{each.row.name}, {each.dataset}",
+            "row": _short(f"{each.row.name}, {each.dataset}"),
             "printed": f"{each.evaluation} {each.printed.text}",
             "follows": _with_tolerance(each),
             "of": each.why,
@@ -196,7 +197,7 @@ def _text(path: Path, table: "Printed", found: "Checked") -> str:
         for each in found.misfits
     ]
     rows += [
-        {"line": each.line, "row": each.row, "printed": each.text, "follows": "", "of": each.why}
+        {"line": each.line, "row": _short(each.row), "printed": _short(each.text), "of": each.why}
         for each in table.faults
     ]
     text = "\n".join(textwrap.fill(harmless(part), width()) for part in parts)
@@ -207,6 +208,10 @@ def _with_tolerance(misfit: "Misfit") -> str:
     """One decimal more than printed, so that no misfit looks like none."""
     decimals = misfit.printed.decimals + 1
     return f"{misfit.follows:.{decimals}f} ± {misfit.tolerance:.{decimals}f}"
+
+
+def _short(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _dumped(value: Any) -> int:
