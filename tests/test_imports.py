@@ -4,6 +4,7 @@ import ast
 import graphlib
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,13 @@ def test_imports_point_down_the_house(module):
             assert LEVEL[wing(name)] < LEVEL[mine], f"{module} imports {name}"
         if top in ONLY:
             assert module.startswith(ONLY[top]), f"{module} imports {name}"
+
+
+def test_a_wheel_installs_every_package():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = {name if SOURCES[name].name == "__init__.py" else name.rpartition(".")[0]
+                for name in SOURCES}  # fmt: skip
+    assert packages - {""} <= {*settings["tool"]["setuptools"]["packages"]}
 
 
 def test_no_module_imports_itself_through_others():

@@ -3,7 +3,7 @@
 import argparse
 
 from harness import __version__
-from harness.cli.verbs import bench, compare, data, leaderboard, names, run
+from harness.cli.verbs import bench, compare, data, leaderboard, names, published, run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,6 +19,7 @@ def parser() -> argparse.ArgumentParser:
         run.add,
         leaderboard.add,
         compare.add,
+        published.add,
         data.add,
         bench.add,
         names.add_list,

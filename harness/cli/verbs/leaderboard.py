@@ -49,6 +49,11 @@ def add(verbs: Any) -> None:
         "seeds, the mean of the datasets' HMs, and how many seeds and runs there are",
     )  # fmt: skip
     board.add_argument("--json", action="store_true", help="the same as --format json: raw numbers")
+        "--published", nargs="?", const="", metavar="NAMES", help="also print published numbers "
+        "beside yours, where task, backbone and shots agree: of the sources and methods in a comma "
+        "list, such as dra or dra,coop (default: all sources, your methods); `all` shows methods "
+        "that you have not run, too; `published` lists the sources",
+    )  # fmt: skip
     options.results(board)
     board.set_defaults(does=show)
 
@@ -74,4 +79,8 @@ def show(arguments: argparse.Namespace) -> int:
                 print(harmless(f"{run_name(record.run, apart)}: {check}"))
     else:
         print(board.text("json" if arguments.json else arguments.format))
+        if arguments.published is not None:
+            from harness.records.beside import beside
+
+            print("\n" + beside(board, arguments.published, arguments.format))
     return 0

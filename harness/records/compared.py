@@ -1,0 +1,261 @@
+"""Printed numbers and ours of the same method, dataset, task, backbone and shots, side by side."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from harness.errors import unknown
+from harness.records import published, samples
+from harness.records.entry import TABLES
+from harness.records.leaderboard import Leaderboard
+from harness.records.printed import AVERAGE, Number, Row
+from harness.records.published import Source, Wanted
+from harness.records.samples import Sampled
+from harness.records.statistics import Difference
+from harness.records.summary import Table, tables
+
+OURS = {"base": "base", "new": "new", "hm": "hm", "accuracy": "test"}  # printed name: our column
+CAPS = ("max_epochs", "max_steps", "views")  # engine settings that shorten or change a fit
+Places = Sequence[tuple[Source, Row]]
+Numbers = Callable[[Row], tuple[Mapping[str, Number], bool]]  # and whether averaged here
+
+
+@dataclass(frozen=True)
+class Line:
+    """Numbers that one or several sources print of a method, and ours if it was measured.
+
+    label: of our row, or the printed method; misfits: by evaluation, what does not add up.
+    """
+
+    label: str
+    whose: Sequence[str]
+    printed: Mapping[str, Number]
+    misfits: Mapping[str, str]
+    ours: Mapping[str, Difference]
+
+    @property
+    def main(self) -> str:
+        """The evaluation that is compared: `hm`, or `accuracy`."""
+        return "accuracy" if "accuracy" in self.printed else "hm"
+
+    def inside(self, evaluation: str) -> bool | None:
+        """Whether the 95% interval of ours holds the printed number; None if there is none."""
+        number, ours = self.printed.get(evaluation), self.ours.get(evaluation)
+        if number is None or ours is None or ours.low is None or ours.high is None:
+            return None
+        return ours.low <= number.value / 100 <= ours.high
+
+    def raw(self, alone: bool = False) -> dict[str, Any]:
+        """Fractions, as JSON takes them; `text` is what is printed."""
+        numbers = dict[str, Any]()
+        for name, number in self.printed.items():
+            ours = self.ours.get(name)
+            numbers[name] = {
+                "text": number.text,
+                "printed": number.value / 100,
+                "misfit": self.misfits.get(name),
+            }
+            if alone:
+                continue
+            numbers[name] |= {
+                "ours": ours.value if ours else None,
+                "low": ours.low if ours else None,
+                "high": ours.high if ours else None,
+                "difference": ours.value - number.value / 100 if ours else None,
+                "inside": self.inside(name),
+            }
+        return {"method": self.label, "printed_in": [*self.whose], "numbers": numbers}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The lines of one of our tables: of a dataset, or of the average of some."""
+
+    title: str
+    lines: Sequence[Line]
+    notes: Sequence[str] = ()
+
+    def raw(self, alone: bool = False) -> dict[str, Any]:
+        """As JSON takes it; `alone`: there are no numbers of ours."""
+        rows = [line.raw(alone) for line in self.lines]
+        return {"table": self.title, "rows": rows, "notes": [*self.notes]}
+
+
+def compared(board: Leaderboard, wanted: Wanted) -> list[Compared]:
+    """Each of our tables that has printed numbers: its average; with the board's `by_dataset`, and
+    where there is one dataset alone, each dataset."""
+    records = [record for record in board.chosen() if not record.measures]
+    if not records:
+        return []
+    frame, found = board.frame(), list[Compared]()
+    for key, table in tables(records).items():
+        task, backbone, _, shots, settings = key
+        places = published.matching(wanted.rows, task, backbone, shots)
+        same = [frame[name].astype(str) == value for name, value in zip(TABLES, key, strict=True)]
+        own = frame[pd.concat(same, axis=1).all(axis=1)]
+        engine = json.loads(settings)
+        if places and engine.get("split", "test") == "test" and table.source in ("", "imagenet"):
+            title = f"{task}, {backbone}, {shots} shots"
+            found += _of_table(title, _Ours(table, own), places, wanted, board.by_dataset, engine)
+    return found
+
+
+def alone(names: str, task: str | None, datasets: str) -> tuple[list[Compared], list[str]]:
+    """The printed numbers themselves, by task, backbone and shots, and sentences on what is not
+    shown; datasets: a comma list, or `all`.
+
+    Raises:
+        HarnessError: an unknown name, or nothing is printed of them.
+    """
+    wanted = published.wanted(names)
+    groups = dict[tuple[str, ...], list[tuple[Source, Row]]]()
+    for source, row in wanted.rows:
+        if task in (None, row.task):
+            groups.setdefault(row.where[2:], []).append((source, row))
+    if not groups:
+        raise unknown("task", task or "", {row.task for _, row in wanted.rows})
+    there = list(dict.fromkeys(d for _, row in wanted.rows for d, _ in row.numbers))
+    asked = there if datasets == published.EVERY else [d.strip() for d in datasets.split(",")]
+    for name in asked:
+        if name not in there and name != AVERAGE:
+            raise unknown("dataset", name, there)
+    found, without = list[Compared](), 0
+    by_shots = sorted(groups.items(), key=lambda each: (*each[0][:2], int(each[0][2] or -1)))
+    for (of_task, backbone, shots), places in by_shots:
+        title = f"{of_task}, {backbone}, {f'{shots} shots' if shots else 'transductive'}"
+        methods = dict.fromkeys(row.method for _, row in places)
+        for dataset in asked:
+            each = (merged(method, method, places, dataset, _of(dataset), {}) for method in methods)
+            lines = [line for of_method in each for line in of_method]
+            found += [Compared(f"{title}, {dataset}", lines)] if lines else []
+        without += sum(not any(row.of(name) for name in asked) for _, row in places)
+    left = f"Without {' or '.join(asked)}: {_rows(without)}. --datasets all shows all."
+    return found, [left] if without else []
+
+
+class _Ours:
+    """The rows of one of our tables, and the intervals of those that are compared."""
+
+    def __init__(self, table: Table, frame: pd.DataFrame) -> None:
+        self.table, self.frame = table, frame
+        self.labels = list(dict.fromkeys(frame["label"]))
+        self.sampled = Sampled(None)
+
+    def sample(self, methods: Iterable[str]) -> None:
+        """Reads what intervals need, of some methods."""
+        labels = [each for each in self.labels if _method(each) in {*methods}]
+        self.sampled = samples.of_table(self.table, labels)
+
+    def of(self, label: str, dataset: str) -> dict[str, Difference]:
+        """A row's values of a dataset, or the average, by printed evaluation."""
+        rows = self.frame[(self.frame["label"] == label) & (self.frame["dataset"] == dataset)]
+        found, sample = dict[str, Difference](), self.sampled.sample
+        for name, column in OURS.items():
+            value = rows[column].iloc[0] if len(rows) and column in rows else None
+            if value is None or pd.isna(value):
+                continue
+            found[name] = Difference(float(value))
+            inside = (AVERAGE, *self.table.averaged)
+            if sample is not None and label in sample.labels and dataset in inside:
+                part = sample if dataset == AVERAGE else sample.of_dataset(dataset)
+                part = dataclasses.replace(part, statistic=column)
+                found[name] = part.interval(part.labels.index(label))
+        return found
+
+
+def _of_table(
+    title: str, ours: _Ours, places: Places, wanted: Wanted, by_dataset: bool,
+    engine: Mapping[str, Any],
+) -> list[Compared]:  # fmt: skip
+    averaged, measured = ours.table.averaged, {_method(label) for label in ours.labels}
+    varied = sum(bool(row.variant) and row.method in measured for _, row in places)
+    places = [(source, row) for source, row in places if not row.variant]
+    ours.sample({row.method for _, row in places} & measured)
+    whole = {*averaged} == published.AVERAGED[places[0][1].task]
+    views = list[tuple[str, str, Numbers]]()
+    if len(averaged) > 1:
+        about = f"average of {'the' if whole else 'our'} {len(averaged)} datasets"
+        views.append((AVERAGE, about, lambda row: published.of_average(row, averaged)))
+    if by_dataset or len(averaged) == 1:
+        views += [(name, name, _of(name)) for name in ours.table.datasets]
+    found = []
+    for dataset, shown, numbers in views:
+        lines = [
+            line
+            for label in ours.labels
+            for line in merged(
+                label, _method(label), places, dataset, numbers, ours.of(label, dataset)
+            )
+        ]
+        others = dict.fromkeys(row.method for _, row in places if row.method not in measured)
+        for method in others:
+            if wanted.named is None or method in wanted.named:
+                lines += merged(method, method, places, dataset, numbers, {})
+        notes = _notes(ours, engine)
+        if varied:
+            notes.append(f"Left out, other settings: {_rows(varied)}; see `published show`.")
+        if lacking := sum(not numbers(row)[0] for _, row in places if row.method in measured):
+            what = "these datasets" if dataset == AVERAGE else dataset
+            notes.append(f"Left out, without numbers of {what}: {_rows(lacking)}.")
+        if lines:
+            found.append(Compared(f"{title}, {shown}", lines, notes))
+    return found
+
+
+def _notes(ours: _Ours, engine: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of our numbers."""
+    notes, reasons = list[str](), dict[str, list[str]]()
+    if caps := [f"{name}={engine[name]}" for name in CAPS if engine.get(name)]:
+        notes.append(f"Our fits had the settings {', '.join(caps)}, the printed ones had not.")
+    if ours.sampled.sample is None and ours.sampled.why:
+        notes.append(f"No intervals: {ours.sampled.why}.")
+    for label, why in (ours.sampled.left_out or {}).items():
+        reasons.setdefault(why, []).append(label)
+    return notes + [f"No interval of {', '.join(of)}: {why}." for why, of in reasons.items()]
+
+
+def merged(
+    label: str, method: str, places: Places, dataset: str,
+    numbers: Numbers, ours: Mapping[str, Difference],
+) -> list[Line]:  # fmt: skip
+    """What is printed of a method: a line for each set of numbers, with all places that have it;
+    what most print first."""
+    found = list[Line]()
+    for source, row in places:
+        if row.method != method:
+            continue
+        printed, computed = numbers(row)
+        if not printed:
+            continue
+        where = source.label(row) + (f" {row.variant}" if row.variant else "")
+        where += " (mean)" if computed else ""
+        wrong = {} if computed else published.misfits(source, row, dataset)
+        for i, line in enumerate(found):
+            if _values(printed).items() <= _values(line.printed).items():  # the same, or less
+                found[i] = dataclasses.replace(
+                    line, whose=[*line.whose, where], misfits={**wrong, **line.misfits}
+                )
+                break
+        else:
+            found.append(Line(label, [where], printed, wrong, ours))
+    return sorted(found, key=lambda line: -len(line.whose))
+
+
+def _rows(number: int) -> str:
+    return f"{number} printed row{'s' * (number != 1)}"
+
+
+def _values(printed: Mapping[str, Number]) -> dict[str, float]:
+    return {name: number.value for name, number in printed.items()}
+
+
+def _of(dataset: str) -> Numbers:
+    return lambda row: (row.of(dataset), False)
+
+
+def _method(label: str) -> str:
+    return label.partition("[")[0]
