@@ -49,6 +49,7 @@ def add(verbs: Any) -> None:
         "seeds, the mean of the datasets' HMs, and how many seeds and runs there are",
     )  # fmt: skip
     board.add_argument("--json", action="store_true", help="the same as --format json: raw numbers")
+    board.add_argument(
         "--published", nargs="?", const="", metavar="NAMES", help="also print published numbers "
         "beside yours, where task, backbone and shots agree: of the sources and methods in a comma "
         "list, such as dra or dra,coop (default: all sources, your methods); `all` shows methods "
