@@ -76,7 +76,8 @@ def test_a_wheel_holds_one_package(wheel):
     tops = {name.partition("/")[0] for name in names}
     assert tops == {"harness", f"vlm_peft_harness-{importlib.metadata.version('vlm-peft-harness')}"
                     ".dist-info"}  # fmt: skip
-    assert {"harness/methods/dra.py", "harness/tasks/datasets/emoji/classes.json"} <= set(names)
+    assert {"harness/methods/dra.py", "harness/tasks/datasets/emoji/classes.json",
+            "harness/published/dra.csv"} <= set(names)  # fmt: skip
 
 
 def test_it_runs_from_an_empty_folder(environment, tmp_path):
@@ -107,6 +108,11 @@ def test_another_checkout_runs_its_own_code_as_a_module(environment, tmp_path):
     assert f"defined in {tmp_path / 'methods' / 'dra.py'}" in as_module
     as_program = ran(tmp_path, environment / "harness", "show", "dra")
     assert str(environment.parent) in as_program.rpartition("defined in ")[2]
+
+
+def test_the_published_numbers_are_found_in_a_wheel(environment, tmp_path):
+    assert "82.20*" in ran(tmp_path, environment / "harness", "published", "show", "mma",
+                           "--datasets", "ucf101")  # fmt: skip
 
 
 def test_plugins_of_both_forms_are_listed(environment, tmp_path):

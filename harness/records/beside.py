@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from harness.errors import HarnessError
 from harness.records import published
-from harness.records.compared import OURS, Compared, Line, compared
+from harness.records.compared import compared
 from harness.records.leaderboard import Leaderboard
+from harness.records.lines import OURS, Compared, Line
 from harness.records.statistics import LEVELS
 from harness.records.tables import MISSING, format_table, width
 
@@ -28,15 +29,22 @@ def beside(board: Leaderboard, names: str = "", form: str = "markdown") -> str:
         if form == "csv":
             return format_table([row for each in found for row in _raw(each)], form, "")
         return "\n\n".join(text(each, form) for each in found)
-    had = dict[str, None]()
-    for run in (record.run for record in board.chosen()):
-        split = run["settings"].get("split", "test")
+    had = dict[str, dict[str, None]]()
+    for record in board.chosen():
+        run, split = record.run, record.run["settings"].get("split", "test")
         on = "" if split == "test" else f", scored on {split} images"
-        had[f"{run['task']} on {run['backbone']}, {run['shots']} shots{on}"] = None
+        where = f"{run['task']} on {run['backbone']}, {run['shots']} shots{on}"
+        had.setdefault(where, {})[run["method"]] = None
+    records = "; ".join(f"{where}, of {_some([*of])}" for where, of in had.items())
     return filled(
-        f"Published numbers: nothing to compare. None is of these records ({'; '.join(had)}). "
+        f"Published numbers: nothing to compare. None is of these records: {records}. "
         f"There are printed numbers of {published.available(wanted.rows)}."
     )
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    rest = f" and {len(names) - most} more methods" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def text(compared: Compared, form: str, alone: bool = False) -> str:

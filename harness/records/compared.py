@@ -2,92 +2,29 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
 from harness.errors import unknown
 from harness.records import published, samples
+from harness.records.arithmetic import SOURCE
 from harness.records.entry import TABLES
 from harness.records.leaderboard import Leaderboard
-from harness.records.printed import AVERAGE, Number, Row
+from harness.records.lines import OURS, Compared, Line, Numbers, Places, merged, of_dataset
+from harness.records.printed import AVERAGE, Row
 from harness.records.published import Source, Wanted
 from harness.records.samples import Sampled
 from harness.records.statistics import Difference
 from harness.records.summary import Table, tables
 
-OURS = {"base": "base", "new": "new", "hm": "hm", "accuracy": "test"}  # printed name: our column
 CAPS = ("max_epochs", "max_steps", "views")  # engine settings that shorten or change a fit
-Places = Sequence[tuple[Source, Row]]
-Numbers = Callable[[Row], tuple[Mapping[str, Number], bool]]  # and whether averaged here
-
-
-@dataclass(frozen=True)
-class Line:
-    """Numbers that one or several sources print of a method, and ours if it was measured.
-
-    label: of our row, or the printed method; misfits: by evaluation, what does not add up.
-    """
-
-    label: str
-    whose: Sequence[str]
-    printed: Mapping[str, Number]
-    misfits: Mapping[str, str]
-    ours: Mapping[str, Difference]
-
-    @property
-    def main(self) -> str:
-        """The evaluation that is compared: `hm`, or `accuracy`."""
-        return "accuracy" if "accuracy" in self.printed else "hm"
-
-    def inside(self, evaluation: str) -> bool | None:
-        """Whether the 95% interval of ours holds the printed number; None if there is none."""
-        number, ours = self.printed.get(evaluation), self.ours.get(evaluation)
-        if number is None or ours is None or ours.low is None or ours.high is None:
-            return None
-        return ours.low <= number.value / 100 <= ours.high
-
-    def raw(self, alone: bool = False) -> dict[str, Any]:
-        """Fractions, as JSON takes them; `text` is what is printed."""
-        numbers = dict[str, Any]()
-        for name, number in self.printed.items():
-            ours = self.ours.get(name)
-            numbers[name] = {
-                "text": number.text,
-                "printed": number.value / 100,
-                "misfit": self.misfits.get(name),
-            }
-            if alone:
-                continue
-            numbers[name] |= {
-                "ours": ours.value if ours else None,
-                "low": ours.low if ours else None,
-                "high": ours.high if ours else None,
-                "difference": ours.value - number.value / 100 if ours else None,
-                "inside": self.inside(name),
-            }
-        return {"method": self.label, "printed_in": [*self.whose], "numbers": numbers}
-
-
-@dataclass(frozen=True)
-class Compared:
-    """The lines of one of our tables: of a dataset, or of the average of some."""
-
-    title: str
-    lines: Sequence[Line]
-    notes: Sequence[str] = ()
-
-    def raw(self, alone: bool = False) -> dict[str, Any]:
-        """As JSON takes it; `alone`: there are no numbers of ours."""
-        rows = [line.raw(alone) for line in self.lines]
-        return {"table": self.title, "rows": rows, "notes": [*self.notes]}
 
 
 def compared(board: Leaderboard, wanted: Wanted) -> list[Compared]:
     """Each of our tables that has printed numbers: its average; with the board's `by_dataset`, and
-    where there is one dataset alone, each dataset."""
+    where no average can be compared, each dataset."""
     records = [record for record in board.chosen() if not record.measures]
     if not records:
         return []
@@ -98,7 +35,7 @@ def compared(board: Leaderboard, wanted: Wanted) -> list[Compared]:
         same = [frame[name].astype(str) == value for name, value in zip(TABLES, key, strict=True)]
         own = frame[pd.concat(same, axis=1).all(axis=1)]
         engine = json.loads(settings)
-        if places and engine.get("split", "test") == "test" and table.source in ("", "imagenet"):
+        if places and engine.get("split", "test") == "test" and table.source in ("", SOURCE):
             title = f"{task}, {backbone}, {shots} shots"
             found += _of_table(title, _Ours(table, own), places, wanted, board.by_dataset, engine)
     return found
@@ -129,7 +66,10 @@ def alone(names: str, task: str | None, datasets: str) -> tuple[list[Compared], 
         title = f"{of_task}, {backbone}, {f'{shots} shots' if shots else 'transductive'}"
         methods = dict.fromkeys(row.method for _, row in places)
         for dataset in asked:
-            each = (merged(method, method, places, dataset, _of(dataset), {}) for method in methods)
+            each = (
+                merged(method, method, places, dataset, of_dataset(dataset), {})
+                for method in methods
+            )
             lines = [line for of_method in each for line in of_method]
             found += [Compared(f"{title}, {dataset}", lines)] if lines else []
         without += sum(not any(row.of(name) for name in asked) for _, row in places)
@@ -172,43 +112,50 @@ def _of_table(
     engine: Mapping[str, Any],
 ) -> list[Compared]:  # fmt: skip
     averaged, measured = ours.table.averaged, {_method(label) for label in ours.labels}
+    whole = {*averaged} == published.AVERAGED[places[0][1].task]
     varied = sum(bool(row.variant) and row.method in measured for _, row in places)
     places = [(source, row) for source, row in places if not row.variant]
     ours.sample({row.method for _, row in places} & measured)
-    whole = {*averaged} == published.AVERAGED[places[0][1].task]
-    views = list[tuple[str, str, Numbers]]()
+    about = _notes(ours, engine)
+    if varied:
+        about.append(f"Left out, other settings: {_rows(varied)}; see `published show`.")
+
+    def view(dataset: str, shown: str, numbers: Numbers) -> list[Compared]:
+        lines = _lines(ours, places, wanted, dataset, numbers)
+        lacking = sum(not numbers(row)[0] for _, row in places if row.method in measured)
+        what = "these datasets" if dataset == AVERAGE else dataset
+        left = [f"Left out, without numbers of {what}: {_rows(lacking)}."] if lacking else []
+        return [Compared(f"{title}, {shown}", lines, [*about, *left])] if lines else []
+
+    found = list[Compared]()
     if len(averaged) > 1:
-        about = f"average of {'the' if whole else 'our'} {len(averaged)} datasets"
-        views.append((AVERAGE, about, lambda row: published.of_average(row, averaged)))
-    if by_dataset or len(averaged) == 1:
-        views += [(name, name, _of(name)) for name in ours.table.datasets]
-    found = []
-    for dataset, shown, numbers in views:
-        lines = [
-            line
-            for label in ours.labels
-            for line in merged(
-                label, _method(label), places, dataset, numbers, ours.of(label, dataset)
-            )
+        name = f"average of {'the' if whole else 'our'} {len(averaged)} datasets"
+        found += view(AVERAGE, name, lambda row: published.of_average(row, averaged))
+    if by_dataset or not found:
+        found += [
+            each for name in ours.table.datasets for each in view(name, name, of_dataset(name))
         ]
-        others = dict.fromkeys(row.method for _, row in places if row.method not in measured)
-        for method in others:
-            if wanted.named is None or method in wanted.named:
-                lines += merged(method, method, places, dataset, numbers, {})
-        notes = _notes(ours, engine)
-        if varied:
-            notes.append(f"Left out, other settings: {_rows(varied)}; see `published show`.")
-        if lacking := sum(not numbers(row)[0] for _, row in places if row.method in measured):
-            what = "these datasets" if dataset == AVERAGE else dataset
-            notes.append(f"Left out, without numbers of {what}: {_rows(lacking)}.")
-        if lines:
-            found.append(Compared(f"{title}, {shown}", lines, notes))
+    return found
+
+
+def _lines(
+    ours: _Ours, places: Places, wanted: Wanted, dataset: str, numbers: Numbers
+) -> list[Line]:
+    """Of our rows first, then of the methods that are shown though they were not measured."""
+    found, measured = list[Line](), {_method(label) for label in ours.labels}
+    for label in ours.labels:
+        values = ours.of(label, dataset)
+        found += merged(label, _method(label), places, dataset, numbers, values)
+    for method in dict.fromkeys(row.method for _, row in places if row.method not in measured):
+        if wanted.named is None or method in wanted.named:
+            found += merged(method, method, places, dataset, numbers, {})
     return found
 
 
 def _notes(ours: _Ours, engine: Mapping[str, Any]) -> list[str]:
     """What a reader must know of our numbers."""
-    notes, reasons = list[str](), dict[str, list[str]]()
+    seeds = ", ".join(map(str, ours.table.seeds))
+    notes, reasons = [f"Our seeds: {seeds}."], dict[str, list[str]]()
     if caps := [f"{name}={engine[name]}" for name in CAPS if engine.get(name)]:
         notes.append(f"Our fits had the settings {', '.join(caps)}, the printed ones had not.")
     if ours.sampled.sample is None and ours.sampled.why:
@@ -218,43 +165,8 @@ def _notes(ours: _Ours, engine: Mapping[str, Any]) -> list[str]:
     return notes + [f"No interval of {', '.join(of)}: {why}." for why, of in reasons.items()]
 
 
-def merged(
-    label: str, method: str, places: Places, dataset: str,
-    numbers: Numbers, ours: Mapping[str, Difference],
-) -> list[Line]:  # fmt: skip
-    """What is printed of a method: a line for each set of numbers, with all places that have it;
-    what most print first."""
-    found = list[Line]()
-    for source, row in places:
-        if row.method != method:
-            continue
-        printed, computed = numbers(row)
-        if not printed:
-            continue
-        where = source.label(row) + (f" {row.variant}" if row.variant else "")
-        where += " (mean)" if computed else ""
-        wrong = {} if computed else published.misfits(source, row, dataset)
-        for i, line in enumerate(found):
-            if _values(printed).items() <= _values(line.printed).items():  # the same, or less
-                found[i] = dataclasses.replace(
-                    line, whose=[*line.whose, where], misfits={**wrong, **line.misfits}
-                )
-                break
-        else:
-            found.append(Line(label, [where], printed, wrong, ours))
-    return sorted(found, key=lambda line: -len(line.whose))
-
-
 def _rows(number: int) -> str:
     return f"{number} printed row{'s' * (number != 1)}"
-
-
-def _values(printed: Mapping[str, Number]) -> dict[str, float]:
-    return {name: number.value for name, number in printed.items()}
-
-
-def _of(dataset: str) -> Numbers:
-    return lambda row: (row.of(dataset), False)
 
 
 def _method(label: str) -> str:

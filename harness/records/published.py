@@ -11,7 +11,6 @@ from pathlib import Path
 
 from harness.errors import HarnessError, unknown
 from harness.records import arithmetic, printed
-from harness.records.arithmetic import SOURCE, TRANSFER
 from harness.records.printed import AVERAGE, WHERE, Number, Row
 from harness.records.summary import harmonic_mean
 
@@ -199,8 +198,3 @@ def misfits(source: Source, row: Row, dataset: str) -> dict[str, str]:
         for each in source.checked.misfits
         if each.row is row and each.dataset == dataset
     }
-
-
-def is_source_of_transfer(task: str, dataset: str) -> bool:
-    """Whether a dataset is what a transfer task was fitted on."""
-    return task in TRANSFER and dataset == SOURCE

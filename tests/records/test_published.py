@@ -152,8 +152,17 @@ def test_the_average_of_some_datasets_stands_beside_the_printed_ones_averaged_ov
     assert line.whose == ["dra 1 (mean)"]
 
 
-def test_no_average_stands_beside_datasets_that_a_source_lacks():
-    assert lines([record("dra", name) for name in ("dtd", "imagenet")]) == []
+def test_where_a_source_lacks_a_dataset_each_of_the_others_is_compared():
+    every = compared.compared(
+        Leaderboard([record("dra", name) for name in ("dtd", "imagenet")]), published.wanted("dra")
+    )
+    assert [each.title.rpartition(", ")[2] for each in every] == ["imagenet"]
+
+
+def test_a_method_that_nobody_prints_stands_beside_nothing():
+    text = " ".join(beside(Leaderboard([record("adapter")])).split())
+    assert "nothing to compare" in text
+    assert "of adapter" in text
 
 
 @pytest.mark.parametrize(
