@@ -8,7 +8,7 @@ import itertools
 import json
 import statistics
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,17 +70,40 @@ def lines(board: Leaderboard, names: Sequence[str]) -> list[Line]:
     order = list(zip(*(shown[name] for name in (*TABLES, "label")), strict=True))
     rows = {(*key, row.label): (table, row)
             for key, table in tables(records).items() for row in table.rows}  # fmt: skip
-    return [line for key in order for line in _of_row(key[:-1], *rows[key], names)]
+    chosen = {key: rows[key] for key in order}
+    found = _measured([row for _, row in chosen.values()], names)
+    return [line for key, (table, row) in chosen.items()
+            for line in _of_row(key[:-1], table, row, found, names)]  # fmt: skip
 
 
-def _of_row(key: tuple[str, ...], table: Table, row: Row, names: Sequence[str]) -> Iterator[Line]:
+def _measured(rows: Iterable[Row], names: Sequence[str]) -> dict[tuple[str, str], Measured]:
+    """The metrics of all runs, by key and evaluation; of runs that were scored on the same images
+    one after the other, because each list of images is long to read."""
+    todo = {(each.record.key, evaluation): each for row in rows for each in row.members
+            for evaluation in each.scores if evaluation != CHANGE}  # fmt: skip
+
+    def images(which: tuple[str, str]) -> str:
+        lists = todo[which].record.run["fingerprints"].get("evaluated") or {}
+        return str(lists.get(which[1]))
+
+    return {which: measured(todo[which].record, which[1], names)
+            for which in sorted(todo, key=images)}  # fmt: skip
+
+
+def _of_row(
+    key: tuple[str, ...],
+    table: Table,
+    row: Row,
+    found: Mapping[tuple[str, str], Measured],
+    names: Sequence[str],
+) -> Iterator[Line]:
     for evaluation in [name for name in table.evaluations if name != CHANGE] or [""]:
         cells = {}
         for each in row.members:
             if evaluation in each.scores:
-                found = measured(each.record, evaluation, names)
-                values = {"top1": each.scores[evaluation], **found.values}
-                cells[each.cell] = Measured(values, found.why, found.few)
+                own = found[each.record.key, evaluation]
+                values = {"top1": each.scores[evaluation], **own.values}
+                cells[each.cell] = Measured(values, own.why, own.few)
         places = {"average": table.averaged, **{name: [name] for name in table.datasets}}
         for place, datasets in places.items():
             status = {m.record.status for m in row.members if m.dataset in datasets}

@@ -131,8 +131,9 @@ def _of_file(path: Path) -> Record:
         text = regular_file(path).read_text(encoding="utf-8")
         return replace(parse(text), file=path.absolute())
     except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise HarnessError(
-            f"{path} is not a record that can be read: {error}. Give the .json file of a run."
+            f"{path} is not a record that can be read: {reason}. Give the .json file of a run."
         ) from error
 
 
