@@ -16,6 +16,12 @@ from tests.records.test_leaderboard import record
 from tests.records.test_metrics import keep
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch):
+    """Sentences are wrapped at the same places on every terminal."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """Two methods on two datasets."""

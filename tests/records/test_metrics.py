@@ -23,6 +23,12 @@ from tests.records.test_leaderboard import record
 NAMES = [*metrics.METRICS]
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch):
+    """Sentences are wrapped at the same places on every terminal."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 def predicted(classes: int, number: int = 300, seed: int = 0) -> Predicted:
     """What random logits say of random labels, as it is kept."""
     draw = np.random.default_rng(seed)
@@ -234,7 +240,7 @@ def test_a_dataset_of_few_classes_is_named_beside_top5(tmp_path):
     for dataset, classes in (("toy_a", 5), ("toy_b", 6)):
         keep(store, 1, dataset, classes=classes, split=True)
     shown = text(Leaderboard(read_all([tmp_path])), ["top5"], "markdown")
-    assert "says nothing: toy_a (base), toy_a (new)." in shown
+    assert "says nothing: toy_a (base), toy_a (new)." in " ".join(shown.split())
 
 
 def test_the_command_shows_the_metrics_that_were_asked_for(store, capsys):
