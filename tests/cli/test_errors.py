@@ -59,6 +59,16 @@ def test_a_run_is_found_by_method_and_options_by_key_and_by_file(errors, folder)
         assert errors(name) == (0, shown, "")
 
 
+def test_a_method_without_settings_is_meant_before_one_with_settings(errors, folder):
+    for rank in (4, 8):
+        made = record("lora", "toy_a", rank, base=None, overrides={"rank": rank})
+        Store(folder).write(replace(made, error=f"rank {rank}"), {})
+    assert "2 runs are meant by lora:" in errors("lora")[2]
+    assert "rank 8." in errors("lora[rank=8]")[1]
+    Store(folder).write(replace(record("lora", "toy_a", base=None), error="no settings"), {})
+    assert "no settings." in errors("lora")[1]
+
+
 def test_a_file_is_found_from_its_own_folder(errors, folder, monkeypatch):
     one = of(folder, "dra", "toy_b")
     monkeypatch.chdir(one.file.parent)

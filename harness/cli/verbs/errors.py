@@ -29,8 +29,9 @@ def add(verbs: Any) -> None:
         "confuses most, and its most confident mistakes with the paths of their images.",
     )
     errors.add_argument(
-        "run", nargs="?", metavar="RUN", help="a method, the key of a record or its beginning, or "
-        "a record's file; if several runs are meant, they are listed with their keys",
+        "run", nargs="?", metavar="RUN", help="a method as the leaderboard names it, the key of a "
+        "record or its beginning, or a record's file; if several runs are meant, they are listed "
+        "with their keys",
     )  # fmt: skip
     for name in ("task", "dataset", "backbone"):
         errors.add_argument(f"--{name}", metavar="NAME", help=f"a run of this {name}")
@@ -138,15 +139,13 @@ def _of_file(path: Path) -> Record:
 
 
 def _named(records: Sequence[Record], name: str | None) -> list[Record]:
-    """The runs of a method, or with a key, or with one that begins so; never none."""
+    """The runs with a key, of a method with its settings, of a method with any, or with a key that
+    begins so; never none."""
     runs = [record for record in records if not record.measures]
     ways = (
         [record for record in records if record.key == name],
-        [
-            record
-            for record in runs
-            if name in (None, record.run["method"], method_label(record.run))
-        ],
+        [record for record in runs if name in (None, method_label(record.run))],
+        [record for record in runs if name == record.run["method"]],
         [record for record in records if name and record.key.startswith(name)],
     )
     for found in ways:
