@@ -236,7 +236,9 @@ def _json(table: pd.DataFrame, certain: Mapping[tuple[str, ...], Certainty]) -> 
             for row in part.to_dict("records")
         ]  # fmt: skip
         names = map(str, key)
-        about = dict(zip(TABLES, names, strict=True)) | {"settings": json.loads(str(key[-1]))}
+        about = dict(zip(TABLES, names, strict=True)) | {
+            "shots": int(key[3]), "settings": json.loads(str(key[-1])),
+        }  # fmt: skip
         found.append({**about, "certainty": certain[tuple(map(str, key))].as_json(), "rows": rows})
     return json.dumps(found, indent=1, allow_nan=False)
 

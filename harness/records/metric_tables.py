@@ -50,6 +50,7 @@ class Line:
     def raw(self) -> dict[str, Any]:
         """Its numbers, not rounded, by name."""
         row: dict[str, Any] = dict(zip(TABLES, self.table, strict=True))
+        row |= {"shots": int(row["shots"]), "settings": json.loads(row["settings"])}
         row |= {"label": self.label, "dataset": self.dataset, "evaluation": self.evaluation}
         for name, value in self.values.items():
             row |= {name: value, f"{name}_std": self.deviations[name]}

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from tabulate import tabulate
 
 MISSING = "–"
-FORMATS = ("markdown", "csv", "latex", "json")
+FORMATS = ("markdown", "csv", "latex")
 WRAPPED = 100  # of captions
 WIDEST = 100  # where the output is no terminal, and where it is wider than is good to read
 

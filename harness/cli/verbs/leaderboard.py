@@ -1,14 +1,19 @@
 """`leaderboard`: tables of finished runs."""
 
 import argparse
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 from harness import registry
 from harness.cli import options
+from harness.errors import HarnessError
 from harness.records import costs
 from harness.records.labels import differing, run_name
 from harness.records.store import read_all
 from harness.records.tables import FORMATS, harmless
+
+if TYPE_CHECKING:
+    from harness.records.leaderboard import Leaderboard
 
 
 def add(verbs: Any) -> None:
@@ -53,7 +58,8 @@ def add(verbs: Any) -> None:
         "--all-columns", action="store_true", dest="every_column", help="also show deviations over "
         "seeds, the mean of the datasets' HMs, and how many seeds and runs there are",
     )  # fmt: skip
-    board.add_argument("--json", action="store_true", help="the same as --format json: raw numbers")
+    board.add_argument("--json", action="store_true", help="print raw numbers, with those of "
+        "--metrics and --published")  # fmt: skip
     board.add_argument(
         "--published", nargs="?", const="", metavar="NAMES", help="also print published numbers "
         "beside yours, where task, backbone and shots agree: of the sources and methods in a comma "
@@ -72,6 +78,7 @@ def show(arguments: argparse.Namespace) -> int:
              "against", "every_column")  # fmt: skip
     asked = {name: getattr(arguments, name) for name in names}
     board = Leaderboard(read_all(arguments.results), **asked)
+    _check(arguments)
     if arguments.missing:
         from harness.cli import missing
 
@@ -83,14 +90,45 @@ def show(arguments: argparse.Namespace) -> int:
         for record in records:
             for check in record.checks:
                 print(harmless(f"{run_name(record.run, apart)}: {check}"))
+    elif arguments.json:
+        print(_as_json(arguments, board))
     elif arguments.metrics is not None:
         from harness.records import metric_tables, metrics
 
         print(metric_tables.text(board, metrics.chosen(arguments.metrics), arguments.format))
     else:
-        print(board.text("json" if arguments.json else arguments.format))
+        print(board.text(arguments.format))
         if arguments.published is not None:
             from harness.records.beside import beside
 
             print("\n" + beside(board, arguments.published, arguments.format))
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises HarnessError for two answers at once."""
+    asked = {
+        "--missing": arguments.missing, "--checks": arguments.checks,
+        "--metrics": arguments.metrics is not None, "--published": arguments.published is not None,
+    }  # fmt: skip
+    given = [name for name, there in asked.items() if there]
+    if arguments.json:
+        lines = [name for name in given if name in ("--missing", "--checks")]
+        if lines:
+            raise HarnessError(f"{lines[0]} prints lines, and no JSON: leave out --json.")
+    elif len(given) > 1:
+        raise HarnessError(f"{' and '.join(given)} are different answers: ask for one at a time.")
+
+
+def _as_json(arguments: argparse.Namespace, board: "Leaderboard") -> str:
+    """One object: the tables, and what else was asked for."""
+    from harness.records import compared, metric_tables, metrics, published
+
+    content = {"tables": json.loads(board.text("json"))}
+    if arguments.metrics is not None:
+        names = metrics.chosen(arguments.metrics)
+        content["metrics"] = [line.raw() for line in metric_tables.lines(board, names)]
+    if arguments.published is not None:
+        found = compared.compared(board, published.wanted(arguments.published))
+        content["published"] = [row for each in found for row in each.raw()]
+    return json.dumps(content, indent=1, allow_nan=False)
