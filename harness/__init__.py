@@ -10,6 +10,8 @@
 The command line (`python -m harness`) does the same. Nothing heavy is imported until it is needed.
 """
 
+import operator
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,8 +105,10 @@ def run(
     from harness import config, registry
     from harness.images.cache import Disk
     from harness.records.store import Store
+    from harness.records.tables import harmless
     from harness.runs.executors import local
     from harness.runs.plan import Request, plan
+    from harness.runs.remarks import remarks
 
     methods, tasks = _listed(methods), _listed(tasks)
     plugins = [plugins] if isinstance(plugins, str) else plugins
@@ -119,14 +123,16 @@ def run(
         tasks=tasks,
         datasets=datasets,
         backbone=backbone,
-        shots=[shots] if isinstance(shots, int) else list(shots),
-        seeds=[seeds] if isinstance(seeds, int) else list(seeds),
+        shots=_numbers("shots", shots),
+        seeds=_numbers("seeds", seeds),
         root=Path(data_root) if data_root else None,
         bindings=bindings,
         device=device,
         disk=Disk(Path(cache_dir or config.cache_folder()), int(cache_limit * 2**30)),
     )
     runs, store = plan(request, registry.load(plugins)), Store(Path(results))
+    for remark in remarks(runs):
+        print(harmless(remark), file=sys.stderr)
     done, pending = local.done_and_pending(runs, store, force)
     count = local.process_count(pending, local.estimated_seconds(pending)) if request.travels else 1
     ended = {**done, **local.carry_out(request, plugins, store, runs, pending, force, count)}
@@ -134,6 +140,25 @@ def run(
     return Results(
         [replace(r, folder=store.folder, file=store.path(r.run, r.key)) for r in records]
     )
+
+
+def _numbers(name: str, given: Any) -> list[int]:
+    """One whole number, of whatever kind, or several.
+
+    Raises:
+        HarnessError: they are none.
+    """
+    from harness.errors import HarnessError
+
+    try:
+        every = list(given) if hasattr(given, "__iter__") else [given]
+        if any(isinstance(each, bool) for each in every):
+            raise TypeError
+        return [operator.index(each) for each in every]
+    except TypeError:
+        raise HarnessError(
+            f"{name} must be whole numbers, one or a list of them, not {given!r}."
+        ) from None
 
 
 def _listed(given: Any) -> Any:

@@ -3,7 +3,7 @@
 import hashlib
 import posixpath
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,6 +111,33 @@ def few_shot(
     drawn = _sample(train, shots, stream)
     taken = set(drawn) if not val else set()
     return drawn, _sample(val or [i for i in train if i not in taken], min(shots, 4), stream)
+
+
+def refilled(
+    split: Split,
+    places: Iterable[int],
+    spare: Sequence[Item],
+    seed: int,
+    readable: Callable[[Item], bool],
+) -> Split:
+    """The split with other images of the same classes in some places, drawn from `spare`; a place
+    stays empty where its class has none left that can be read. What was replaced is skipped."""
+    items, empty = list(split.items), list[int]()
+    left: dict[str, list[Item]] = {}
+    for place in sorted(places):
+        item = items[place]
+        if item.name not in left:
+            left[item.name] = [each for each in spare if each.name == item.name]
+            random.Random(f"{seed} {item.name}").shuffle(left[item.name])
+        pool = left[item.name]
+        while pool and not readable(pool[-1]):
+            pool.pop()
+        if pool:
+            items[place] = pool.pop()._replace(label=item.label)
+        else:
+            empty.append(place)
+    gone = tuple(split.items[place].path for place in sorted(places))
+    return replace(replace(split, items=tuple(items)).without(empty), skipped=gone)
 
 
 def _sample(items: Sequence[Item], count: int, stream: random.Random) -> list[Item]:

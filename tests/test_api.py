@@ -143,6 +143,27 @@ def test_a_setting_that_nothing_reads_and_numbers_that_are_none_are_errors(tmp_p
             run(tmp_path, **wrong)
 
 
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    import numpy as np
+
+    results = run(tmp_path, methods="zero_shot", seeds=np.arange(1, 3), shots=np.int64(4))
+    assert [record.run["seed"] for record in results.records] == [1, 2]
+
+
+def test_a_fitted_model_refuses_what_is_no_list_of_images_or_names(tmp_path):
+    (record,) = run(tmp_path, methods="adapter").records
+    model = harness.load(record)
+    for wrong, says in (("cat.jpg", "must be a list"), ([], "list is empty"),
+                        (torch.zeros(3, 8, 8), "must be")):  # fmt: skip
+        with pytest.raises(HarnessError, match=says):
+            model.logits(wrong)
+    for names in ("cat", []):
+        with pytest.raises(HarnessError, match="must be a list of names"):
+            model.logits(["cat.jpg"], names)
+    with pytest.raises(HarnessError, match="not NoneType"):
+        harness.load(None)
+
+
 def test_a_fit_of_another_run_under_this_ones_name_is_not_used(tmp_path):
     first, second = run(tmp_path, methods="adapter", seeds=[1, 2]).records
     store = Store(tmp_path)

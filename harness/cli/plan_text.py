@@ -2,16 +2,13 @@
 
 import inspect
 import textwrap
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from harness.files import shown
 from harness.fitting.trainer import Schedule
-from harness.images import library
-from harness.images.own import UserImages
 from harness.records.labels import method_label
 from harness.records.tables import harmless, plain_table, width
 from harness.runs.context import PreparedRun
+from harness.runs.remarks import remarks
 from harness.towers.backbone import NOT_HERE
 
 
@@ -72,64 +69,13 @@ def describe(
         + "".join(
             textwrap.fill(harmless(each), width(), break_on_hyphens=False, break_long_words=False)
             + "\n"
-            for each in _remarks(runs, recipes)
+            for each in [*remarks(runs), *(_recipes(runs) if recipes else [])]
         )
         + missing
         + f"to run: {len(pending)} of {len(runs)}; estimated time: {_duration(seconds / jobs)}"
         + f" in {jobs} processes" * (jobs > 1)
         + "\n"
     )
-
-
-def _remarks(runs: Sequence[PreparedRun], recipes: bool) -> list[str]:
-    """Sentences on what a user would not expect of the lists, and on the methods' recipes."""
-    found = dict[str, None]()
-    for run in runs:
-        if run.refusal:
-            continue
-        found |= dict.fromkeys(_own_data(run))
-        splits = {"train": run.train, **run.evaluated}
-        for name, split in splits.items():
-            if split.skipped:
-                found[
-                    f"skipped, {split.classes.dataset}, {name}: {len(split.skipped)} images that "
-                    f"cannot be read, such as {shown(split.skipped[0])}."
-                ] = None
-        count = Counter(item.name for item in run.train.items)
-        few = [name for name, number in count.items() if number < run.shots]
-        if few and run.summary.parameters:
-            found[
-                f"few images, {run.train.classes.dataset}: {len(few)} classes have fewer than "
-                f"{run.shots} training images, such as {few[0]!r} with {count[few[0]]}: all are "
-                "used."
-            ] = None
-    return [*found, *(_recipes(runs) if recipes else [])]
-
-
-def _own_data(run: PreparedRun) -> list[str]:
-    """Sentences on images of the user's own: what is not read, which classes are the base half, and
-    that the embedded backbone says little of them."""
-    found, context = list[str](), run.context
-    for name, dataset in run.run.datasets:
-        found += library.unread(name, dataset, context.root)
-        if not isinstance(dataset, UserImages):
-            continue
-        if ":" not in context.clip.name:
-            found.append(
-                f"{context.clip.name} was trained on emoji alone and knows no photographs: its "
-                f"accuracy on {name} says little. Choose a CLIP with --backbone."
-            )
-        halves = {s.classes for s in run.evaluated.values() if s.classes.dataset == name}
-        every = context.classes(name, dataset)
-        if halves and every not in halves:
-            half = (len(every.names) + 1) // 2
-            base, new = (_ends(names) for names in (every.names[:half], every.names[half:]))
-            found.append(f"halves, {name}, in natural order: base {base}, new {new}.")
-    return found
-
-
-def _ends(names: Sequence[str]) -> str:
-    return f"{names[0]!r} to {names[-1]!r} ({len(names)})"
 
 
 def _recipes(runs: Sequence[PreparedRun]) -> list[str]:

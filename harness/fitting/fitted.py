@@ -72,6 +72,8 @@ class FittedModel:
         """
         model, clip = self.model, self.model.clip
         classes = model.classes
+        if isinstance(class_names, str) or (class_names is not None and not len(class_names)):
+            raise HarnessError(f"class_names must be a list of names, not {class_names!r}.")
         if class_names is not None and tuple(class_names) != classes.names:
             if model.method.only_fitted_classes:
                 raise HarnessError(
@@ -90,7 +92,18 @@ class FittedModel:
 
     def _pixels(self, images: Sequence[Picture] | Tensor) -> Tensor:
         if isinstance(images, Tensor):
+            size = self.model.clip.size
+            if images.dim() != 4 or images.shape[1:] != (3, size, size) or not len(images):
+                raise HarnessError(
+                    f"a tensor of images must be [B, 3, {size}, {size}], as `preprocess` gives "
+                    f"them, and not {list(images.shape)}."
+                )
             return images
+        if isinstance(images, (str, Path, Image.Image)):
+            raise HarnessError(f"images must be a list: write [{images!r}] for a single one.")
+        images = list(images)
+        if not images:
+            raise HarnessError("there are no images: the list is empty.")
         return torch.stack([self.preprocess(image) for image in images])
 
 
@@ -127,6 +140,10 @@ def load_fit(
 
 def _weights_of(fit: Record | str | Path) -> Path:
     """The file of weights of a record, or of its file."""
+    if not isinstance(fit, (Record, str, Path)):
+        raise HarnessError(
+            f"load takes a record, its file, or a file of weights, not {type(fit).__name__}."
+        )
     if not isinstance(fit, Record):
         path = Path(fit)
         if path.suffix != ".json":

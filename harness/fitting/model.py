@@ -1,6 +1,8 @@
 """A method on a backbone: the frozen towers, what the method inserts, and what follows from it."""
 
+import difflib
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -191,6 +193,13 @@ def at_least_float32(features: Tensor) -> Tensor:
 def _check_sites(clip: Clip, method: Method, sites: Sequence[Site] | dict[Site, Edit]) -> None:
     missing = sorted(set(sites) - set(clip.sites()))
     if missing:
+        close = difflib.get_close_matches(missing[0], clip.sites(), n=1, cutoff=0.6)
+        number = re.compile(r"\d+")
+        if close and number.sub("", close[0]) != number.sub("", missing[0]):
+            raise HarnessError(
+                f"{method.name} edits {missing[0]!r}, and there is no such site. Did you mean "
+                f"{close[0]!r}?"
+            )
         raise HarnessError(
             f"{method.name} edits {missing[0]!r}, which {clip.name} lacks: its image tower has "
             f"{len(clip.image.blocks)} blocks and its text tower {len(clip.text.blocks)}. Choose "

@@ -109,7 +109,43 @@ class UserImages(Dataset):
 
     def notes(self) -> list[str]:
         """Sentences on what a user would not expect of the lists."""
-        return []
+        found, lists = list[str](), self.read(None)
+        test = self._by_content(lists["test"])
+        trained = self._by_content([*lists["train"], *lists["val"]])
+        both = [content for content in test if content in trained]
+        if both:
+            some = f"{test[both[0]][0]} = {trained[both[0]][0]}"
+            found.append(
+                f"the same, {shown(self.path)}: {len(both)} test images are copies of train or val "
+                f"images, such as {shown(some)}: what is scored was trained on."
+            )
+        named: dict[bytes, set[str]] = {}
+        every = [item for part in PARTS for item in lists[part]]
+        digests = DIGESTS.of([self.home / item.path for item in every])
+        for item, content in zip(every, digests, strict=True):
+            named.setdefault(content, set()).add(item.name)
+        twice = [names for content, names in named.items() if content and len(names) > 1]
+        if twice:
+            found.append(
+                f"two classes, {shown(self.path)}: {len(twice)} images are in two classes as "
+                f"copies, such as in {' and '.join(map(repr, sorted(twice[0])[:2]))}."
+            )
+        again = [paths for paths in test.values() if len(paths) > 1]
+        if again:
+            found.append(
+                f"twice, {shown(self.path)}: {len(again)} test images have copies within test, "
+                f"such as {shown(' = '.join(again[0][:2]))}."
+            )
+        return found
+
+    def _by_content(self, items: Sequence[Item]) -> dict[bytes, list[str]]:
+        """Paths of the images by the hashes of their files, wherever links lead."""
+        found: dict[bytes, list[str]] = {}
+        digests = DIGESTS.of([self.home / item.path for item in items])
+        for item, content in zip(items, digests, strict=True):
+            if content:
+                found.setdefault(content, []).append(item.path)
+        return found
 
     def _check_inside(self, paths: Iterable[str]) -> None:
         inside = os.path.realpath(self.home)
@@ -165,18 +201,18 @@ class UserImages(Dataset):
         return given
 
     def _split(self, images: Sequence[Listed]) -> dict[str, list[Listed]]:
-        """Train, val and test, 5 : 2 : 3 of each class, the same every time; groups stay whole."""
+        """Train, val and test, 5 : 2 : 3 of each class, the same every time; groups, and copies of
+        an image, stay together."""
         twice = [p for p, count in Counter(image.path for image in images).items() if count > 1]
         if twice:
             raise HarnessError(
                 f"{self.path} lists {twice[0]!r} more than once. List each image once, with one "
                 "class."
             )
-        by_class: dict[str, dict[tuple[str, str], list[Listed]]] = {}
+        by_class: dict[str, list[Listed]] = {}
         classes_of: dict[str, str] = {}
         for image in sorted(images):
-            unit = ("group", image.group) if image.group else ("path", image.path)
-            by_class.setdefault(image.name, {}).setdefault(unit, []).append(image)
+            by_class.setdefault(image.name, []).append(image)
             if image.group and classes_of.setdefault(image.group, image.name) != image.name:
                 raise HarnessError(
                     f"{self.path}: the group {image.group!r} has images of two classes, "
@@ -184,10 +220,13 @@ class UserImages(Dataset):
                     "a column of that name."
                 )
         parts: dict[str, list[Listed]] = {part: [] for part in PARTS}
-        for name, units in by_class.items():
+        for name, mine in by_class.items():
+            units = self._units(mine, copies=True)
+            if len(units) < 3:  # hardly anything but copies
+                units = self._units(mine, copies=False)
             rest = list(units)
             if len(rest) < 3:
-                what = "groups" if any(kind == "group" for kind, _ in rest) else "images"
+                what = "groups" if any(image.group for image in mine) else "images"
                 raise HarnessError(
                     f"{self.path}: the class {name!r} has {len(rest)} {what}, too few to split "
                     "into train, val and test. Add images, or give the split yourself."
@@ -198,6 +237,18 @@ class UserImages(Dataset):
                 parts[part] += [image for unit in taken for image in units[unit]]
             parts["train"] += [image for unit in rest for image in units[unit]]
         return parts
+
+    def _units(self, images: Sequence[Listed], copies: bool) -> dict[str, list[Listed]]:
+        """Images of one class that stay together: of a group, and perhaps copies of each other."""
+        units: dict[str, list[Listed]] = {}
+        first: dict[bytes, str] = {}
+        contents = DIGESTS.of([self.home / image.path for image in images]) if copies else ()
+        for place, image in enumerate(images):
+            unit = f"group {image.group}" if image.group else f"path {image.path}"
+            if copies and contents[place] and not image.group:
+                unit = first.setdefault(contents[place], unit)
+            units.setdefault(unit, []).append(image)
+        return units
 
 
 def rows(path: Path, dataset: str) -> list[tuple[int, list[str]]]:

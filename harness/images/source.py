@@ -49,7 +49,15 @@ class ImageSource:
         Raises:
             HarnessError: it cannot be read, with its name.
         """
-        return self.dataset.open(item, self.root)
+        image = self.dataset.open(item, self.root)
+        if not isinstance(image, Image.Image) or image.mode != "RGB":
+            mode = getattr(image, "mode", None)
+            what = f"an image of mode {mode!r}" if mode else f"{type(image).__name__}"
+            raise HarnessError(
+                f"{type(self.dataset).__name__}.open gave {what} for {item.path!r}; it must give "
+                "RGB: harness.decoding.open_rgb does, and image.convert('RGB')."
+            )
+        return image
 
     def opened(self, split: Split) -> "DecodedImages":
         """The images of a split by index, each of them known to be readable.
@@ -64,6 +72,14 @@ class ImageSource:
     def in_files(self) -> bool:
         """Whether the images are in files of their own, which may be damaged or missing."""
         return type(self.dataset).stamp is not Dataset.stamp
+
+    def readable(self, item: Item) -> bool:
+        """Whether an image can be opened."""
+        try:
+            self.open(item)
+        except HarnessError:
+            return False
+        return True
 
     def unreadable(self, split: Split) -> dict[int, str]:
         """Why images cannot be read, by their place in the split; every one is opened."""

@@ -16,7 +16,8 @@ class Entry:
     """What the tables need of a record.
 
     version, content, images: digests of what must not be mixed: code and task of a row,
-    hyperparameters of a row's dataset, lists of a dataset and seed.
+    hyperparameters of a row's dataset, lists of a dataset and seed; tested: of the lists that are
+    the same for all seeds.
     """
 
     record: Record
@@ -27,6 +28,7 @@ class Entry:
     version: str
     content: str
     images: str
+    tested: str
     scores: Mapping[str, float]
 
     @property
@@ -62,5 +64,6 @@ def entry(record: Record) -> Entry:
         version=digest([run.get("code"), run.get("engine"), run.get("task_fields")]),
         content=digest(run.get("hyperparameters")),
         images=digest([prints.get("train"), evaluated]),
+        tested=digest(evaluated) if run["settings"].get("split", "test") == "test" else "",
         scores=scores if record.status == "done" else {},
     )

@@ -237,7 +237,7 @@ def _json(table: pd.DataFrame, certain: Mapping[tuple[str, ...], Certainty]) -> 
         ]  # fmt: skip
         names = map(str, key)
         about = dict(zip(TABLES, names, strict=True)) | {
-            "shots": int(key[3]), "settings": json.loads(str(key[-1])),
+            "shots": int(str(key[3])), "settings": json.loads(str(key[-1])),
         }  # fmt: skip
         found.append({**about, "certainty": certain[tuple(map(str, key))].as_json(), "rows": rows})
     return json.dumps(found, indent=1, allow_nan=False)
@@ -315,21 +315,36 @@ def _sorted(table: pd.DataFrame, column: str) -> pd.DataFrame:
 def differing(records: Iterable[Record]) -> list[str]:
     """A sentence for each dataset whose records were made on different lists of images, and so are
     not averaged together: the tables hold the newest."""
-    cells = dict[tuple[object, ...], list[Entry]]()
-    for each in map(entry, records):
-        cells.setdefault((each.table, *each.cell), []).append(each)
+    entries = sorted(map(entry, records), key=lambda each: (each.record.time, each.record.key))
+    by_dataset = _grouped(entries, lambda each: (each.table, each.dataset))
+    found = _apart(by_dataset, lambda each: each.tested, lambda each: "all seeds")
+    kept = [each for of in by_dataset for each in of if each.tested == of[-1].tested]
+    by_seed = _grouped(kept, lambda each: (each.table, *each.cell))
+    return found + _apart(by_seed, lambda each: each.images, lambda each: f"seed {each.seed}")
+
+
+def _grouped(entries: Iterable[Entry], key: Callable[[Entry], object]) -> list[list[Entry]]:
+    groups = dict[object, list[Entry]]()
+    for each in entries:
+        groups.setdefault(key(each), []).append(each)
+    return list(groups.values())
+
+
+def _apart(
+    groups: Iterable[Sequence[Entry]], of: Callable[[Entry], str], where: Callable[[Entry], str]
+) -> list[str]:
+    """A sentence for each group that has several lists."""
     found = []
-    for members in cells.values():
-        members.sort(key=lambda each: (each.record.time, each.record.key))
+    for members in groups:
         last, lists = members[-1], dict[str, set[str]]()
         for each in members:
-            lists.setdefault(each.images, set()).add(method_label(each.record.run))
-        lists.pop(last.images)
+            lists.setdefault(of(each), set()).add(method_label(each.record.run))
+        lists.pop(of(last))
         others = "; ".join(f"{', '.join(sorted(each))} on {name}" for name, each in lists.items())
         if others:
             found.append(
-                f"Left out, {last.table[0]}, {last.dataset}, seed {last.seed}: the lists of images "
-                f"differ, and are not averaged. Shown is the newest, {last.images}; left out: "
+                f"Left out, {last.table[0]}, {last.dataset}, {where(last)}: the lists of images "
+                f"differ, and are not averaged. Shown is the newest, {of(last)}; left out: "
                 f"{others}."
             )
     return found

@@ -58,9 +58,16 @@ class Record:
 
     @property
     def reason(self) -> str:
-        """The last line of a failed run's traceback, or why it is not applicable."""
+        """The last line of a failed run's traceback, with the file and the line that raised it; or
+        why it is not applicable."""
         line = (self.error or "").strip().rpartition("\n")[2]
-        return line.removeprefix("harness.errors.HarnessError: ")
+        if line.startswith("harness.errors.HarnessError: "):
+            return line.removeprefix("harness.errors.HarnessError: ")
+        places = re.findall(r'File "([^"\n]+)", line (\d+)', self.error or "")
+        if self.status != "failed" or not places:
+            return line
+        file, number = places[-1]
+        return f"{line} ({Path(file).name}, line {number})"
 
 
 def parse(text: str) -> Record:

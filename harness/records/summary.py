@@ -29,7 +29,7 @@ def summarise(records: Iterable[Record]) -> pd.DataFrame:
     A method with settings that the user gave is a row of its own; see labels.rows. Of records with
     the same key one counts (store.one_record_a_key). Of a row only records that belong together:
     those with the newest record's code, of a dataset those with its newest hyperparameters, of a
-    dataset and seed those with its newest lists of images.
+    dataset those with its newest test images, of a dataset and seed those with its newest lists.
 
     Expected of every row are the datasets and the seeds of the table's finished runs, each with
     each. A stale run counts there, so that an average never shrinks unseen to what was run again. A
@@ -103,7 +103,8 @@ def tables(records: Iterable[Record]) -> dict[tuple[str, ...], Table]:
 
 def _table(entries: Sequence[Entry]) -> Table:
     oldest_first = sorted(entries, key=lambda each: (each.record.time, each.record.key))
-    current = _newest(oldest_first, lambda each: each.cell, lambda each: each.images)
+    current = _newest(oldest_first, lambda each: each.dataset, lambda each: each.tested)
+    current = _newest(current, lambda each: each.cell, lambda each: each.images)
     kept = {each.record.key for each in current}
     found = []
     for method in dict.fromkeys(each.record.run["method"] for each in entries):

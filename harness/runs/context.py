@@ -22,7 +22,7 @@ from harness.measure import device_name
 from harness.method import Method
 from harness.records.store import digest
 from harness.runs.run import ENGINE, Configured, Run, method_code
-from harness.splits import Split, class_names, few_shot, read_lists, select
+from harness.splits import Split, class_names, few_shot, read_lists, refilled, select
 from harness.task import Fit, Measurement
 from harness.towers.openclip import Clip
 
@@ -125,7 +125,14 @@ class Context:
         chosen = select(items, subset, self.classes(name, dataset), content, part)
         if run.settings.on_bad_image == "error":
             return chosen
-        kept = chosen.without(self.source(dataset).unreadable(chosen))
+        source = self.source(dataset)
+        unreadable = source.unreadable(chosen)
+        kept = chosen.without(unreadable)
+        if part != "test":
+            drawn = {*train, *val}
+            spare = [i for i in (lists["val"] if part == "validation" else []) or lists["train"]
+                     if i not in drawn]  # fmt: skip
+            kept = refilled(chosen, unreadable, spare, run.seed, source.readable)
         gone = {i.label: i.name for i in chosen.items}
         gone = {label: gone[label] for label in gone.keys() - {i.label for i in kept.items}}
         if gone and (part == "training" or not kept.items):

@@ -57,7 +57,18 @@ class Csv(UserImages):
     def notes(self) -> list[str]:
         (_, header), *_ = rows(Path(self.path), self.path)
         unread = [repr(name) for name in header if name.lower() not in (*COLUMNS, "")]
-        return [f"not read, of {self.path}: the columns {', '.join(unread)}."] if unread else []
+        found = super().notes()
+        if unread:
+            found.append(f"not read, of {self.path}: the columns {', '.join(unread)}.")
+        lists = self.read(None)
+        trained = {item.group for part in ("train", "val") for item in lists[part]} - {""}
+        both = sorted({item.group for item in lists["test"]} & trained)
+        if both:
+            found.append(
+                f"groups, {self.path}: {len(both)} are in test and in train or val, such as "
+                f"{both[0]!r}: what is scored is not independent of what was trained on."
+            )
+        return found
 
     def _relative(self, path: str) -> str:
         """An absolute path below the file's folder as a relative one, any other as it is."""

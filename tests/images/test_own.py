@@ -85,7 +85,7 @@ def runs(results):
     return Store(results).records()
 
 
-def planned(path, *bindings, shots=2):
+def planned(path, *bindings, shots=2, on_bad_image="error"):
     """The only run of adapter on few_shot, as it is planned."""
     request = planning.Request(
         methods="adapter",
@@ -94,7 +94,8 @@ def planned(path, *bindings, shots=2):
         backbone="emoji-mini",
         shots=[shots],
         seeds=[1],
-        bindings=[Binding("folder", name, value, f"--{name}") for name, value in bindings],
+        bindings=[Binding("folder", name, value, f"--{name}") for name, value in bindings]
+        + [Binding("engine", "on_bad_image", on_bad_image, "--on-bad-image")],
     )
     (only,) = planning.plan(request, registry.load())
     return only
@@ -623,8 +624,23 @@ def test_truncated_images_that_are_skipped_are_recorded_and_left_out(limit, fits
     printed = capsys.readouterr().out.replace("\n", " ")
     for part, path in (("train", "train/elm/1.png"), ("test", "test/oak/0.png")):
         assert (
-            f"skipped, folder:trees, {part}: 1 images that cannot be read, such as {path}."
+            f"skipped, folder:trees, {part}: 1 image that cannot be read, such as {path}."
         ) in printed
+
+
+def test_another_image_of_the_class_takes_the_place_of_one_that_is_skipped(tmp_path):
+    home = grow_parts(tmp_path / "trees", count=4)
+    usual = planned(home, shots=2)
+    drawn = [item.path for item in usual.train.items if item.name == "elm"]
+    truncate(home / drawn[0])
+    run = planned(home, shots=2, on_bad_image="skip")
+    mine = [item.path for item in run.train.items if item.name == "elm"]
+    assert len({*mine}) == 2
+    assert drawn[0] not in mine
+    assert drawn[1] in mine
+    assert run.train.skipped == (drawn[0],)
+    others = [item.path for item in usual.train.items if item.name != "elm"]
+    assert [item.path for item in run.train.items if item.name != "elm"] == others
 
 
 def test_skipping_changes_nothing_where_every_image_can_be_read(tmp_path, capsys):

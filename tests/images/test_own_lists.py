@@ -210,8 +210,9 @@ def test_a_csv_may_be_written_in_other_ways(header, write, tmp_path):
 def test_columns_that_are_not_read_are_named(tmp_path):
     lines = [f"{line},1" for line in PLAIN]
     path = rows(tmp_path, "path,label,split,fold", *lines)
-    assert own(path).notes() == [f"not read, of {path}: the columns 'fold'."]
-    assert own(rows(tmp_path, "path,label,split", *PLAIN)).notes() == []
+    assert f"not read, of {path}: the columns 'fold'." in own(path).notes()
+    path = rows(tmp_path, "path,label,split", *PLAIN)
+    assert not any("not read" in each for each in own(path).notes())
 
 
 @pytest.mark.parametrize(

@@ -145,8 +145,9 @@ def test_without_predictions_the_leaderboard_says_why_there_is_no_interval(recor
 
 
 def test_seeds_on_other_images_have_no_interval(tmp_path):
-    write(tmp_path, METHODS, seeds=(1, 2))
-    store = write(tmp_path, METHODS, seeds=(3,), images=100)
+    validation = {"settings": {"split": "val"}}
+    write(tmp_path, METHODS, seeds=(1, 2), **validation)
+    store = write(tmp_path, METHODS, seeds=(3,), images=100, **validation)
     shown = Leaderboard(read_all([store.folder])).text()
     assert "No intervals: seeds were scored on different images." in shown
 

@@ -176,9 +176,18 @@ def test_records_of_other_images_of_a_dataset_are_left_out():
     assert table["dra", "toy_a"]["runs"] == 0
     assert table["dra", "toy_a"]["stale"] == 2
     text = render([*older, *newer])
-    assert " ".join(text.split()).count("the lists of images differ, and are not averaged") == 2
-    assert "toy_a, seed 1" in text
+    assert " ".join(text.split()).count("the lists of images differ, and are not averaged") == 1
+    assert "toy_a, all seeds" in text
     assert "left out: dra on" in " ".join(text.split())
+
+
+def test_a_seed_on_other_test_images_is_not_averaged_with_the_rest():
+    records = [record(seed=1), record(seed=2, images="other", time="2026-02-01")]
+    assert rows(records)["dra", "toy_a"]["runs"] == 1
+    assert rows(records)["dra", "toy_a"]["stale"] == 1
+    for each in records:
+        each.run["settings"]["split"] = "val"  # validation images are drawn for each seed
+    assert rows(records)["dra", "toy_a"]["runs"] == 2
 
 
 def test_a_newer_failure_is_not_hidden_by_an_older_success():

@@ -42,7 +42,9 @@ def add(verbs: Any) -> None:
     )
     _json(published, default=False)
     published.set_defaults(does=listed)
-    parts = published.add_subparsers(metavar="PART", dest="what")
+    parts = published.add_subparsers(
+        metavar="PART", dest="what", help="what to do (default: list the sources)"
+    )
     show = parts.add_parser("show", help="print the numbers of sources and methods")
     show.add_argument(
         "names", metavar="NAMES", help="sources and methods, a comma list, such as "

@@ -1,0 +1,66 @@
+"""What a user would not expect of the lists of images, in sentences."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from harness.dataset import Classes, Dataset
+from harness.files import shown
+from harness.images import library
+from harness.images.own import UserImages
+from harness.runs.context import Context, PreparedRun
+
+
+def remarks(runs: Sequence[PreparedRun]) -> list[str]:
+    """Images and files that are left out or lie in two places, classes with few images, the halves
+    of the user's classes, and that the embedded backbone says little of photographs."""
+    found, halves = dict[str, None](), dict[tuple[str, Dataset], set[Classes]]()
+    for run in runs:
+        if run.refusal:
+            continue
+        splits = {"train": run.train, **run.evaluated}
+        for name, dataset in run.run.datasets:
+            mine = {s.classes for s in run.evaluated.values() if s.classes.dataset == name}
+            halves.setdefault((name, dataset), set()).update(mine)
+        for name, split in splits.items():
+            if split.skipped:
+                found[
+                    f"skipped, {split.classes.dataset}, {name}: {_images(len(split.skipped))} that "
+                    f"cannot be read, such as {shown(split.skipped[0])}."
+                ] = None
+        count = Counter(item.name for item in run.train.items)
+        few = [name for name, number in count.items() if number < run.shots]
+        if few and run.summary.parameters:
+            classes = "1 class has" if len(few) == 1 else f"{len(few)} classes have"
+            found[
+                f"few images, {run.train.classes.dataset}: {classes} fewer than {run.shots} "
+                f"training images, such as {few[0]!r} with {count[few[0]]}: all are used."
+            ] = None
+    context = runs[0].context
+    own = [each for (name, dataset), parts in halves.items()
+           for each in _own_data(name, dataset, parts, context)]  # fmt: skip
+    return [*dict.fromkeys(own), *found]
+
+
+def _images(number: int) -> str:
+    return f"{number} image{'s' * (number != 1)}"
+
+
+def _own_data(name: str, dataset: Dataset, halves: set[Classes], context: Context) -> list[str]:
+    found = library.unread(name, dataset, context.root)
+    if not isinstance(dataset, UserImages):
+        return found
+    if ":" not in context.clip.name:
+        found.append(
+            f"{context.clip.name} was trained on emoji alone and knows no photographs: its "
+            f"accuracy on {name} says little. Choose a CLIP with --backbone."
+        )
+    every = context.classes(name, dataset)
+    if halves and every not in halves:
+        half = (len(every.names) + 1) // 2
+        base, new = (_ends(names) for names in (every.names[:half], every.names[half:]))
+        found.append(f"halves, {name}, in natural order: base {base}, new {new}.")
+    return found
+
+
+def _ends(names: Sequence[str]) -> str:
+    return f"{names[0]!r} to {names[-1]!r} ({len(names)})"

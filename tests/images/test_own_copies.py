@@ -1,0 +1,101 @@
+"""Copies of an image, whatever they are called and wherever links lead."""
+
+import os
+import shutil
+
+from harness import registry
+from harness.dataset import Item
+from harness.runs.remarks import _own_data
+from tests.images.test_own import draw, own, read, table
+
+
+def folder(tmp_path):
+    for part in ("train", "test"):
+        for name in ("ash", "elm"):
+            for number in range(3):
+                draw(tmp_path / part / name / f"{part}{number}.png", size=(10, 3 + number),
+                     colour=(number, len(part), len(name)))  # fmt: skip
+                (tmp_path / part / name / f"{part}{number}.png").touch()
+    return tmp_path
+
+
+def unlike(tmp_path):
+    """Every image another."""
+    from PIL import Image
+
+    for number, path in enumerate(sorted(tmp_path.rglob("*.png"))):
+        Image.new("RGB", (8, 8), (number, 7, 9)).save(path)
+    return tmp_path
+
+
+def test_no_copies_no_remark(tmp_path):
+    assert own(unlike(folder(tmp_path))).notes() == []
+
+
+def test_a_copy_in_test_is_said_also_through_links(tmp_path):
+    home = unlike(folder(tmp_path))
+    shutil.copy(home / "train/ash/train0.png", home / "test/ash/other.png")
+    (copied,) = own(home).notes()
+    assert "1 test images are copies of train or val images" in copied
+    assert "test/ash/other.png = train/ash/train0.png" in copied
+    os.link(home / "train/elm/train0.png", home / "test/elm/hard.png")
+    (home / "test/elm/soft.png").symlink_to(home / "train/elm/train1.png")
+    (linked,) = own(home).notes()
+    assert "3 test images are copies" in linked
+
+
+def test_copies_within_test_and_in_two_classes_are_said(tmp_path):
+    home = unlike(folder(tmp_path))
+    shutil.copy(home / "test/ash/test0.png", home / "test/ash/again.png")
+    shutil.copy(home / "test/ash/test1.png", home / "test/elm/wrong.png")
+    said = own(home).notes()
+    assert any("1 images are in two classes as copies, such as in 'ash' and 'elm'" in s
+               for s in said)  # fmt: skip
+    assert any("test images have copies within test" in s for s in said)
+
+
+def test_copies_stay_together_where_the_split_is_made_here(tmp_path):
+    home = tmp_path / "data"
+    for name in ("ash", "elm"):
+        for number in range(8):
+            draw(home / name / f"{number}.png")
+    unlike(home)
+    for number in range(8):
+        shutil.copy(home / f"ash/{number}.png", home / f"ash/{number}-copy.png")
+    for items in read(home).values():
+        paths = {item.path.replace("-copy", "") for item in items if item.name == "ash"}
+        assert sum(item.name == "ash" for item in items) == 2 * len(paths)
+
+
+def test_a_group_in_train_and_in_test_is_said(tmp_path):
+    lines = [f"{part}{n}.png,{name},{part},g{n}" for part in ("train", "test")
+             for name in "ab" for n in range(2)]  # fmt: skip
+    path = table(tmp_path / "list.csv", "path,label,split,group", *lines)
+    assert any("groups, " in s and "2 are in test and in train or val" in s
+               for s in own(path).notes())  # fmt: skip
+
+
+def test_a_dataset_that_opens_no_rgb_is_refused_by_name():
+    import pytest
+    from PIL import Image
+
+    from harness.errors import HarnessError
+    from harness.images.source import ImageSource
+    from harness.tasks.datasets.emoji import Emoji
+
+    class Grey(Emoji):
+        def open(self, item, root):
+            return Image.new("L", (4, 4))
+
+    with pytest.raises(HarnessError, match=r"Grey.open gave an image of mode 'L' for 'x'"):
+        ImageSource(Grey(), None).open(Item("x", 0, "x"))
+
+
+def test_remarks_of_a_folder_name_it_once(tmp_path, toy):
+    from harness.runs.context import Context
+
+    home = unlike(folder(tmp_path))
+    (plugin,) = registry.load().find("datasets", f"folder:{home}")
+    dataset = plugin.cls(**plugin.fixed)
+    said = _own_data("folder:x", dataset, set(), Context(toy))
+    assert len(said) == len({*said})
