@@ -3,7 +3,7 @@
 import argparse
 
 from harness import __version__
-from harness.cli.verbs import bench, data, leaderboard, names, run
+from harness.cli.verbs import bench, data, leaderboard, names, paper, run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -15,6 +15,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vlm-peft-harness {__version__}")
     verbs = top.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for add in (run.add, leaderboard.add, data.add, bench.add, names.add_list, names.add_show):
+    for add in (run.add, leaderboard.add, paper.add, data.add, bench.add, names.add_list,
+                names.add_show):  # fmt: skip
         add(verbs)
     return top
