@@ -84,7 +84,8 @@ def make(arguments: argparse.Namespace) -> int:
     if exhibit.name == "figure4":
         from harness.cli.token_figure import draw
 
-        return draw(exhibit, arguments)
+        request = request_of(exhibit.parts[0], exhibit, arguments)
+        return draw(request, arguments.out or FIGURES, f"{paper.name}-{exhibit.name}")
     done = list[tuple[Part, Sequence[Record]]]()
     for part in exhibit.parts:
         with _quiet(arguments):

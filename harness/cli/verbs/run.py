@@ -15,6 +15,7 @@ from harness.records.store import Record, Store
 from harness.records.tables import harmless
 
 if TYPE_CHECKING:
+    from harness.runs.context import PreparedRun
     from harness.runs.plan import Request
 
 
@@ -135,12 +136,8 @@ def carried_out(arguments: argparse.Namespace) -> list[Record] | None:
     from harness.cli import plan_text
     from harness.runs.executors import local
     from harness.runs.images import check_images
-    from harness.runs.plan import plan
 
-    request, store = _request(arguments), Store(arguments.results)
-    plugins = options.plugins(arguments.plugin)
-    _check_names(request, plugins)
-    runs = plan(request, plugins)
+    request, store, runs = _request(arguments), Store(arguments.results), planned(arguments)
     done, pending = local.done_and_pending(runs, store, arguments.force)
     seconds = local.estimated_seconds(pending)
     jobs = local.process_count(pending, seconds)
@@ -164,6 +161,15 @@ def carried_out(arguments: argparse.Namespace) -> list[Record] | None:
         )
         for run in runs
     ]
+
+
+def planned(arguments: argparse.Namespace) -> "list[PreparedRun]":
+    """The runs that are asked for, done or not."""
+    from harness.runs.plan import plan
+
+    request, plugins = _request(arguments), options.plugins(arguments.plugin)
+    _check_names(request, plugins)
+    return plan(request, plugins)
 
 
 def failures(records: Iterable[Record]) -> int:
