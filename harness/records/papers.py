@@ -19,6 +19,7 @@ HEADINGS = {  # of the datasets, as the papers write them
 }  # fmt: skip
 ELEVEN = tuple(HEADINGS)[:11]
 DOMAINS = ("imagenet", *tuple(HEADINGS)[11:])
+TRANSFERS = ("cross_dataset", "domain_generalization")  # from the first dataset to the others
 PUBLISHED = Path(harness.__file__).parents[1] / "results" / "published"
 
 

@@ -50,14 +50,14 @@ def of_images(
     clip = fitted.model.clip
     pixels = torch.stack([fitted.preprocess(image) for _, image in images])
     found = _tokens(fitted, clip.image, pixels.to(clip.device, clip.logit_scale.dtype), block)
-    count = found[0][0].numel()
+    count = len(found[0][0])
     if math.isqrt(count - 1) ** 2 != count - 1:
         raise HarnessError(
             f"{clip.name} makes {count} tokens of an image, which are not a class token and a "
             "square of patches: they cannot be drawn."
         )
     return [
-        Tokens(name, *(each.tolist() for each in parts), picture=_seen(image, clip.size))
+        Tokens(name, *parts, picture=_seen(image, clip.size))
         for (name, image), parts in zip(images, found, strict=True)
     ]
 
@@ -73,14 +73,14 @@ def of_texts(fitted: FittedModel, texts: Sequence[str], block: int | None = None
     ids = clip.tokenize(texts)
     found = _tokens(fitted, clip.text, ids, block)
     return [
-        Tokens(text, *(each.tolist() for each in parts), words=_words(fitted, row))
+        Tokens(text, *parts, words=_words(fitted, row))
         for text, row, parts in zip(texts, ids, found, strict=True)
     ]
 
 
 def _tokens(
     fitted: FittedModel, tower: Tower, inputs: Tensor, block: int | None
-) -> list[tuple[Tensor, Tensor, Tensor]]:
+) -> list[tuple[list[float], list[int], list[float]]]:
     """Of each row: importance, ranks without noise, mean ranks with it, [N] each."""
     model, module = fitted.model, _module(fitted, tower, block)
     entered = list[tuple[Tensor, Tensor, SiteContext]]()
@@ -97,8 +97,9 @@ def _tokens(
     quiet = _with(module, noise="none", channel_noise="none")
     ranks = _ranks(quiet, inner, at)
     noisy = _with(module)
-    total = sum(_ranks(noisy, inner, _drawn(at, draw)).double() for draw in range(DRAWS))
-    return list(zip(importance, ranks, total / DRAWS, strict=True))
+    drawn = torch.stack([_ranks(noisy, inner, _drawn(at, draw)) for draw in range(DRAWS)])
+    means = drawn.double().mean(0)
+    return list(zip(importance.tolist(), ranks.tolist(), means.tolist(), strict=True))
 
 
 def _module(fitted: FittedModel, tower: Tower, block: int | None) -> DynamicRank:

@@ -149,7 +149,7 @@ def request_of(part: Part, exhibit: Exhibit, arguments: argparse.Namespace) -> a
         papers_own = arguments.data_root and arguments.backbone != options.DEFAULT_BACKBONE
         if papers_own:
             asked.datasets = MEASURED_ON if part.once else ",".join(part.datasets)
-        elif part.task in ("cross_dataset", "domain_generalization"):
+        elif part.task in papers.TRANSFERS:
             asked.settings = [f"{part.task}.source=emoji", *asked.settings]
     return asked
 
@@ -174,7 +174,7 @@ def _print(
     done: Sequence[tuple[Part, Sequence[Record]]],
     arguments: argparse.Namespace,
 ) -> None:
-    from harness.records import paper_tables
+    from harness.records import paper_tables, paper_text
 
     tables = paper_tables.filled(paper, exhibit, done)
     title = f"{paper.name} {exhibit.name}: {exhibit.title}"
@@ -191,12 +191,13 @@ def _print(
 
         files = curves(tables).save(arguments.out or FIGURES, f"{paper.name}-{exhibit.name}")
     if arguments.json:
+        raw = [paper_tables.raw(each) | {"notes": paper_text.notes(each)} for each in tables]
         content = {"paper": paper.name, "title": title, "backbone": arguments.backbone,
-                   "settings": given, "tables": [paper_tables.raw(each) for each in tables],
+                   "settings": given, "tables": raw,
                    "files": [str(path) for path in files]}  # fmt: skip
         print(json.dumps(content, indent=1, allow_nan=False))
         return
     print(f"\n{title}\n{textwrap.fill(harmless(how), width(), break_on_hyphens=False)}\n")
-    print("\n\n".join(paper_tables.text(each) for each in tables))
+    print("\n\n".join(paper_text.text(each) for each in tables))
     for path in files:
         print(f"written: {harmless(path)}")
