@@ -15,6 +15,7 @@ from harness.cli.verbs import run
 from harness.errors import HarnessError
 from harness.fitting.fitted import FittedModel
 from harness.records.figures import tokens
+from harness.records.store import Record, Store
 from harness.records.tables import harmless, width
 from harness.runs import importance
 
@@ -36,6 +37,8 @@ def draw(request: argparse.Namespace, out: Path, name: str) -> int:
     Raises:
         HarnessError: nothing to draw, or what cannot be read.
     """
+    if request.fit is not None and not request.images and not request.texts:
+        raise HarnessError("--fit alone does not say what to draw. Add --images or --texts.")
     given: Named = [(path.name, importance.read(path)) for path in request.images or ()]
     fitted = _fitted(request)
     if fitted is None:
@@ -43,8 +46,6 @@ def draw(request: argparse.Namespace, out: Path, name: str) -> int:
     model = fitted.model
     texts = request.texts or []
     if not given and not texts:
-        if request.fit is not None:
-            raise HarnessError("--fit alone says not what to draw. Add --images or --texts.")
         given = _images_of(request)
         texts = [text for each in model.method.prompts(model.classes)[:2] for text in each]
     images = importance.of_images(fitted, given, request.block) if given else []
@@ -69,16 +70,29 @@ def _fitted(request: argparse.Namespace) -> FittedModel | None:
     """The fit that is given, or that of the request's run, made now if it is not there; None of a
     dry run."""
     if request.fit is not None:
+        if not request.fit.is_file():
+            raise HarnessError(
+                f"--fit {request.fit} is no file. Give a record (.json) or its file of weights in "
+                "the folder `fits`."
+            )
         return harness.load(request.fit, plugins=request.plugin, device=request.device)
-    with contextlib.redirect_stdout(sys.stderr) if request.json else contextlib.nullcontext():
-        records = run.carried_out(request)
-    if records is None:
+    record = _made(request)
+    if record is None:
         return None
-    (record,) = records
+    if record.fit and not Store(request.results).weights(record.fit).is_file():  # deleted since
+        record = _made(argparse.Namespace(**vars(request) | {"force": True}))
+        assert record is not None
     if record.status != "done":
         raise HarnessError(f"the fit has {record.status}, so that there is nothing to draw: "
                            f"{record.reason}")  # fmt: skip
     return harness.load(record, plugins=request.plugin, device=request.device)
+
+
+def _made(request: argparse.Namespace) -> Record | None:
+    """The record of the request's run, made now if it is not there; None of a dry run."""
+    with contextlib.redirect_stdout(sys.stderr) if request.json else contextlib.nullcontext():
+        records = run.carried_out(request)
+    return records[0] if records else None
 
 
 def _images_of(request: argparse.Namespace) -> Named:

@@ -61,7 +61,7 @@ def _of_printed(table: Filled, cells: Sequence[Cell]) -> list[str]:
         found.append("Printed numbers for other datasets or another backbone are left out.")
     for line, each in table.rows:
         found += [
-            f"{', '.join([line.label, *_heading(column, table)])}: {cell.remark}."
+            f"Printed for {', '.join([line.label, *_heading(column, table)])}: {cell.remark}."
             for column, cell in each.items()
             if column in table.columns and cell.printed is not None and cell.remark
         ]
@@ -77,7 +77,7 @@ def _heading(column: Column, table: Filled) -> list[str]:
         usual = column.dataset.removeprefix("emoji_")
         words.append(HEADINGS.get(column.dataset, "Average" if usual == "average" else usual))
     if len({each.shots for each in table.columns if each.shots}) > 1:
-        words.append(f"{column.shots} shots")
+        words.append(f"{column.shots} shot{'s' * (column.shots != '1')}")
     if len({each.evaluation for each in table.columns}) > 1 or not words:
         words.append(EVALUATIONS.get(column.evaluation, column.evaluation))
     return words

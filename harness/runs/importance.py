@@ -18,6 +18,7 @@ from torchvision.transforms import functional as TF
 
 from harness.decoding import open_rgb
 from harness.errors import HarnessError
+from harness.files import reason, shown
 from harness.fitting.fitted import FittedModel
 from harness.images.pixels import centre
 from harness.methods.dra import DynamicRank, token_scores
@@ -35,7 +36,14 @@ def read(path: Path) -> Image.Image:
     Raises:
         HarnessError: it cannot be read.
     """
-    return open_rgb(path, "--images", turn=True)
+    try:
+        return open_rgb(path, "--images", turn=True)
+    except HarnessError as error:
+        said = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise HarnessError(
+            f"--images: {shown(path)} cannot be read as an image: "
+            f"{shown(reason(said))}. Repair it, or leave it out."
+        ) from error
 
 
 @torch.no_grad()
