@@ -116,8 +116,8 @@ def _module(fitted: FittedModel, tower: Tower, block: int | None) -> DynamicRank
                if isinstance(edit, DynamicRank)}  # fmt: skip
     if not modules:
         raise HarnessError(
-            f"{fitted.model.method.name} has no dynamic rank in the {tower.name} tower. Give a fit "
-            "of dra, or leave the option out."
+            f"this fit of {fitted.model.method.name} has no dynamic rank in the {tower.name} tower."
+            " Give a fit of dra that has, or leave its images or texts out."
         )
     number = max(modules) if block is None else block
     if number not in modules:

@@ -178,7 +178,9 @@ def _print(
 
     tables = paper_tables.filled(paper, exhibit, done)
     title = f"{paper.name} {exhibit.name}: {exhibit.title}"
-    given = [*arguments.settings, *([str(arguments.config)] if arguments.config else [])]
+    others = {"--config": arguments.config, "--views": arguments.views,
+              "--on-bad-image": arguments.on_bad_image}  # fmt: skip
+    given = [*arguments.settings, *(f"{name} {value}" for name, value in others.items() if value)]
     how = f"{paper.title}. Made with {arguments.backbone}."
     if arguments.backbone in config.profiles():
         how += " It comes with settings of methods that are not the published ones: see "
