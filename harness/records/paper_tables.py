@@ -15,7 +15,6 @@ from harness.records.record import Record
 from harness.records.summary import summarise
 
 POWERS = {"params_M": 6, "epochs": 0, "train_fps": 0, "inference_fps": 0}  # of ten, as printed
-THEIRS = "ViT-B-16"  # how the backbones begin of which a paper's costs are
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,7 @@ def _scores(paper: Paper, exhibit: Exhibit, part: Part, records: Sequence[Record
     averaged = {*frame[frame["averaged"].eq(True)]["dataset"]}
     sources = {each.source for each in map(entry, records)}  # of a transfer; else none
     theirs = part.datasets[0] if part.task in TRANSFERS else ""
+    same = sources == {theirs} and _on_theirs(paper, records)
     whole = averaged == {*part.datasets} - {theirs}
     printed = paper.printed(exhibit)
     table = Filled(paper, exhibit, part, columns, [], sorted(averaged))
@@ -94,13 +94,18 @@ def _scores(paper: Paper, exhibit: Exhibit, part: Part, records: Sequence[Record
         for column in columns:
             at = mine[mine["dataset"].eq(column.dataset) & mine["shots"].eq(column.shots)]
             text = known.get(_as_printed(column), {})
-            if sources != {theirs} or (column.dataset == "average" and not whole):
+            if not same or (column.dataset == "average" and not whole):
                 table.withheld, text = table.withheld or bool(text), {}
             cells[column] = _cell(dict(at.iloc[0]) if len(at) else {}, column.evaluation, text)
             if not exhibit.remarks:
                 cells[column] = replace(cells[column], remark="")
         table.rows.append((line, cells))
     return table
+
+
+def _on_theirs(paper: Paper, records: Sequence[Record]) -> bool:
+    """Whether all runs are on the backbone of the paper."""
+    return all(record.run["backbone"] in paper.backbones for record in records)
 
 
 def _columns(frame: pd.DataFrame, exhibit: Exhibit, part: Part) -> list[Column]:
@@ -167,7 +172,7 @@ def _add_costs(table: Filled, measured: Sequence[Record], scored: Sequence[Recor
     costly = [Column("", name) for name in POWERS]
     table.columns = [*costly, *(each for each in table.columns if each.evaluation == "hm")]
     table.measured_on = ", ".join(sorted({record.run["dataset"] for record in measured}))
-    comparable = all(record.run["backbone"].startswith(THEIRS) for record in measured)
+    comparable = _on_theirs(table.paper, measured)
     printed = table.paper.printed(table.exhibit)
     for line, cells in table.rows:
         ours, known = _costs(line, measured, scored), _printed_of(line, printed)

@@ -53,8 +53,8 @@ def _of_printed(table: Filled, cells: Sequence[Cell]) -> list[str]:
     if not paper.printed(table.exhibit):
         return ["The paper's printed numbers are not part of this installation."]
     if all(cell.printed is None for cell in cells):
-        return [f"None of the paper's numbers, which are for {paper.backbone} on other datasets, "
-                f"can be compared: {MISSING} in their place."]  # fmt: skip
+        return [f"The paper's numbers are for {paper.backbone} and its own datasets: none can be "
+                f"compared with these, and {MISSING} stands in their place."]  # fmt: skip
     found = [f"Paper: what it prints, for {paper.backbone}, 16 shots, three seeds; {MISSING}: not "
              "known here."]  # fmt: skip
     if table.withheld:

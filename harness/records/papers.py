@@ -7,7 +7,6 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-import harness
 from harness.errors import HarnessError, unknown
 
 HEADINGS = {  # of the datasets, as the papers write them
@@ -20,7 +19,6 @@ HEADINGS = {  # of the datasets, as the papers write them
 ELEVEN = tuple(HEADINGS)[:11]
 DOMAINS = ("imagenet", *tuple(HEADINGS)[11:])
 TRANSFERS = ("cross_dataset", "domain_generalization")  # from the first dataset to the others
-PUBLISHED = Path(harness.__file__).parents[1] / "results" / "published"
 
 
 @dataclass(frozen=True)
@@ -103,6 +101,9 @@ class Paper:
     exhibits: Sequence[Exhibit]
     numbers: str = ""
     backbone: str = "ViT-B/16 of CLIP"
+    backbones: Sequence[str] = (  # our names of it
+        "ViT-B-16-quickgelu:openai", "hf-hub:timm/vit_base_patch16_clip_224.openai",
+    )  # fmt: skip
     remark: str = ""
 
     def exhibit(self, name: str) -> Exhibit:
@@ -118,13 +119,19 @@ class Paper:
 
     def printed(self, exhibit: Exhibit) -> list[dict[str, str]]:
         """The rows that are known of what a table prints: `method`, `dataset`, `evaluation`,
-        `value`, `note` and others; none where the file is not there, as in an installed package."""
-        path = PUBLISHED / self.numbers
+        `value`, `note` and others; none where the file is not there."""
+        path = folder() / self.numbers
         if not self.numbers or not path.is_file():
             return []
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         return [row for row in rows if row["table"] == exhibit.name.removeprefix("table")]
+
+
+def folder() -> Path:
+    """Where the published numbers lie: in an installed package, or in a checkout."""
+    package = Path(__file__).parents[1] / "published"
+    return package if package.is_dir() else Path(__file__).parents[2] / "results" / "published"
 
 
 def number(text: str) -> float | None:
