@@ -60,10 +60,14 @@ def _of_printed(table: Filled, cells: Sequence[Cell]) -> list[str]:
     if table.withheld:
         found.append("Printed numbers for other datasets or another backbone are left out.")
     for line, each in table.rows:
+        printed = {c: each[c].remark.split("; ") for c in table.columns
+                   if each[c].printed is not None}  # fmt: skip
+        shared = set.intersection(*map(set, printed.values())) if printed else set()
         found += [
-            f"Printed for {', '.join([line.label, *_heading(column, table)])}: {cell.remark}."
-            for column, cell in each.items()
-            if column in table.columns and cell.printed is not None and cell.remark
+            f"Printed for {', '.join([line.label, *_heading(column, table)])}: {remark}."
+            for column, remarks in printed.items()
+            for remark in remarks
+            if remark and remark not in shared  # those of the whole row say what it is
         ]
     return found
 

@@ -70,8 +70,8 @@ class Part:
 class Exhibit:
     """A table or a figure of a paper.
 
-    by_dataset: a block for each dataset, and not the average alone; remarks: whether the notes of
-    the published numbers are about single cells.
+    by_dataset: a block for each dataset, and not the average alone; remarks: whether the
+    published numbers have notes that are about single cells.
     """
 
     name: str
@@ -201,7 +201,7 @@ DRA = Paper(
         Exhibit("table3", "domain generalization",
                 [Part("domain_generalization", _THREE, DOMAINS)], True),
         Exhibit("table4", "components: branches, channel response (CR), regulariser (L_reg)",
-                [Part("base2new", _FOUR)]),
+                [Part("base2new", _FOUR)], remarks=True),
         Exhibit("table5", "groups of tokens (K) and rank ratios",
                 [Part("base2new", _FIVE, sweep="dra.ratios")]),
         Exhibit("table6", "computational efficiency",

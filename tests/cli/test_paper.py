@@ -4,12 +4,14 @@ import contextlib
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 
+from harness.cli import missing
 from harness.cli.commands import main
 from harness.records.store import Store
 from tests.cli.test_commands import TOY
@@ -179,3 +181,10 @@ def test_a_record_that_was_moved_has_no_weights_beside_it(record, tmp_path, monk
     code, _, error = paper("dra", "figure4", "--fit", "moved.json", "--texts", "a")
     assert code == 2
     assert "are not there" in error
+
+
+def test_where_data_and_plugins_are_is_read_from_a_command_of_a_paper_too(record):
+    command = "python -m harness paper dra table4 --plugin x.py --data-root folder"
+    made = missing._made_by(replace(Store.read(record), provenance={"command": command}))
+    assert made.plugin == ["x.py"]
+    assert made.data_root == Path("folder")

@@ -124,6 +124,14 @@ def test_printed_numbers_stand_beside_the_paper_s_datasets(numbers):
     assert "79.87" in paper_text.text(made)
 
 
+def test_what_is_known_of_one_printed_number_is_said_and_what_describes_a_row_is_not(numbers):
+    numbers((4, "dra-v", "average", "base", "83.24", "image branch"),
+            (4, "dra-v", "average", "hm", "79.91", "image branch; of the two: 79.93"))  # fmt: skip
+    text = paper_text.text(table("table4", base2new(DRA.exhibit("table4").parts[0], papers.ELEVEN)))
+    assert "Printed for DRA-V, HM: of the two: 79.93." in text
+    assert "image branch" not in text
+
+
 def test_a_printed_average_is_left_out_beside_that_of_other_datasets(numbers):
     numbers((1, "mma", "average", "hm", "79.87", ""), (1, "mma", "dtd", "new", "65.63", ""))
     made = table("table1", base2new(DRA.exhibit("table1").parts[0], ["dtd", "eurosat"]))
