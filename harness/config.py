@@ -110,8 +110,13 @@ def read_gin(path: Path, user: bool = True) -> list[Binding]:
 
 def profile(backbone: str) -> list[Binding]:
     """The bindings that come with an embedded backbone, and with no other."""
-    known = {path.stem: path for path in PROFILES.glob("*.gin")}
+    known = profiles()
     return read_gin(known[backbone], user=False) if backbone in known else []
+
+
+def profiles() -> dict[str, Path]:
+    """The files of bindings that come with a backbone, by its name."""
+    return {path.stem: path for path in PROFILES.glob("*.gin")}
 
 
 def cache_folder() -> Path:

@@ -10,9 +10,14 @@ from harness.cli.verbs import (
     errors,
     leaderboard,
     names,
+    paper,
     published,
     run,
 )
+
+VERBS = (
+    run, leaderboard, compare, errors, published, paper, data, names, bench,
+)  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,16 +29,6 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vlm-peft-harness {__version__}")
     verbs = top.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for add in (
-        run.add,
-        leaderboard.add,
-        compare.add,
-        published.add,
-        errors.add,
-        data.add,
-        bench.add,
-        names.add_list,
-        names.add_show,
-    ):
-        add(verbs)
+    for verb in VERBS:
+        verb.add(verbs)
     return top

@@ -106,7 +106,7 @@ def _made_by(record: Record) -> argparse.Namespace:
             made = parser().parse_args(shlex.split(words)[3:])
     except (SystemExit, ValueError, HarnessError):
         return none
-    if made.command != "run":
+    if made.command not in ("run", "paper"):
         return none
     if "--data-root" not in words:
         made.data_root = None

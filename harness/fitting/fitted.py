@@ -151,7 +151,8 @@ def _weights_of(fit: Record | str | Path) -> Path:
         read = Store.read(path)
         if read is None:
             raise HarnessError(f"{path} is no readable record.")
-        fit, folder = read, path.parents[2]
+        above = path.absolute().parents  # RESULTS/task/dataset/record, where nobody moved it
+        fit, folder = read, above[min(2, len(above) - 1)]
     elif fit.folder is None:
         raise HarnessError("the record does not say where it was read: load it by its file.")
     else:

@@ -14,8 +14,13 @@ from harness.records.tables import plain_table
 BACKBONES = Path(config.__file__).parent / "backbones"
 
 
-def add_list(verbs: Any) -> None:
-    """Adds the command to the parser."""
+def add(verbs: Any) -> None:
+    """Adds both commands to the parser."""
+    _add_list(verbs)
+    _add_show(verbs)
+
+
+def _add_list(verbs: Any) -> None:
     kinds = ("methods", "tasks", "datasets", "backbones")
     listing = verbs.add_parser("list", help="list methods, tasks, datasets or backbones")
     listing.add_argument("kind", choices=kinds, help="what to list")
@@ -23,8 +28,7 @@ def add_list(verbs: Any) -> None:
     listing.set_defaults(does=listed)
 
 
-def add_show(verbs: Any) -> None:
-    """Adds the command to the parser."""
+def _add_show(verbs: Any) -> None:
     show = verbs.add_parser(
         "show", help="describe a method, task, dataset or `engine`, with all its settings"
     )

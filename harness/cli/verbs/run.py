@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,11 @@ from harness import config, registry
 from harness.cli import options
 from harness.errors import HarnessError
 from harness.records.labels import differing, run_name
-from harness.records.store import Store
+from harness.records.store import Record, Store
 from harness.records.tables import harmless
 
 if TYPE_CHECKING:
+    from harness.runs.context import PreparedRun
     from harness.runs.plan import Request
 
 
@@ -32,19 +34,7 @@ def add(verbs: Any) -> None:
     run.add_argument(
         "--tasks", required=True, metavar="NAMES", help="tasks to run; see `list tasks`"
     )
-    run.add_argument(
-        "--datasets",
-        metavar="NAMES",
-        help="see `list datasets`; folder:PATH or csv:FILE for your own images "
-        "(default: the task's own datasets, or the eight embedded emoji datasets)",
-    )
-    options.own(run)
-    run.add_argument(
-        "--backbone",
-        default=options.DEFAULT_BACKBONE,
-        metavar="NAME",
-        help="pretrained model; see `list backbones` (default: %(default)s)",
-    )
+    shared(run)
     run.add_argument("--shots", default="16", metavar="LIST", help="training images per class: 4, "
                      "or several values, 1,2,4 (default: 16)")  # fmt: skip
     run.add_argument(
@@ -52,16 +42,41 @@ def add(verbs: Any) -> None:
         "changes the accuracy on the other selected datasets",
     )  # fmt: skip
     run.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="NAME.FIELD=V1,V2,...",
+        help="run once for each value; repeat for all combinations of several settings",
+    )
+    run.set_defaults(does=run_all)
+
+
+def shared(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that plans and carries out runs."""
+    parser.add_argument(
+        "--datasets",
+        metavar="NAMES",
+        help="see `list datasets`; folder:PATH or csv:FILE for your own images "
+        "(default: the task's own datasets, or the eight embedded emoji datasets)",
+    )
+    options.own(parser)
+    parser.add_argument(
+        "--backbone",
+        default=options.DEFAULT_BACKBONE,
+        metavar="NAME",
+        help="pretrained model; see `list backbones` (default: %(default)s)",
+    )
+    parser.add_argument(
         "--seeds", default="1", metavar="LIST", help="seeds: 1,2,3 or 1-3 (default: 1)"
     )
-    options.root(run)
-    run.add_argument(
+    options.root(parser)
+    parser.add_argument(
         "--config",
         type=Path,
         metavar="FILE.gin",
         help="file of settings, one `name.field = value` per line",
     )
-    run.add_argument(
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -69,61 +84,60 @@ def add(verbs: Any) -> None:
         metavar="NAME.FIELD=VALUE",
         help="change one setting of a method, a task or `engine`; overrides --config; repeatable",
     )
-    run.add_argument(
-        "--sweep",
-        action="append",
-        default=[],
-        metavar="NAME.FIELD=V1,V2,...",
-        help="run once for each value; repeat for all combinations of several settings",
-    )
-    run.add_argument(
+    parser.add_argument(
         "--views", type=int, metavar="N", help="augment each training image in only N ways, so "
         "that long fits can train from cached features; an approximation (default: 0, a new "
         "augmentation in every epoch, as published)",
     )  # fmt: skip
-    run.add_argument(
+    parser.add_argument(
         "--device", metavar="NAME", help="cuda, cuda:1 or cpu (default: cuda if available)"
     )
-    run.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="numerical precision "
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="numerical precision "
                      "(default: auto, which is bf16 on CUDA and fp32 elsewhere)")  # fmt: skip
-    options.cache(run)
-    run.add_argument(
+    options.cache(parser)
+    parser.add_argument(
         "--jobs", type=int, metavar="N", help="number of processes that share the runs and the "
         "CPU threads; 0: one for each thread (default: 1, and 0 on emoji-mini)",
     )  # fmt: skip
-    run.add_argument(
+    parser.add_argument(
         "--on-bad-image", choices=("error", "skip"), help="if images cannot be read: stop before "
         "the first fit, or leave them out and record that (default: error)",
     )  # fmt: skip
-    run.add_argument(
+    parser.add_argument(
         "--check-images", action="store_true", help="with --dry-run: open every image of the plan"
     )
-    run.add_argument(
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="print the plan, with what methods change by task, and stop",
     )
-    run.add_argument("--force", action="store_true", help="repeat runs that are already done")
-    run.add_argument(
+    parser.add_argument("--force", action="store_true", help="repeat runs that are already done")
+    parser.add_argument(
         "--results", type=Path, default=options.RESULTS, metavar="DIR", help="folder for the "
         "records (default: %(default)s)",
     )  # fmt: skip
-    options.plugin(run)
-    run.set_defaults(does=run_all)
+    options.plugin(parser)
 
 
 def run_all(arguments: argparse.Namespace) -> int:
     """The exit code."""
-    from harness.cli import plan_text
     from harness.records import leaderboard
+
+    records = carried_out(arguments)
+    if records is None:
+        return 0
+    print("\n" + leaderboard.render(records))
+    return failures(records)
+
+
+def carried_out(arguments: argparse.Namespace) -> list[Record] | None:
+    """The records of the runs that are asked for, in their order, made now where they are missing;
+    None of a dry run. The plan is printed."""
+    from harness.cli import plan_text
     from harness.runs.executors import local
     from harness.runs.images import check_images
-    from harness.runs.plan import plan
 
-    request, store = _request(arguments), Store(arguments.results)
-    plugins = options.plugins(arguments.plugin)
-    _check_names(request, plugins)
-    runs = plan(request, plugins)
+    request, store, runs = _request(arguments), Store(arguments.results), planned(arguments)
     done, pending = local.done_and_pending(runs, store, arguments.force)
     seconds = local.estimated_seconds(pending)
     jobs = local.process_count(pending, seconds)
@@ -132,13 +146,13 @@ def run_all(arguments: argparse.Namespace) -> int:
         if arguments.check_images:
             check_images(pending)
             print("Every image can be read.")
-        return 0
+        return None
     if not pending:
         print("Everything is done already; --force runs it again.")
     made = local.carry_out(request, arguments.plugin, store, runs, pending, arguments.force, jobs)
     ended = {**done, **made}
     named = ("overrides", "given")  # a table of this request speaks its words
-    records = [
+    return [
         replace(
             each := ended[run.key],
             run={**each.run, **{n: run.identity[n] for n in named}},
@@ -147,7 +161,20 @@ def run_all(arguments: argparse.Namespace) -> int:
         )
         for run in runs
     ]
-    print("\n" + leaderboard.render(records))
+
+
+def planned(arguments: argparse.Namespace) -> "list[PreparedRun]":
+    """The runs that are asked for, done or not."""
+    from harness.runs.plan import plan
+
+    request, plugins = _request(arguments), options.plugins(arguments.plugin)
+    _check_names(request, plugins)
+    return plan(request, plugins)
+
+
+def failures(records: Iterable[Record]) -> int:
+    """The exit code; failed runs are named on standard error."""
+    records = list(records)
     failed = [record for record in records if record.status == "failed"]
     apart = differing(record.run for record in records)
     for record in failed:
