@@ -4,10 +4,10 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, unknown
+from harness.records.published import folder
 
 HEADINGS = {  # of the datasets, as the papers write them
     "imagenet": "ImageNet", "caltech101": "Caltech101", "oxford_pets": "OxfordPets",
@@ -126,12 +126,6 @@ class Paper:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         return [row for row in rows if row["table"] == exhibit.name.removeprefix("table")]
-
-
-def folder() -> Path:
-    """Where the published numbers lie: in an installed package, or in a checkout."""
-    package = Path(__file__).parents[1] / "published"
-    return package if package.is_dir() else Path(__file__).parents[2] / "results" / "published"
 
 
 def number(text: str) -> float | None:
