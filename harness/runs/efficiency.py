@@ -52,11 +52,14 @@ RUN, CLOSED_FORM = 0.3, 1.5  # seconds: records and models, solvers and searches
 # emoji-mini with one thread
 
 
-def forecast(runs: Iterable[PreparedRun], rate: float) -> float:
+def forecast(
+    runs: Iterable[PreparedRun], rate: float, opening_and_view: tuple[float, float] | None = None
+) -> float:
     """Seconds that `runs` may take: forward passes once, backward passes twice a forward, over the
-    blocks after each tower's cut; the pixels of images and training views, by a trial of a few; and
-    what each run and each closed form takes beside. Frozen parts and fits that runs share are
-    counted once, and nothing is taken to be in the disk cache."""
+    blocks after each tower's cut; the pixels of images and training views, by a trial of a few
+    unless it is given what each takes; and what each run and each closed form takes beside. Frozen
+    parts and fits that runs share are counted once, and nothing is taken to be in the disk cache.
+    """
     work, seconds, fitted = 0.0, 0.0, set[str]()
     seen, opened = dict[tuple, int](), set[str]()
     pixels = dict[object, tuple[float, float]]()
@@ -91,7 +94,7 @@ def forecast(runs: Iterable[PreparedRun], rate: float) -> float:
             work += fresh * (whole - live["image"])
             source = run.source(split).dataset
             if source not in pixels:
-                pixels[source] = _pixel_seconds(run, split)
+                pixels[source] = opening_and_view or _pixel_seconds(run, split)
             opening, view = pixels[source]
             seconds += fresh * view + (split.fingerprint not in opened) * len(split.items) * opening
             opened.add(split.fingerprint)

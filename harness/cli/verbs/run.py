@@ -1,6 +1,7 @@
 """`run`: from a request to records and the leaderboard."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -111,6 +112,10 @@ def shared(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print the plan, with what methods change by task, and stop",
     )
+    parser.add_argument(
+        "--shard", metavar="K/N", help="only the K-th of N shards of the plan, of about the same "
+        "length, for N machines or jobs of a cluster; `leaderboard --results A B ...` joins them",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="repeat runs that are already done")
     parser.add_argument(
         "--results", type=Path, default=options.RESULTS, metavar="DIR", help="folder for the "
@@ -126,6 +131,11 @@ def run_all(arguments: argparse.Namespace) -> int:
     records = carried_out(arguments)
     if records is None:
         return 0
+    if arguments.shard:
+        where = shlex.quote(str(arguments.results))
+        print(f"\nShard {arguments.shard} is finished: {len(records)} runs in {where}. "
+              "`leaderboard --results` with the folders of all shards joins them.")  # fmt: skip
+        return failures(records)
     print("\n" + leaderboard.render(records))
     return failures(records)
 
@@ -165,11 +175,14 @@ def carried_out(arguments: argparse.Namespace) -> list[Record] | None:
 
 def planned(arguments: argparse.Namespace) -> "list[PreparedRun]":
     """The runs that are asked for, done or not."""
+    from harness.runs.executors import shard
     from harness.runs.plan import plan
 
     request, plugins = _request(arguments), options.plugins(arguments.plugin)
     _check_names(request, plugins)
-    return plan(request, plugins)
+    chosen = shard.parse(arguments.shard) if arguments.shard else None
+    runs = plan(request, plugins)
+    return shard.share(runs, *chosen) if chosen else runs
 
 
 def failures(records: Iterable[Record]) -> int:
