@@ -51,7 +51,8 @@ class Engine:
     text_chunk: int = setting(0, "micro-batch of texts; 0: what the memory allows")
     checkpointing: bool = setting(False, "recompute activations in the backward pass")
     cache_bytes: int = setting(2 * 2**30, "for frozen activations and features")
-    jobs: int = setting(1, "processes that share runs and threads; 0: one for each thread")
+    jobs: int | None = setting(None, "processes that share the runs; 0: one for each thread")
+    jobs_per_gpu: int = setting(1, "processes on each card, where jobs does not say how many")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A pickle holds what differs from the defaults."""
@@ -63,7 +64,7 @@ class Engine:
         """The fields that a result depends on; the others change memory and time only, or show in
         the lists of images."""
         memory = {"memory", "image_chunk", "text_chunk", "checkpointing", "cache_bytes", "jobs",
-                  "on_bad_image"}  # fmt: skip
+                  "jobs_per_gpu", "on_bad_image"}  # fmt: skip
         given = {name: value for name, value in asdict(self).items() if name not in memory}
         return {k: v for k, v in given.items() if v or k not in ("views", "compile")}
 
@@ -233,8 +234,10 @@ def build_engine(bindings: Iterable[Binding]) -> Engine:
         ("cache_bytes", "nothing is kept"),
     ):
         value = getattr(engine, name)
-        if not 0 <= value < math.inf:
+        if value is not None and not 0 <= value < math.inf:
             raise HarnessError(f"engine.{name} must be 0 ({zero}) or more, not {value}.")
+    if engine.jobs_per_gpu < 1:
+        raise HarnessError(f"engine.jobs_per_gpu must be at least 1, not {engine.jobs_per_gpu}.")
     low, high = engine.crop_scale
     if not 0 < low <= high <= 1:
         raise HarnessError(f"engine.crop_scale must be 0 < low <= high <= 1, not {low}, {high}.")

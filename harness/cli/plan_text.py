@@ -4,10 +4,14 @@ import inspect
 import textwrap
 from collections.abc import Iterable, Sequence
 
+import torch
+
 from harness.fitting.trainer import Schedule
+from harness.measure import device_name
 from harness.records.labels import method_label
 from harness.records.tables import harmless, plain_table, width
 from harness.runs.context import PreparedRun
+from harness.runs.executors.cards import cards
 from harness.runs.remarks import remarks
 from harness.towers.backbone import NOT_HERE
 
@@ -74,8 +78,16 @@ def describe(
         + missing
         + f"to run: {len(pending)} of {len(runs)}; estimated time: {_duration(seconds / jobs)}"
         + f" in {jobs} processes" * (jobs > 1)
+        + _on_cards(clip.device, jobs)
         + "\n"
     )
+
+
+def _on_cards(device: torch.device, jobs: int) -> str:
+    """Which cards the processes are on."""
+    used = cards(device)[:jobs]
+    named = f"{'s' * (len(used) > 1)} {', '.join(used)} ({device_name(device)})" if used else ""
+    return f" on card{named}" if used else ""
 
 
 def _recipes(runs: Sequence[PreparedRun]) -> list[str]:

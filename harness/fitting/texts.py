@@ -222,13 +222,13 @@ def frozen_texts(clip: Clip, prompts: Sequence[Sequence[str]], cache: Cache) -> 
 
 def arithmetic_key(clip: Clip) -> tuple[Hashable, ...]:
     """What the bits of a frozen feature depend on, beside its input: weights, precision, code,
-    device and threads."""
+    kind of device and threads."""
     kind = clip.device.type
     computed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     code = source_hash(*SOURCES)
     name = torch.cuda.get_device_name(clip.device) if kind == "cuda" else torch.get_num_threads()
     how = (computed, clip.image.compiled)
-    return (clip.fingerprint, clip.logit_scale.dtype, *how, code, str(clip.device), name)
+    return (clip.fingerprint, clip.logit_scale.dtype, *how, code, kind, name)
 
 
 @torch.no_grad()

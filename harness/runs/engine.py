@@ -23,11 +23,12 @@ from harness.fitting.step import Chunks
 from harness.fitting.texts import Texts, texts
 from harness.fitting.trainer import FitReport, fit
 from harness.images.cache import Cache
-from harness.measure import THREADS, peak, start_peak
+from harness.measure import peak, start_peak
 from harness.records.paired import sign_test
 from harness.records.store import Record
 from harness.runs.context import Context, PreparedRun
 from harness.runs.efficiency import measured
+from harness.runs.executors.cards import on_one_device
 from harness.runs.provenance import provenance_of
 from harness.runs.run import Run
 from harness.splits import Split
@@ -136,8 +137,8 @@ def _chunks(run: PreparedRun, model: Model, prompts: Texts) -> Chunks:
     if given != Chunks():
         return given
     rows = min(method.batch_size or len(run.train.items), len(run.train.items))
-    cpu = run.context.clip.device.type == "cpu"
-    share = step_memory(run.context.clip.device) // (engine.jobs or (THREADS if cpu else 1))
+    device = run.context.clip.device
+    share = step_memory(device) // on_one_device(engine, device)
     memory = int(engine.memory * 2**30) or share
     return choose(model, rows, prompts, memory)
 

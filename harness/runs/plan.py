@@ -18,6 +18,7 @@ from harness.measure import THREADS
 from harness.method import Method
 from harness.registry import Plugin, Registry
 from harness.runs.context import Context, PreparedRun
+from harness.runs.executors.cards import most_processes
 from harness.runs.run import Configured, Run
 from harness.task import Task, Transfer
 from harness.towers import backbone as backbones
@@ -88,7 +89,7 @@ def plan(request: Request, registry: Registry) -> list[PreparedRun]:
             settings = replace(settings, precision="bf16" if cuda else "fp32")
         cache.budget = settings.cache_bytes
         if device.type == "cpu":  # never by how many there are: threads change the last bits
-            torch.set_num_threads(max(1, THREADS // (settings.jobs or THREADS)))
+            torch.set_num_threads(max(1, THREADS // most_processes(settings, device)))
         known_datasets = registry.plugins["datasets"].values()  # a task may evaluate on others too
         for p in tasks:
             task, changed = config.build(p, bindings)

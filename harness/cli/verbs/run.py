@@ -98,7 +98,12 @@ def shared(parser: argparse.ArgumentParser) -> None:
     options.cache(parser)
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="number of processes that share the runs and the "
-        "CPU threads; 0: one for each thread (default: 1, and 0 on emoji-mini)",
+        "CPU threads or the cards; 0: one for each thread (default: one for each card; on a CPU 1, "
+        "and 0 on emoji-mini)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--jobs-per-gpu", type=int, metavar="N", help="processes on each card, where --jobs does "
+        "not say how many there are in all (default: 1)",
     )  # fmt: skip
     parser.add_argument(
         "--on-bad-image", choices=("error", "skip"), help="if images cannot be read: stop before "
@@ -221,6 +226,7 @@ def _request(arguments: argparse.Namespace) -> "Request":
         ("engine.views", arguments.views, "--views"),
         ("engine.on_bad_image", arguments.on_bad_image, "--on-bad-image"),
         ("engine.jobs", arguments.jobs, "--jobs"),
+        ("engine.jobs_per_gpu", arguments.jobs_per_gpu, "--jobs-per-gpu"),
         ("engine.precision", arguments.precision, "--precision"),
     )
     bindings += [config.bind(name, value, option) for name, value, option in engine

@@ -8,21 +8,23 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
+from harness.config import Binding, Engine
 from harness.dataset import Dataset
 from harness.errors import blaming
-from harness.measure import THREADS
 from harness.records.labels import differing, run_name
 from harness.records.store import Record, Store
 from harness.records.tables import harmless
 from harness.runs.context import PreparedRun
 from harness.runs.efficiency import forecast, forward_rate
 from harness.runs.engine import execute
+from harness.runs.executors.cards import cards, environment, most_processes, on_one_device
 from harness.runs.images import check_images
 from harness.runs.plan import Request
 from harness.splits import Split
@@ -38,13 +40,13 @@ def estimated_seconds(pending: Sequence[PreparedRun]) -> float:
 
 
 def process_count(pending: Sequence[PreparedRun], seconds: float) -> int:
-    """How many processes share the runs: engine.jobs, or as many as there are threads and the work
-    repays; one on CUDA if the user says nothing."""
+    """How many processes share the runs: engine.jobs, or as many as there are threads or cards and
+    the work repays."""
     if not pending or any(isinstance(run.task.value, Measurement) for run in pending):
         return 1  # what is measured has nothing beside it
     context, settings = pending[0].context, pending[0].run.settings
-    each = THREADS if context.clip.device.type == "cpu" else 1
-    most = settings.jobs or min(each, 1 + int(seconds / START))
+    most = most_processes(settings, context.clip.device)
+    most = most if settings.jobs else min(most, 1 + int(seconds / START))
     return min(most, len({run.fit_key for run in pending}))
 
 
@@ -91,11 +93,17 @@ def carry_out(
                            for r in runs for s in r.evaluated.values()}.values():  # fmt: skip
         store.write_split(split.fingerprint, as_kept(split, dataset))
     versions = {run.key: store.version(run.identity, run.key) for run in pending}
+    device = pending[0].context.clip.device if pending else torch.device("cpu")
+    every, settings = cards(device), pending[0].run.settings if pending else Engine()
+    if every:  # a helper sees one card, and must know how many it shares it with
+        beside = Binding("engine", "jobs", on_one_device(settings, device), "jobs")
+        bindings = [*request.bindings, beside]
+        request = replace(request, device="cuda", bindings=bindings)
     shares = [
         Share(request, plugins, store.folder, versions, force, number / jobs)
         for number in range(1, jobs)
     ]
-    with helper_processes(shares):
+    with helper_processes(shares, every):
         return execute_all(store, pending, versions, force)
 
 
@@ -114,8 +122,9 @@ def as_kept(split: Split, dataset: Dataset) -> dict[str, Any]:
 
 
 @contextmanager
-def helper_processes(shares: Sequence[Share]) -> Iterator[None]:
-    """Meanwhile another process works on each share; see executors/helper.py.
+def helper_processes(shares: Sequence[Share], every: Sequence[str] = ()) -> Iterator[None]:
+    """Meanwhile another process works on each share, on the next one of `every` card; see
+    executors/helper.py.
 
     A helper is told what to do through a pipe, and stops when the pipe closes: the kernel does that
     however this process ends.
@@ -126,9 +135,10 @@ def helper_processes(shares: Sequence[Share]) -> Iterator[None]:
     helpers = [
         subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
+            env=os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+            | environment(number, every),
         )
-        for _ in shares
+        for number, _ in enumerate(shares, 1)
     ]  # fmt: skip
     try:
         for helper, share in zip(helpers, shares, strict=True):
