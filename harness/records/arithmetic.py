@@ -8,8 +8,8 @@ agrees if it is no farther from the mean than its own e and the mean of the othe
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from harness.records.entry import harmonic_mean
 from harness.records.printed import AVERAGE, Number, Row
-from harness.records.summary import harmonic_mean
 
 SOURCE = "imagenet"  # of the transfer tasks: it is no target, and not in their averages
 TRANSFER = ("cross_dataset", "domain_generalization")

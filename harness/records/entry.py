@@ -67,3 +67,8 @@ def entry(record: Record) -> Entry:
         tested=digest(evaluated) if run["settings"].get("split", "test") == "test" else "",
         scores=scores if record.status == "done" else {},
     )
+
+
+def harmonic_mean(a: float, b: float) -> float:
+    """2ab / (a + b); 0 if both are 0."""
+    return 2 * a * b / (a + b) if a + b else 0.0

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from harness.errors import HarnessError, unknown
 from harness.records import arithmetic, printed
+from harness.records.entry import harmonic_mean
 from harness.records.printed import AVERAGE, WHERE, Number, Row
-from harness.records.summary import harmonic_mean
 
 # Names of one set of weights: as papers print it, and as the harness calls it.
 BACKBONES = {

@@ -12,15 +12,10 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import HarnessError
-from harness.records.entry import TABLES, Entry, entry
+from harness.records.entry import TABLES, Entry, entry, harmonic_mean
 from harness.records.labels import label, method_label, rows
 from harness.records.record import Record
 from harness.records.store import one_record_a_key
-
-
-def harmonic_mean(a: float, b: float) -> float:
-    """2ab / (a + b); 0 if both are 0."""
-    return 2 * a * b / (a + b) if a + b else 0.0
 
 
 def summarise(records: Iterable[Record]) -> pd.DataFrame:

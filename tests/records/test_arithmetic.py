@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.records.arithmetic import check
+from harness.records.entry import harmonic_mean
 from harness.records.printed import read
-from harness.records.summary import harmonic_mean
 
 WIDE = "method,dataset,base,new,hm\n"
 PERCENT = st.floats(0.1, 100)

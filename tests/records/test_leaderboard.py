@@ -11,9 +11,10 @@ import sys
 import pytest
 
 from harness.errors import HarnessError
+from harness.records.entry import harmonic_mean
 from harness.records.leaderboard import render
 from harness.records.store import Record, digest
-from harness.records.summary import harmonic_mean, summarise
+from harness.records.summary import summarise
 
 
 def record(method="dra", dataset="toy_a", seed=1, base=0.8, new=0.6, time="2026-01-01", **more):

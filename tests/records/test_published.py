@@ -10,11 +10,11 @@ from safetensors.numpy import save_file
 from harness.errors import HarnessError
 from harness.records import compared, published
 from harness.records.beside import beside
+from harness.records.entry import harmonic_mean
 from harness.records.leaderboard import Leaderboard
 from harness.records.predictions import PREDICTIONS
 from harness.records.record import Record
 from harness.records.store import digest
-from harness.records.summary import harmonic_mean
 
 OURS = "ViT-B-16-quickgelu:openai"
 ELEVEN = sorted(published.AVERAGED["base2new"])

@@ -1,13 +1,11 @@
 """`list` and `show`: what is there, and what it is."""
 
 import argparse
-import inspect
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from harness import config
-from harness.cli import options
+from harness.cli import options, pages
 from harness.errors import unknown
 from harness.records.tables import plain_table
 
@@ -50,8 +48,9 @@ def listed(arguments: argparse.Namespace) -> int:
         return 0
     kind = arguments.kind.rstrip("s")
     rows = [
-        {kind: plugin.name, "what it is": plugin.summary, "source": plugin.source}
-        for plugin in options.plugins(arguments.plugin).plugins[arguments.kind].values()
+        {kind: page.name, "what it is": page.summary, "source": page.source}
+        for page in pages.pages(arguments.plugin)
+        if page.kind == arguments.kind
     ]
     print(plain_table(rows))
     return 0
@@ -60,39 +59,25 @@ def listed(arguments: argparse.Namespace) -> int:
 def describe(arguments: argparse.Namespace) -> int:
     """The exit code."""
     if arguments.name == "engine":
-        _describe("engine", config.Engine, {}, "what it does")
+        _show(pages.engine())
         return 0
-    plugins = options.plugins(arguments.plugin)
-    found = [p[arguments.name] for p in plugins.plugins.values() if arguments.name in p]
     cards = {card.parent.name: card for card in sorted(BACKBONES.glob("*/README.md"))}
     if arguments.name in cards:
         print(cards[arguments.name].read_text(encoding="utf-8").strip())
         return 0
+    every = pages.pages(arguments.plugin)
+    found = [page for page in every if page.name == arguments.name]
     if not found:
-        known = [name for kind in plugins.plugins.values() for name in kind]
-        raise unknown("name", arguments.name, [*known, *cards, "engine"])
-    for plugin in found:
-        _describe(plugin.name, plugin.cls, plugin.fixed, "where it comes from")
-        print(f"\ndefined in {plugin.origin}")
+        names = [page.name for page in every]
+        raise unknown("name", arguments.name, [*names, *cards, "engine"])
+    for page in found:
+        _show(page)
     return 0
 
 
-def _describe(name: str, cls: type, fixed: Mapping[str, Any], column: str) -> None:
-    family = str(vars(cls).get("name", name)).replace("_", "-")
-    print(f"{name}\n\n{inspect.getdoc(cls)}\n")
-    rows = [
-        {
-            "setting": field,
-            "default": repr(fixed.get(field, default)),
-            column: "this variant" if field in fixed else source,
-        }
-        for field, default, source in config.describe(cls)
-    ]
-    if rows:
-        print(plain_table(rows))
-    for binding in config.profile(options.DEFAULT_BACKBONE):
-        if binding.target.replace("_", "-") in (name.replace("_", "-"), family):
-            print(
-                f"on {options.DEFAULT_BACKBONE}: {binding.name} = {binding.value!r} "
-                f"({binding.origin})"
-            )
+def _show(page: pages.Page) -> None:
+    print(f"{page.name}\n\n{page.doc}\n")
+    if page.settings:
+        print(plain_table(page.settings))
+    for line in page.lines:
+        print(line)
