@@ -15,6 +15,10 @@ class HarnessError(Exception):
     """
 
 
+class OutOfTime(HarnessError):
+    """A limit of time ended the work before all was done: what is done, and how to go on."""
+
+
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> HarnessError:
     """`unknown method 'lroa'. Did you mean 'lora'?`, or with all that is known."""
     names = sorted(allowed)

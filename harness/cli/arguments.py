@@ -13,10 +13,11 @@ from harness.cli.verbs import (
     paper,
     published,
     run,
+    status,
 )
 
 VERBS = (
-    run, leaderboard, compare, errors, published, paper, data, names, bench,
+    run, status, leaderboard, compare, errors, published, paper, data, names, bench,
 )  # fmt: skip
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from harness.cli import output
 from harness.cli.arguments import parser
-from harness.errors import HarnessError
+from harness.errors import HarnessError, OutOfTime
 from harness.records.tables import harmless
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code (0, 1 if a run failed or the output could not be
-    written, 2 for a bad request, 130)."""
+    written, 2 for a bad request, 3 if --max-hours ended it, 130)."""
     with output.kept() as out:
         code = _command(argv)
         out.flush()
@@ -32,6 +32,9 @@ def _command(argv: Sequence[str] | None) -> int:
     try:
         with _ended_by_a_second_interrupt():
             return arguments.does(arguments)
+    except OutOfTime as error:
+        print(harmless(error, lines=True), file=sys.stderr)
+        return 3
     except HarnessError as error:
         print(f"error: {harmless(error, lines=True)}", file=sys.stderr)
         return 2

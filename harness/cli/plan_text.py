@@ -9,7 +9,7 @@ import torch
 from harness.fitting.trainer import Schedule
 from harness.measure import device_name
 from harness.records.labels import method_label
-from harness.records.tables import harmless, plain_table, width
+from harness.records.tables import duration, harmless, plain_table, width
 from harness.runs.context import PreparedRun
 from harness.runs.executors.cards import cards
 from harness.runs.remarks import remarks
@@ -76,7 +76,7 @@ def describe(
             for each in [*remarks(runs), *(_recipes(runs) if recipes else [])]
         )
         + missing
-        + f"to run: {len(pending)} of {len(runs)}; estimated time: {_duration(seconds / jobs)}"
+        + f"to run: {len(pending)} of {len(runs)}; estimated time: {duration(seconds / jobs)}"
         + f" in {jobs} processes" * (jobs > 1)
         + _on_cards(clip.device, jobs)
         + "\n"
@@ -138,14 +138,3 @@ def _steps(runs: Sequence[PreparedRun]) -> str:
 def _range(values: set[int]) -> str:
     least, most = min(values), max(values)
     return f"{least:,}" if least == most else f"{least:,}-{most:,}"
-
-
-def _duration(seconds: float) -> str:
-    for most, size, form in (
-        (90, 1, "{:.0f} s"),
-        (5400, 60, "{:.0f} min"),
-        (172800, 3600, "{:.1f} h"),
-    ):
-        if seconds < most:
-            return form.format(seconds / size)
-    return f"{seconds / 86400:.1f} days"

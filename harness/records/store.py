@@ -230,12 +230,11 @@ def _files(folder: Path) -> list[Path]:
     def unreadable(error: OSError) -> None:
         warnings.warn(f"{error.filename} is left out: {error.strerror}", stacklevel=4)
 
-    found = [
-        Path(where, name)
-        for where, _, names in os.walk(folder, onerror=unreadable)
-        for name in names
-        if name.endswith(".json") and not name.endswith(SPLIT)
-    ]
+    found = []
+    for where, below, names in os.walk(folder, onerror=unreadable):
+        below[:] = [name for name in below if not name.startswith(".")]  # locks and plans
+        found += [Path(where, name) for name in names
+                  if name.endswith(".json") and not name.endswith(SPLIT)]  # fmt: skip
     return sorted(path for path in found if path.is_file())
 
 

@@ -162,3 +162,15 @@ def plain_table(rows: Sequence[Mapping[str, object]], numbers: bool = False) -> 
         cells, headers=headers, tablefmt="simple", disable_numparse=True, maxcolwidths=most,
         break_on_hyphens=False, colalign=align,
     )  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """In the unit that suits it."""
+    for most, size, form in (
+        (90, 1, "{:.0f} s"),
+        (5400, 60, "{:.0f} min"),
+        (172800, 3600, "{:.1f} h"),
+    ):
+        if seconds < most:
+            return form.format(seconds / size)
+    return f"{seconds / 86400:.1f} days"

@@ -372,3 +372,15 @@ def test_a_changed_weight_file_is_a_different_run(tmp_path):
     run(results, "--backbone", f"local-dir:{folder}")
     keys = {record.key for record in runs(results)}
     assert len(keys) == 2
+
+
+def test_no_run_is_begun_that_would_end_after_the_limit(tmp_path, capsys):
+    asked = ["--methods", "adapter,zero_shot", "--jobs", "1", "--max-hours", "1e-9"]
+    assert main(command(tmp_path, *asked)[3:]) == 3
+    said = capsys.readouterr().err
+    assert "--max-hours 1e-09: 0 of 2 runs are finished and kept" in said
+    assert runs(tmp_path) == []
+    assert main(command(tmp_path, *asked[:-1], "1")[3:]) == 0
+    assert len(runs(tmp_path)) == 2
+    assert main(command(tmp_path, *asked[:-1], "-1")[3:]) == 2
+    assert "must be more than 0" in capsys.readouterr().err

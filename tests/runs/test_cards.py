@@ -60,7 +60,7 @@ def test_helpers_get_the_other_cards_in_turn(three, monkeypatch):
             pass
 
     monkeypatch.setattr(subprocess, "Popen", Process)
-    share = local.Share(None, [], None, {}, False, 0.0)
+    share = local.Share(None, [], None, {}, False, 0.0, None)
     with local.helper_processes([share] * 4, cards.cards(CUDA)):
         pass
     assert started == [three[1], three[2], three[0], three[1]]

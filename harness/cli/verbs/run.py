@@ -118,6 +118,10 @@ def shared(parser: argparse.ArgumentParser) -> None:
         help="print the plan, with what methods change by task, and stop",
     )
     parser.add_argument(
+        "--max-hours", type=float, metavar="H", help="begin no run that would end later than this; "
+        "the exit code is 3 if some are left, and the same command goes on",
+    )  # fmt: skip
+    parser.add_argument(
         "--shard", metavar="K/N", help="only the K-th of N shards of the plan, of about the same "
         "length, for N machines or jobs of a cluster; `leaderboard --results A B ...` joins them",
     )  # fmt: skip
@@ -164,7 +168,9 @@ def carried_out(arguments: argparse.Namespace) -> list[Record] | None:
         return None
     if not pending:
         print("Everything is done already; --force runs it again.")
-    made = local.carry_out(request, arguments.plugin, store, runs, pending, arguments.force, jobs)
+    made = local.carry_out(
+        request, arguments.plugin, store, runs, pending, arguments.force, jobs, arguments.max_hours
+    )
     ended = {**done, **made}
     named = ("overrides", "given")  # a table of this request speaks its words
     return [

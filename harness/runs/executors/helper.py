@@ -37,7 +37,7 @@ def main() -> None:
     store = Store(share.results)
     runs = plan(share.request, registry.load(share.plugins))
     pending = [run for run in runs if run.key in share.versions]
-    execute_all(store, pending, share.versions, share.force, share.first)
+    execute_all(store, pending, share.versions, share.force, share.first, share.deadline)
 
 
 if __name__ == "__main__":

@@ -17,19 +17,23 @@ from tqdm import tqdm
 
 from harness.config import Binding, Engine
 from harness.dataset import Dataset
-from harness.errors import blaming
+from harness.errors import HarnessError, OutOfTime, blaming
+from harness.records import plans
 from harness.records.labels import differing, run_name
 from harness.records.store import Record, Store
-from harness.records.tables import harmless
+from harness.records.tables import duration, harmless
 from harness.runs.context import PreparedRun
 from harness.runs.efficiency import forecast, forward_rate
 from harness.runs.engine import execute
 from harness.runs.executors.cards import cards, environment, most_processes, on_one_device
+from harness.runs.executors.shard import OPENING, RATE, VIEW
 from harness.runs.images import check_images
 from harness.runs.plan import Request
+from harness.runs.provenance import provenance_of
 from harness.splits import Split
 from harness.task import Measurement
 
+STARTED = time.monotonic()
 START = 15  # seconds of work that repay the start of a process
 
 
@@ -37,6 +41,11 @@ def estimated_seconds(pending: Sequence[PreparedRun]) -> float:
     """Seconds that the runs may take in one process."""
     pending = [run for run in pending if not run.refusal]
     return forecast(pending, forward_rate(pending[0].context.clip)) if pending else 0.0
+
+
+def each_seconds(pending: Sequence[PreparedRun]) -> list[float]:
+    """About how many seconds each takes, beside each other."""
+    return [0.0 if run.refusal else forecast([run], RATE, (OPENING, VIEW)) for run in pending]
 
 
 def process_count(pending: Sequence[PreparedRun], seconds: float) -> int:
@@ -69,6 +78,7 @@ class Share:
     versions: Mapping[str, str | None]
     force: bool
     first: float
+    deadline: float | None
 
 
 def carry_out(
@@ -79,14 +89,19 @@ def carry_out(
     pending: Sequence[PreparedRun],
     force: bool,
     jobs: int,
+    max_hours: float | None = None,
 ) -> dict[str, Record]:
     """The records of all pending ones of the runs, by key, made by this process and `jobs` - 1
     helpers. The lists of images are written for all, because their units may have changed.
 
     Raises:
         HarnessError: the results folder cannot be used, or images cannot be read.
+        OutOfTime: there are `max_hours`, and not all could be done.
         KeyboardInterrupt: with a sentence on what is kept and how to go on.
     """
+    if max_hours is not None and not max_hours > 0:
+        raise HarnessError(f"--max-hours must be more than 0, not {max_hours:g}.")
+    deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
     store.open()
     check_images(pending)
     for split, dataset in {s.fingerprint: (s, r.run.data[s.classes.dataset])
@@ -100,11 +115,21 @@ def carry_out(
         bindings = [*request.bindings, beside]
         request = replace(request, device="cuda", bindings=bindings)
     shares = [
-        Share(request, plugins, store.folder, versions, force, number / jobs)
+        Share(request, plugins, store.folder, versions, force, number / jobs, deadline)
         for number in range(1, jobs)
     ]
-    with helper_processes(shares, every):
-        return execute_all(store, pending, versions, force)
+    apart = differing(run.identity for run in pending)
+    every_run = [plans.Planned(run.key, run.fit_key, run_name(run.identity, apart), seconds)
+                 for run, seconds in zip(pending, each_seconds(pending), strict=True)]  # fmt: skip
+    command = provenance_of(device)["command"] if pending else ""
+    with plans.announced(store, command, jobs, every_run), helper_processes(shares, every):
+        ended = execute_all(store, pending, versions, force, deadline=deadline)
+    if len(ended) < len(pending):
+        raise OutOfTime(
+            f"--max-hours {max_hours:g}: {len(ended)} of {len(pending)} runs are finished and kept "
+            f"in {store.folder}. The same command goes on with the rest."
+        )
+    return ended
 
 
 def as_kept(split: Split, dataset: Dataset) -> dict[str, Any]:
@@ -165,6 +190,7 @@ def execute_all(
     versions: Mapping[str, str | None],
     force: bool = False,
     first: float = 0.0,
+    deadline: float | None = None,
 ) -> dict[str, Record]:
     """Runs what no other process is running; waits for the rest, and takes over what crashed.
 
@@ -172,6 +198,8 @@ def execute_all(
         versions: of the records when the command started: what is written anew meanwhile, by
             whatever process, is not run again, even with `force`.
         first: the share of the runs to begin after, so that processes start apart.
+        deadline: of this machine's monotonic clock; a run that would not end before it is not
+            begun.
 
     Raises:
         KeyboardInterrupt: with a sentence on what is kept and how to go on.
@@ -180,6 +208,7 @@ def execute_all(
     start = int(first * len(pending))
     queue = [*pending[start:], *pending[:start]]
     apart = differing(run.identity for run in pending)
+    pace = Pace(pending, deadline)
     with tqdm(total=len(queue), desc="runs", unit="run", disable=None) as bar:
         try:
             while queue:
@@ -191,14 +220,20 @@ def execute_all(
                             continue
                         record = store.ended(run.identity, run.key, versions.get(run.key), force)
                         elsewhere = record is not None
+                        if record is None and not pace.allows(run):
+                            continue
                         if record is None:
-                            bar.set_postfix_str(harmless(run_name(run.identity, apart)))
+                            name = harmless(run_name(run.identity, apart))
+                            bar.set_postfix_str(name)
                             stored = None if force else store.weights(run.fit_key)
-                            record, predictions, model = execute(run.run, run.context, stored)
-                            store.write(record, predictions, model)
-                        if not run.refusal:
-                            tqdm.write(harmless(_outcome(run, record, elsewhere, apart)))
+                            with plans.at_work(store, run.fit_key, name):
+                                record, tensors, model = execute(run.run, run.context, stored)
+                                store.write(record, tensors, model)
+                            pace.finished(run)
                         ended[run.key] = record
+                        if not run.refusal:
+                            said = _outcome(run, record, elsewhere, apart)
+                            tqdm.write(harmless(said) + _left(bar, len(ended)))
                         bar.update()
                 if len(waiting) == len(queue):
                     bar.set_postfix_str("waiting for another process")
@@ -214,6 +249,36 @@ def execute_all(
                 "The same command goes on with the rest."
             ) from None
     return ended
+
+
+class Pace:
+    """How long runs take here, compared with the forecast, and whether another one may begin."""
+
+    def __init__(self, pending: Sequence[PreparedRun], deadline: float | None) -> None:
+        self.deadline, self.started = deadline, time.monotonic()
+        seconds = each_seconds(pending) if deadline is not None else [0.0] * len(pending)
+        self.seconds = {r.key: s for r, s in zip(pending, seconds, strict=True)}
+        self.forecast = 0.0
+
+    def finished(self, run: PreparedRun) -> None:
+        """Counts a run that this process has done."""
+        self.forecast += self.seconds[run.key]
+
+    def allows(self, run: PreparedRun) -> bool:
+        """Whether the run will end before the deadline, as far as that is known."""
+        if self.deadline is None:
+            return True
+        now = time.monotonic()
+        factor = (now - self.started) / self.forecast if self.forecast else 0.0
+        return now + factor * self.seconds[run.key] < self.deadline
+
+
+def _left(bar: Any, done: int) -> str:
+    """Where there is no bar: how much is done, and how long the rest may take."""
+    if not bar.disable or done == bar.total:
+        return ""
+    gone = time.monotonic() - STARTED
+    return f" [{done} of {bar.total}, {duration(gone / done * (bar.total - done))} left]"
 
 
 def _outcome(run: PreparedRun, record: Record, elsewhere: bool, apart: Sequence[str]) -> str:
