@@ -3,7 +3,16 @@
 import argparse
 
 from harness import __version__
-from harness.cli.verbs import bench, compare, data, leaderboard, names, published, run
+from harness.cli.verbs import (
+    bench,
+    compare,
+    data,
+    errors,
+    leaderboard,
+    names,
+    published,
+    run,
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
         leaderboard.add,
         compare.add,
         published.add,
+        errors.add,
         data.add,
         bench.add,
         names.add_list,

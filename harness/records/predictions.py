@@ -78,7 +78,7 @@ def read(record: Record, evaluation: str, whole: bool = True) -> Predicted:
                 for part in parts
                 if f"{evaluation}.{part}" in there
             }
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise Missing(f"the predictions in {shown(path)} cannot be read: {error}") from error
     classes = found.get("class", found.get("predictions"))
     if classes is None:
@@ -154,7 +154,8 @@ def _beside(record: Record) -> Path:
 
 
 def _check(record: Record, evaluation: str, found: Predicted, path: Path) -> None:
-    """Raises Missing if the parts do not fit each other, or not the record's own count."""
+    """Raises Missing if the parts do not fit each other or not the record's own count, or if they
+    hold what is no class and no probability."""
     number = len(found.labels)
     columns = found.best.shape[1:] if found.best is not None else (0,)
     shapes = [
@@ -171,3 +172,18 @@ def _check(record: Record, evaluation: str, found: Predicted, path: Path) -> Non
             f"the record of {shown(path)} counts {score.get('correct')} of {score.get('total')} "
             f"images as right in {evaluation}, its predictions {correct} of {number}"
         )
+    if not _fits(found):
+        raise Missing(f"{shown(path)} holds numbers that are no classes or no probabilities")
+
+
+def _fits(found: Predicted) -> bool:
+    """Whether every class is one, and every probability."""
+    most = len(found.split.names) if found.split is not None else np.inf
+    numbers = [each for each in (found.classes, found.labels, found.best) if each is not None]
+    fits = all(bool(((each >= 0) & (each < most)).all()) for each in numbers)
+    if (likely := found.probabilities) is not None:
+        two = likely.ndim == 2 and likely.shape[1] > 0
+        fits = fits and two and bool(((likely >= 0) & (likely <= 1)).all())
+    if found.true is not None:
+        fits = fits and bool((np.isfinite(found.true) & (found.true <= 0)).all())
+    return fits

@@ -110,6 +110,13 @@ def percent(mean: float | None, deviation: float | None = None) -> str:
     return text
 
 
+def decimal(mean: float | None, deviation: float | None = None) -> str:
+    """A number that is no fraction, with its deviation."""
+    if mean is None:
+        return MISSING
+    return f"{mean:.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
+
+
 def count(value: float | None) -> str:
     """An integer with separators."""
     return MISSING if value is None or math.isnan(value) else f"{round(value):,}"

@@ -333,7 +333,9 @@ def test_show_prints_equations_and_the_source_of_every_default(capsys):
 
 def test_help_texts_describe_every_option():
     parsers = next(a for a in parser()._actions if a.choices).choices
-    assert {"run", "list", "show", "leaderboard", "data", "bench", "compare"} <= set(parsers)
+    assert {"run", "list", "show", "leaderboard", "data", "bench", "compare", "errors"} <= set(
+        parsers
+    )
     data = next(a for a in parsers.pop("data")._actions if a.choices).choices
     assert set(data) == {"status", "prepare", "verify", "cache"}
     for each in [*parsers.values(), *data.values()]:

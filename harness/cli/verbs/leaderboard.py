@@ -33,6 +33,11 @@ def add(verbs: Any) -> None:
         "--missing", action="store_true", help="print the commands that make the runs that "
         "incomplete rows lack",
     )  # fmt: skip
+    board.add_argument(
+        "--metrics", nargs="?", const="", metavar="NAMES", help="show other metrics beside top-1: "
+        "a comma list of top5, per-class, ece (calibration error) and nll (negative "
+        "log-likelihood); all of them without NAMES",
+    )  # fmt: skip
     board.add_argument("--methods", metavar="NAMES", help="only these; comma lists and wildcards")
     board.add_argument("--datasets", metavar="NAMES", help="only these; the average is over them")
     board.add_argument("--backbone", metavar="NAMES", help="only these")
@@ -78,6 +83,10 @@ def show(arguments: argparse.Namespace) -> int:
         for record in records:
             for check in record.checks:
                 print(harmless(f"{run_name(record.run, apart)}: {check}"))
+    elif arguments.metrics is not None:
+        from harness.records import metric_tables, metrics
+
+        print(metric_tables.text(board, metrics.chosen(arguments.metrics), arguments.format))
     else:
         print(board.text("json" if arguments.json else arguments.format))
         if arguments.published is not None:
