@@ -11,6 +11,7 @@ from harness.cli.verbs import (
     leaderboard,
     names,
     published,
+    report,
     run,
 )
 
@@ -30,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
         compare.add,
         published.add,
         errors.add,
+        report.add,
         data.add,
         bench.add,
         names.add_list,

@@ -1,0 +1,248 @@
+"""Records to what the report says: plain data, with raw fractions and counts."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from harness.errors import HarnessError
+from harness.records.entry import TABLES
+from harness.records.intervals import ZERO_SHOT, Certainty
+from harness.records.leaderboard import Leaderboard
+from harness.records.record import Record
+from harness.records.report import datasets, provenance
+from harness.records.report.charts import costs_of, losses_of, number, shots_of
+from harness.records.store import CHANGE, one_record_a_key
+from harness.records.summary import Table, tables
+
+Picture = Callable[[str, str], str | None]  # of a dataset and a path: a data: address, or nothing
+NAMES = {"hm": "HM", CHANGE: "change elsewhere"}
+LEVELS = 4  # of colour above and below the reference of the heat map
+
+
+def no_picture(dataset: str, path: str) -> None:
+    """What is shown where no image may be."""
+
+
+def report(records: Sequence[Record], picture: Picture = no_picture) -> dict[str, Any]:
+    """All that the page shows.
+
+    Args:
+        records: with their losses and their whole provenance.
+        picture: see Picture; asked at most datasets.MOST_PICTURES times with success.
+
+    Raises:
+        HarnessError: there is no record of an accuracy.
+    """
+    records = one_record_a_key(records)
+    scored = [record for record in records if not record.measures]
+    if not scored:
+        raise HarnessError(
+            "there is nothing to report: these folders hold no accuracies. Give folders of records "
+            "with --results DIR, or start with `python -m harness run`."
+        )
+    board = Leaderboard(scored)
+    frame = board.frame()
+    certain = board.certainties(frame)
+    shown = datasets.Pictures(picture)
+    chapters = []
+    order = sorted(tables(scored).items(), key=lambda each: -len(each[1].rows))
+    for place, (key, table) in enumerate(order, 1):
+        part = frame[(frame[list(TABLES)].astype(str) == list(key)).all(axis=1)]
+        found = chapter(key, table, part, certain[key])
+        found["id"] = f"t{place}"
+        found["costs"] = costs_of(records, key, part, found["score"])
+        found["losses"] = losses_of(table, found["labels"])
+        found["sections"] = datasets.sections(table, found["labels"], shown)
+        chapters.append(found)
+    for each in chapters:
+        each["title"] = _title(each, chapters)
+    return {
+        "about": _about(scored, chapters),
+        "chapters": chapters,
+        "curves": shots_of(frame, certain),
+        "pictures": shown.number,
+        "trouble": provenance.trouble(scored, frame),
+        "provenance": provenance.provenance(records),
+    }
+
+
+def _about(records: Sequence[Record], chapters: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    of = {name: sorted({str(record.run[name]) for record in records})
+          for name in ("method", "dataset", "task", "backbone")}  # fmt: skip
+    times = sorted(record.time for record in records if record.time)
+    return {
+        "methods": len(of["method"]), "datasets": len(of["dataset"]), "tasks": of["task"],
+        "backbones": of["backbone"], "runs": len(records),
+        "done": sum(record.status == "done" for record in records),
+        "seeds": len({record.run["seed"] for record in records}),
+        "first": times[0][:10] if times else "", "last": times[-1][:10] if times else "",
+    }  # fmt: skip
+
+
+def _title(chapter: Mapping[str, Any], chapters: Sequence[Mapping[str, Any]]) -> str:
+    """The task, and what tells it from the other tables: settings only where nothing else does."""
+    title = f"{chapter['task']}, {chapter['backbone']}, {chapter['shots']} shots"
+    like = [each for each in chapters
+            if all(each[n] == chapter[n] for n in ("task", "backbone", "shots"))]  # fmt: skip
+    for name in ("weights", "settings"):
+        if len({each[name] for each in like}) > 1:
+            title += f", {name} {chapter[name]}"
+    return title
+
+
+def chapter(
+    key: Sequence[str], table: Table, part: pd.DataFrame, certain: Certainty
+) -> dict[str, Any]:
+    """What is said of one table, without its pictures."""
+    average = part[part["dataset"] == "average"]
+    labels = [str(label) for label in average["label"]]
+    score = table.main
+    evaluations = [name for name in table.evaluations if name != score]
+    result: dict[str, Any] = dict(zip(TABLES, key, strict=True))
+    result |= {
+        "labels": labels, "families": families(labels), "score": score,
+        "score_name": NAMES.get(score or "", score or "score"),
+        "columns": [*[(n, NAMES.get(n, n)) for n in evaluations]],
+        "datasets": list(table.datasets), "averaged": list(table.averaged),
+        "seeds": list(table.seeds), "source": table.source,
+    }  # fmt: skip
+    of = {
+        name: [_cells(row, name, score, evaluations, certain) for _, row in each.iterrows()]
+        for name, each in part.groupby("dataset", sort=False)
+    }
+    for each in of.values():
+        assert len(each) == len(labels)  # every row has every dataset, in the same order
+    result["scores"] = of
+    result["rows"] = [_row(row) for _, row in average.iterrows()]
+    result["notes"] = certain.notes()
+    result["findings"] = certain.comparisons()
+    result["places"] = places(labels, certain)
+    result["heat"] = heat(labels, table, of)
+    result["pairs"] = pairs(labels, certain)
+    return result
+
+
+def families(labels: Sequence[str]) -> dict[str, str]:
+    """By label the method that it is a variant of: the shortest name there is that its own begins
+    with, before a hyphen, an underscore or a setting."""
+    names = sorted({label.partition("[")[0] for label in labels}, key=lambda n: (len(n), n))
+    found = {}
+    for label in labels:
+        name = label.partition("[")[0]
+        found[label] = next(n for n in names if name == n or name.startswith((f"{n}-", f"{n}_")))
+    return found
+
+
+def _cells(
+    row: Mapping[str, Any],
+    dataset: Any,
+    score: str | None,
+    evaluations: Sequence[str],
+    certain: Certainty,
+) -> dict[str, Any]:
+    """A row's numbers of one dataset or of the average; `finished` where seeds or datasets lack."""
+    value = number(row.get(score))
+    finished = value is None and number(row.get(f"finished_{score}")) is not None
+    start = "finished_" if finished else ""
+    interval = certain.interval(str(row["label"]), str(dataset))
+    return {
+        "value": number(row.get(f"{start}{score}")), "finished": finished,
+        "low": interval.low if interval else None, "high": interval.high if interval else None,
+        "others": [number(row.get(f"{start}{name}")) for name in evaluations],
+    }  # fmt: skip
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    state = []
+    if not row["applicable"]:
+        state.append("not applicable")
+    elif row["runs"] < row["expected"]:
+        state.append(f"incomplete: {row['runs']} of {row['expected']} runs")
+    if row["failed"]:
+        state.append(f"{row['failed']} failed")
+    if row["checks"]:
+        state.append(f"{row['checks']} with a failed check")
+    return {
+        "label": row["label"], "parameters": number(row["parameters"]),
+        "seconds": number(row["train_seconds"]), "state": state,
+    }  # fmt: skip
+
+
+def _why(certain: Certainty) -> str:
+    if certain.sample is None:
+        return certain.sampled.why
+    if len(certain.sample.labels) < 2:
+        return "only one method has intervals"
+    return "all images of some dataset are one unit"
+
+
+def places(labels: Sequence[str], certain: Certainty) -> dict[str, Any]:
+    """Between which places each method stands, or why that is not known."""
+    if not certain.ranks:
+        return {"why": _why(certain)}
+    rows = [{"label": label, "first": certain.ranks[label][0], "last": certain.ranks[label][1]}
+            for label in labels if label in certain.ranks]  # fmt: skip
+    return {"rows": rows, "number": len(rows)}
+
+
+def heat(
+    labels: Sequence[str], table: Table, of: Mapping[Any, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """Scores by method and dataset, and how far each is from zero-shot or else from the median.
+
+    level: from -LEVELS to LEVELS; step: points of one level.
+    """
+    columns = []
+    for dataset in table.datasets:
+        values = [cell["value"] for cell in of[dataset]]
+        there = pd.Series([v for v in values if v is not None], dtype=float)
+        zero = values[labels.index(ZERO_SHOT)] if ZERO_SHOT in labels else None
+        reference = zero if zero is not None else number(there.median())
+        columns.append((dataset, of[dataset], reference))
+    if not any(cell["value"] is not None for _, cells, _ in columns for cell in cells):
+        return {"why": "no run of this table has a score"}
+    far = [abs(cell["value"] - reference) for _, cells, reference in columns for cell in cells
+           if cell["value"] is not None and reference is not None]  # fmt: skip
+    step = max(0.01, float(pd.Series(far, dtype=float).quantile(0.95)) / LEVELS)
+    rows = []
+    for place, label in enumerate(labels):
+        cells = []
+        for _, each, reference in columns:
+            value = each[place]["value"]
+            level = 0
+            if value is not None and reference is not None:
+                level = max(-LEVELS, min(LEVELS, round((value - reference) / step)))
+            cells.append({"value": value, "finished": each[place]["finished"], "level": level})
+        rows.append({"label": label, "cells": cells})
+    about = "zero-shot" if ZERO_SHOT in labels else "the dataset's median"
+    return {"datasets": [name for name, _, _ in columns], "rows": rows, "step": step,
+            "reference": about}  # fmt: skip
+
+
+def pairs(labels: Sequence[str], certain: Certainty) -> dict[str, Any]:
+    """Of every pair whether it is told apart, or why that is not known; in the order of labels.
+
+    marks: [M][M] 1 where the row is better, -1 where it is worse, else 0; p: [M][<M] adjusted.
+    """
+    sample, found = certain.sample, certain.pairs
+    if sample is None or found is None:
+        return {"why": _why(certain)}
+    order = [sample.labels.index(label) for label in labels if label in sample.labels]
+    beats = found.beats()
+    p = {}
+    for a, b, value in zip(found.first, found.second, found.adjusted, strict=True):
+        p[int(a), int(b)] = p[int(b), int(a)] = float(value)
+    return {
+        "labels": [sample.labels[i] for i in order],
+        "values": [float(sample.values[i]) for i in order],
+        "marks": [[int(beats[i, j]) - int(beats[j, i]) for j in order] for i in order],
+        "p": [[p[i, j] for j in order[:place]] for place, i in enumerate(order)],
+        "told": int(found.told_apart.sum()), "number": len(found.first), "needed": found.needed,
+    }  # fmt: skip
+
+
+def raw(found: Mapping[str, Any]) -> str:
+    """The same as JSON, without the pictures."""
+    return json.dumps(found, indent=1, allow_nan=False)
