@@ -17,6 +17,7 @@ from harness.records.report.geometry import AREA, Axis, axis, lines, scatter
 from harness.records.summary import Table
 
 LIT = 5  # methods whose lines are drawn strongly before the reader chooses
+SHARES = (0, 0.25, 0.5, 0.75, 1)  # of the training, that have a tick
 POINTS = 24  # of a line of losses at most
 LEFT, TOP, RIGHT, BOTTOM = AREA
 
@@ -24,6 +25,25 @@ LEFT, TOP, RIGHT, BOTTOM = AREA
 def number(value: Any) -> float | None:
     """A number, or nothing where there is none."""
     return None if value is None or pd.isna(value) else float(value)
+
+
+def families(labels: Sequence[str]) -> dict[str, str]:
+    """By label the method that it is a variant of: the shortest name there is that its own begins
+    with, before a hyphen, an underscore or a setting."""
+    names = sorted({label.partition("[")[0] for label in labels}, key=lambda n: (len(n), n))
+    found = {}
+    for label in labels:
+        name = label.partition("[")[0]
+        found[label] = next(n for n in names if name == n or name.startswith((f"{n}-", f"{n}_")))
+    return found
+
+
+def leading(order: Sequence[str]) -> list[str]:
+    """The first of each of the LIT first families."""
+    first = dict[str, str]()
+    for label, family in families(order).items():
+        first.setdefault(family, label)
+    return [*first.values()][:LIT]
 
 
 def costs_of(
@@ -49,8 +69,8 @@ def costs_of(
             chart["why"] = (
                 "No method has both a score and this cost."
                 if spent
-                else "It was not measured. `run --tasks efficiency` with the same methods and shots, "
-                f"and `--set efficiency.like={task}`, measures it."
+                else "It was not measured: `run --tasks efficiency` with the same methods, shots "
+                f"and `--set efficiency.like={task}` measures it."
             )
             continue
         marks = costs.unbeaten([(accuracy, cost) for _, cost, accuracy in both])
@@ -99,7 +119,9 @@ def losses_of(table: Table, labels: Sequence[str]) -> dict[str, Any]:
         if any((d, label) in means for d in table.datasets)
     }
     values = [float(v) for mean in means.values() for v in mean]
-    across = axis([0, 1], LEFT, RIGHT, lambda v: f"{v:.0%}")
+    across = Axis(lambda share: round(LEFT + (RIGHT - LEFT) * share, 1), [
+        {"at": LEFT + (RIGHT - LEFT) * share, "text": f"{share:.0%}"} for share in SHARES
+    ])  # fmt: skip
     up = axis(values, BOTTOM, TOP, lambda v: f"{v:g}", wide=True)
     given = {label: list(zip(grid.tolist(), mean.tolist(), strict=True))
              for label, mean in average.items()}  # fmt: skip
@@ -110,7 +132,7 @@ def losses_of(table: Table, labels: Sequence[str]) -> dict[str, Any]:
         for dataset in table.datasets
     }  # fmt: skip
     at = [round(across.place(float(share))) for share in grid]
-    return {**lines(given, across, up, order, order[:LIT]), "at": at, "by_dataset": by_dataset,
+    return {**lines(given, across, up, order, leading(order)), "at": at, "by_dataset": by_dataset,
             "points": len(grid), "longest": longest}  # fmt: skip
 
 
@@ -172,6 +194,6 @@ def _curves(
     up = axis(values, BOTTOM, TOP, lambda v: f"{v:g}")
     given = {label: [(n, 100 * each[n]["value"]) for n in sorted(each)] * (1 + (len(each) == 1))
              for label, each in cells.items()}  # fmt: skip
-    lit = [*order[:LIT], *([ZERO_SHOT] if ZERO_SHOT in order else [])]
+    lit = [*leading(order), *([ZERO_SHOT] if ZERO_SHOT in order else [])]
     rows = [{"label": label, "cells": [cells[label].get(n) for n in shots]} for label in order]
     return result | lines(given, across, up, order, lit) | {"rows": rows}

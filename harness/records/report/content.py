@@ -12,7 +12,7 @@ from harness.records.intervals import ZERO_SHOT, Certainty
 from harness.records.leaderboard import Leaderboard
 from harness.records.record import Record
 from harness.records.report import datasets, provenance
-from harness.records.report.charts import costs_of, losses_of, number, shots_of
+from harness.records.report.charts import costs_of, families, losses_of, number, shots_of
 from harness.records.store import CHANGE, one_record_a_key
 from harness.records.summary import Table, tables
 
@@ -124,17 +124,6 @@ def chapter(
     return result
 
 
-def families(labels: Sequence[str]) -> dict[str, str]:
-    """By label the method that it is a variant of: the shortest name there is that its own begins
-    with, before a hyphen, an underscore or a setting."""
-    names = sorted({label.partition("[")[0] for label in labels}, key=lambda n: (len(n), n))
-    found = {}
-    for label in labels:
-        name = label.partition("[")[0]
-        found[label] = next(n for n in names if name == n or name.startswith((f"{n}-", f"{n}_")))
-    return found
-
-
 def _cells(
     row: Mapping[str, Any],
     dataset: Any,
@@ -159,7 +148,7 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     if not row["applicable"]:
         state.append("not applicable")
     elif row["runs"] < row["expected"]:
-        state.append(f"incomplete: {row['runs']} of {row['expected']} runs")
+        state.append(f"incomplete, {row['runs']} of {row['expected']}")
     if row["failed"]:
         state.append(f"{row['failed']} failed")
     if row["checks"]:
@@ -224,7 +213,7 @@ def heat(
 def pairs(labels: Sequence[str], certain: Certainty) -> dict[str, Any]:
     """Of every pair whether it is told apart, or why that is not known; in the order of labels.
 
-    marks: [M][M] 1 where the row is better, -1 where it is worse, else 0; p: [M][<M] adjusted.
+    marks: [M][M] 1 where the row is better, -1 where it is worse, else 0, nothing on the diagonal; p: [M][<M] adjusted.
     """
     sample, found = certain.sample, certain.pairs
     if sample is None or found is None:
@@ -237,7 +226,8 @@ def pairs(labels: Sequence[str], certain: Certainty) -> dict[str, Any]:
     return {
         "labels": [sample.labels[i] for i in order],
         "values": [float(sample.values[i]) for i in order],
-        "marks": [[int(beats[i, j]) - int(beats[j, i]) for j in order] for i in order],
+        "marks": [[int(beats[i, j]) - int(beats[j, i]) if i != j else None for j in order]
+                  for i in order],
         "p": [[p[i, j] for j in order[:place]] for place, i in enumerate(order)],
         "told": int(found.told_apart.sum()), "number": len(found.first), "needed": found.needed,
     }  # fmt: skip

@@ -10,7 +10,7 @@ from harness.records.placement import Box
 from harness.records.plot import ticks
 
 WIDTH, HEIGHT = 760, 440
-AREA: Box = (52, 14, 744, 392)  # left, top, right, bottom of what is drawn
+AREA: Box = (48, 24, 752, 396)  # left, top, right, bottom of what is drawn
 COLOURS, DASHES = 8, 4  # a line is known by both
 NAMED = 40  # dots; of more only those on the front have their names beside them
 ZERO = 0.07  # of the width: where 0 stands before a logarithmic axis
@@ -125,7 +125,7 @@ def lines(
     return {"x": across.marks, "y": up.marks, "lines": found}
 
 
-def spans(marks: Sequence[Sequence[int]], mark: int, cell: float) -> str:
+def spans(marks: Sequence[Sequence[int | None]], mark: int, cell: float) -> str:
     """The cells of a matrix with one mark, as a path of horizontal strokes as wide as a cell."""
     path = []
     for row, values in enumerate(marks):

@@ -114,7 +114,7 @@ def _matrix(pairs: Mapping[str, Any]) -> dict[str, Any]:
     told = []
     for place, label in enumerate(labels):
         alike = [other for other, mark in zip(labels, marks[place], strict=True)
-                 if not mark and other != label]  # fmt: skip
+                 if mark == 0]  # fmt: skip
         more = f" and {len(alike) - ALIKE} more" if len(alike) > ALIKE else ""
         told.append((label, marks[place].count(1), f"{', '.join(alike[:ALIKE])}{more}" or "none"))
     return {

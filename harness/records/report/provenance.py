@@ -56,7 +56,7 @@ def provenance(records: Sequence[Record]) -> dict[str, Any]:
         known = [f"{name} {value}" for name, value in names.items() if value]
         versions[", ".join(known) or "not recorded"] += 1
         threads = about.get("threads")
-        device = [about.get("device"), f"{threads} threads" if threads else "",
+        device = [about.get("device"), f"{threads} thread{'s' * (threads != 1)}" if threads else "",
                   about.get("platform")]  # fmt: skip
         devices[", ".join(str(each) for each in device if each) or "not recorded"] += 1
         commands[str(about.get("command") or "not recorded")] += 1
