@@ -47,7 +47,7 @@ def report(records: Sequence[Record], picture: Picture = no_picture) -> dict[str
     certain = board.certainties(frame)
     shown = datasets.Pictures(picture)
     chapters = []
-    order = sorted(tables(scored).items(), key=lambda each: -len(each[1].rows))
+    order = sorted(tables(scored).items(), key=lambda each: (-_size(each[1]), -int(each[0][3])))
     for place, (key, table) in enumerate(order, 1):
         part = frame[(frame[list(TABLES)].astype(str) == list(key)).all(axis=1)]
         found = chapter(key, table, part, certain[key])
@@ -68,6 +68,11 @@ def report(records: Sequence[Record], picture: Picture = no_picture) -> dict[str
     }
 
 
+def _size(table: Table) -> int:
+    """The reader sees the largest table first."""
+    return len(table.rows) * len(table.datasets)
+
+
 def _about(records: Sequence[Record], chapters: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     of = {name: sorted({str(record.run[name]) for record in records})
           for name in ("method", "dataset", "task", "backbone")}  # fmt: skip
@@ -83,7 +88,8 @@ def _about(records: Sequence[Record], chapters: Sequence[Mapping[str, Any]]) -> 
 
 def _title(chapter: Mapping[str, Any], chapters: Sequence[Mapping[str, Any]]) -> str:
     """The task, and what tells it from the other tables: settings only where nothing else does."""
-    title = f"{chapter['task']}, {chapter['backbone']}, {chapter['shots']} shots"
+    title = f"{chapter['task']}, {chapter['backbone']}, {chapter['shots']} shot"
+    title += "s" * (chapter["shots"] != "1")
     like = [each for each in chapters
             if all(each[n] == chapter[n] for n in ("task", "backbone", "shots"))]  # fmt: skip
     for name in ("weights", "settings"):
@@ -152,7 +158,7 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     if row["failed"]:
         state.append(f"{row['failed']} failed")
     if row["checks"]:
-        state.append(f"{row['checks']} with a failed check")
+        state.append(f"{row['checks']} failed a check")
     return {
         "label": row["label"], "parameters": number(row["parameters"]),
         "seconds": number(row["train_seconds"]), "state": state,
@@ -213,7 +219,8 @@ def heat(
 def pairs(labels: Sequence[str], certain: Certainty) -> dict[str, Any]:
     """Of every pair whether it is told apart, or why that is not known; in the order of labels.
 
-    marks: [M][M] 1 where the row is better, -1 where it is worse, else 0, nothing on the diagonal; p: [M][<M] adjusted.
+    marks: [M][M] 1 where the row is better, -1 where it is worse, else 0, and None on the diagonal;
+    p: [M][<M] adjusted.
     """
     sample, found = certain.sample, certain.pairs
     if sample is None or found is None:

@@ -8,10 +8,12 @@ from typing import Any
 from harness.records import placement
 from harness.records.placement import Box
 from harness.records.plot import ticks
+from harness.records.tables import harmless
 
 WIDTH, HEIGHT = 760, 440
 AREA: Box = (48, 24, 752, 396)  # left, top, right, bottom of what is drawn
 COLOURS, DASHES = 8, 4  # a line is known by both
+LONGEST = 32  # letters of a name in a picture
 NAMED = 40  # dots; of more only those on the front have their names beside them
 ZERO = 0.07  # of the width: where 0 stands before a logarithmic axis
 
@@ -69,6 +71,12 @@ def _logarithmic(
     return Axis(place, [{"at": place(0), "text": shown(0)}] * zero + marks)
 
 
+def short(label: str) -> str:
+    """A name as a picture shows it."""
+    text = harmless(label)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
 def scatter(
     dots: Sequence[tuple[str, float, float, bool]], shown: Callable[[float], str], unit: float
 ) -> dict[str, Any]:
@@ -89,14 +97,18 @@ def scatter(
     named = {label: points[label] for label, _, _, best in dots if best or len(dots) <= NAMED}
     others = [point for label, point in points.items() if label not in named]
     free = steps + [(x - 3, y - 3, x + 3, y + 3) for x, y in others]
-    boxes = placement.labels(named, (left + 2, top, right, bottom), free)
+    boxes = placement.labels(
+        {short(label): point for label, point in named.items()},
+        (left + 2, top, right, bottom),
+        free,
+    )
     found = []
     for label, cost, accuracy, best in dots:
         x, y = points[label]
         dot = {"label": label, "x": x, "y": y, "best": best, "cost": cost, "accuracy": accuracy,
                "left": None, "base": None, "to": None}  # fmt: skip
-        if label in boxes:
-            near = boxes[label]
+        if label in named:
+            near = boxes[short(label)]
             dot |= {"left": round(near[0], 1), "base": round(near[1] + 12, 1)}
             end = min(max(x, near[0]), near[2]), min(max(y, near[1]), near[3])
             if math.dist(end, (x, y)) > 2 * placement.RADIUS:

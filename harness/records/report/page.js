@@ -33,7 +33,9 @@
   const table = document.getElementById("table");
   const chapters = all(document, ".chapter");
   const setTable = () => chapters.forEach((each) => {
-    each.classList.toggle("off", table.value !== "" && each.id !== table.value);
+    const other = each.id !== table.value;
+    each.classList.toggle("off", table.value !== "" && other);
+    document.querySelector(`nav [data-of="${each.id}"]`).classList.toggle("off", other);
   });
   const follow = () => {
     const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
@@ -138,16 +140,14 @@
         verdict.textContent = "Choose two methods.";
         return;
       }
+      const [high, low] = a > b ? [a, b] : [b, a];
       const points = 100 * (pairs.values[a] - pairs.values[b]);
-      const p = a > b ? pairs.p[a][b] : pairs.p[b][a];
-      const end = p <= 0.05 ? `They are told apart` : "They are not told apart";
-      verdict.textContent = `${pairs.labels[a]} exceeds ${pairs.labels[b]} by ` +
-        `${points.toFixed(2)} points. ${end} (p = ${p < 0.001 ? "< 0.001" : p.toPrecision(2)}, ` +
-        "adjusted for all pairs).";
-      if (points < 0) {
-        verdict.textContent = verdict.textContent
-          .replace(" exceeds ", " is below ").replace(points.toFixed(2), (-points).toFixed(2));
-      }
+      const p = pairs.p[high][low];
+      const apart = pairs.told[high][low] === "1";
+      verdict.textContent =
+        `${pairs.labels[a]} is ${Math.abs(points).toFixed(2)} points ${points < 0 ? "below" : "above"} ` +
+        `${pairs.labels[b]}. They are ${apart ? "" : "not "}told apart ` +
+        `(${p < 0.001 ? "p < 0.001" : `p = ${Number(p.toPrecision(2))}`}, adjusted for all pairs).`;
     };
     second.value = Math.min(1, pairs.labels.length - 1);
     [first, second].forEach((select) => select.addEventListener("change", say));

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from harness.records.costs import seconds
-from harness.records.report.geometry import AREA, HEIGHT, WIDTH, spans
+from harness.records.report.geometry import AREA, HEIGHT, WIDTH, short, spans
 from harness.records.tables import MISSING, count, harmless, percent
 
 HERE = Path(__file__).parent
@@ -22,6 +22,7 @@ PARTS = (
     ("losses", "Training losses"), ("mistakes", "Worst classes and mistakes"),
 )  # fmt: skip
 LETTER = 7.4  # pixels of a letter of a name beside the matrix
+LONG = 24  # letters of a name that is broken into lines
 ALIKE = 12  # names in a sentence
 
 
@@ -72,10 +73,13 @@ def _environment() -> jinja2.Environment:
     )  # fmt: skip
     environment.filters |= {
         "percent": percent, "count": count, "interval": _interval, "edges": _edges,
-        "short": lambda v: MISSING if v is None else f"{100 * v:.1f}",
+        "digit": lambda v: MISSING if v is None else f"{100 * v:.1f}",
+        "short": short,
         "seconds": lambda v: MISSING if v is None else seconds(v),
+        "long": lambda label: Markup(' class="long"') if len(label) > LONG else "",
         "raw": lambda v: "" if v is None else f"{v:.6g}",
         "level": lambda n: "l0" if not n else f"l{'u' if n > 0 else 'd'}{abs(n)}",
+        "breaks": lambda name: escape(harmless(name)).replace("_", Markup("_<wbr>")),
         "capfirst": lambda text: text[:1].upper() + text[1:],
     }  # fmt: skip
     return environment
@@ -119,7 +123,7 @@ def _matrix(pairs: Mapping[str, Any]) -> dict[str, Any]:
         told.append((label, marks[place].count(1), f"{', '.join(alike[:ALIKE])}{more}" or "none"))
     return {
         "cell": cell, "told_list": told,
-        "left": round(LETTER * max(len(f"{label} {len(labels)}") for label in labels)) + 12,
+        "left": round(LETTER * max(len(f"{short(label)} {len(labels)}") for label in labels)) + 12,
         "same": spans(marks, 0, cell), "better": spans(marks, 1, cell),
         "worse": spans(marks, -1, cell),
     }  # fmt: skip
@@ -140,6 +144,8 @@ def _data(chapter: Mapping[str, Any]) -> dict[str, Any]:
         "pairs": None if pairs["why"] else {
             "labels": pairs["labels"], "values": [_rounded(v) for v in pairs["values"]],
             "p": [[round(p, 4) for p in row] for row in pairs["p"]],
+            "told": ["".join("1" if mark else "0" for mark in row[:place])
+                     for place, row in enumerate(pairs["marks"])],
         },
         "losses": {} if losses["why"] else {name: losses[name] for name in ("at", "by_dataset")},
     }  # fmt: skip
