@@ -105,7 +105,7 @@ def losses_of(table: Table, labels: Sequence[str]) -> dict[str, Any]:
     for row in table.rows:
         for each in row.members:
             losses = each.record.cost.get("epoch_losses")
-            if each.counts and isinstance(losses, list) and len(losses) > 1:
+            if each.counts and _are_losses(losses):
                 runs.setdefault((each.dataset, row.label), []).append(losses)
     if not runs:
         return {"why": "no run of this table kept the losses of two epochs or more"}
@@ -134,6 +134,12 @@ def losses_of(table: Table, labels: Sequence[str]) -> dict[str, Any]:
     at = [round(across.place(float(share))) for share in grid]
     return {**lines(given, across, up, order, leading(order)), "at": at, "by_dataset": by_dataset,
             "points": len(grid), "longest": longest}  # fmt: skip
+
+
+def _are_losses(given: Any) -> bool:
+    """Whether a record holds those of two epochs or more."""
+    numbers = isinstance(given, list) and all(type(each) in (int, float) for each in given)
+    return numbers and len(given) > 1
 
 
 def _resampled(losses: Sequence[float], grid: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -14,7 +14,7 @@ WIDTH, HEIGHT = 760, 440
 AREA: Box = (48, 24, 752, 396)  # left, top, right, bottom of what is drawn
 COLOURS, DASHES = 8, 4  # a line is known by both
 LONGEST = 32  # letters of a name in a picture
-NAMED = 40  # dots; of more only those on the front have their names beside them
+NAMED = 40  # dots at most have their names beside them; of more those on the front, one a place
 ZERO = 0.07  # of the width: where 0 stands before a logarithmic axis
 
 
@@ -72,9 +72,10 @@ def _logarithmic(
 
 
 def short(label: str) -> str:
-    """A name as a picture shows it."""
+    """A name as a picture shows it: of a long one the beginning and the end."""
     text = harmless(label)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]}…{text[1 - half :]}"
 
 
 def scatter(
@@ -94,11 +95,19 @@ def scatter(
     for (x0, y0), (x1, y1) in zip(front, [*front[1:], (right, front[-1][1])], strict=True):
         path += f"H{x1:g}V{y1:g}"
         steps += [(x0, y0 - 2, x1, y0 + 2), (x1 - 2, y1, x1 + 2, y0)]
-    named = {label: points[label] for label, _, _, best in dots if best or len(dots) <= NAMED}
+    named = points
+    if len(dots) > NAMED:
+        places = {points[label]: label for label, _, _, best in reversed(dots) if best}
+        named = {label: point for point, label in [*places.items()][:NAMED]}
     others = [point for label, point in points.items() if label not in named]
     free = steps + [(x - 3, y - 3, x + 3, y + 3) for x, y in others]
+    keys = dict[str, str]()  # as long as what is shown, of each label another
+    for label in named:
+        keys[label] = short(label)
+        while list(keys.values()).count(keys[label]) > 1:
+            keys[label] += " "
     boxes = placement.labels(
-        {short(label): point for label, point in named.items()},
+        {keys[label]: point for label, point in named.items()},
         (left + 2, top, right, bottom),
         free,
     )
@@ -108,7 +117,7 @@ def scatter(
         dot = {"label": label, "x": x, "y": y, "best": best, "cost": cost, "accuracy": accuracy,
                "left": None, "base": None, "to": None}  # fmt: skip
         if label in named:
-            near = boxes[short(label)]
+            near = boxes[keys[label]]
             dot |= {"left": round(near[0], 1), "base": round(near[1] + 12, 1)}
             end = min(max(x, near[0]), near[2]), min(max(y, near[1]), near[3])
             if math.dist(end, (x, y)) > 2 * placement.RADIUS:
