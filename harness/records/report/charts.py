@@ -104,8 +104,8 @@ def losses_of(table: Table, labels: Sequence[str]) -> dict[str, Any]:
     runs = dict[tuple[str, str], list[Sequence[float]]]()
     for row in table.rows:
         for each in row.members:
-            losses = each.record.cost.get("epoch_losses")
-            if each.counts and _are_losses(losses):
+            losses = _losses(each.record.cost.get("epoch_losses"))
+            if each.counts and len(losses) > 1:
                 runs.setdefault((each.dataset, row.label), []).append(losses)
     if not runs:
         return {"why": "no run of this table kept the losses of two epochs or more"}
@@ -136,10 +136,10 @@ def losses_of(table: Table, labels: Sequence[str]) -> dict[str, Any]:
             "points": len(grid), "longest": longest}  # fmt: skip
 
 
-def _are_losses(given: Any) -> bool:
-    """Whether a record holds those of two epochs or more."""
+def _losses(given: Any) -> list[float]:
+    """Those of the epochs, if that is what a record holds."""
     numbers = isinstance(given, list) and all(type(each) in (int, float) for each in given)
-    return numbers and len(given) > 1
+    return given if numbers else []
 
 
 def _resampled(losses: Sequence[float], grid: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -115,13 +115,13 @@ def chapter(
         "seeds": list(table.seeds), "source": table.source,
     }  # fmt: skip
     of = {
-        name: [_cells(row, name, score, evaluations, certain) for _, row in each.iterrows()]
+        name: [_cells(row, name, score, evaluations, certain) for row in each.to_dict("records")]
         for name, each in part.groupby("dataset", sort=False)
     }
     for each in of.values():
         assert len(each) == len(labels)  # every row has every dataset, in the same order
     result["scores"] = of
-    result["rows"] = [_row(row) for _, row in average.iterrows()]
+    result["rows"] = [_row(row) for row in average.to_dict("records")]
     result["notes"] = certain.notes()
     result["findings"] = certain.comparisons()
     result["places"] = places(labels, certain)
@@ -131,14 +131,14 @@ def chapter(
 
 
 def _cells(
-    row: Mapping[str, Any],
+    row: Mapping[Any, Any],
     dataset: Any,
     score: str | None,
     evaluations: Sequence[str],
     certain: Certainty,
 ) -> dict[str, Any]:
     """A row's numbers of one dataset or of the average; `finished` where seeds or datasets lack."""
-    value = number(row.get(score))
+    value = number(row.get(score or ""))
     finished = value is None and number(row.get(f"finished_{score}")) is not None
     start = "finished_" if finished else ""
     interval = certain.interval(str(row["label"]), str(dataset))
@@ -149,7 +149,7 @@ def _cells(
     }  # fmt: skip
 
 
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+def _row(row: Mapping[Any, Any]) -> dict[str, Any]:
     state = []
     if not row["applicable"]:
         state.append("not applicable")

@@ -142,7 +142,7 @@ def _classes(
     found = []
     for label, total in totals.items():
         name = names[label] if names is not None else None
-        ((other, times),) = taken.get(label, Counter()).most_common(1) or [(None, 0)]
+        other, times = next(iter(taken.get(label, Counter()).most_common(1)), (None, 0))
         if total:
             found.append({
                 "evaluation": evaluation, "name": name, "images": total // len(seeds),

@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const all = (root, selector) => [...root.querySelectorAll(selector)];
   const show = (element) => element && element.removeAttribute("hidden");
-  const percent = (value, digits = 2) => (value === null ? "–" : (100 * value).toFixed(digits));
+  const percent = (value, digits = 2) => (value === null ? "–" : value.toFixed(digits));
 
   // colours: of the system, or chosen and remembered where the browser allows it
   const theme = document.getElementById("theme");
@@ -75,7 +75,7 @@
     return head && [head.cellIndex, head.getAttribute("aria-sort")];
   };
 
-  // what a row shows of a dataset: [value, low, high, finished, other evaluations ...]
+  // what a row shows of a dataset, in percent: [value, low, high, finished, other evaluations ...]
   const fill = (board, of, dataset) => {
     const cells = of.scores[dataset];
     const there = cells.flatMap((cell) => cell.slice(0, 3)).filter((value) => value !== null);

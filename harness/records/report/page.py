@@ -132,8 +132,9 @@ def _matrix(pairs: Mapping[str, Any]) -> dict[str, Any]:
 def _data(chapter: Mapping[str, Any]) -> dict[str, Any]:
     """What the script needs of a table."""
     scores = {
-        name: [[*map(_rounded, (cell["value"], cell["low"], cell["high"])), cell["finished"],
-                *map(_rounded, cell["others"])] for cell in cells]
+        name: [[_percent(cell["value"], 2), _percent(cell["low"], 1), _percent(cell["high"], 1),
+                cell["finished"], *(_percent(each, 2) for each in cell["others"])]
+               for cell in cells]
         for name, cells in chapter["scores"].items()
     }  # fmt: skip
     pairs, losses = chapter["pairs"], chapter["losses"]
@@ -142,7 +143,7 @@ def _data(chapter: Mapping[str, Any]) -> dict[str, Any]:
         "families": [chapter["families"][label] for label in chapter["labels"]],
         "scores": scores, "places": chapter["place_of"],
         "pairs": None if pairs["why"] else {
-            "labels": pairs["labels"], "values": [_rounded(v) for v in pairs["values"]],
+            "labels": pairs["labels"], "values": [round(v, 8) for v in pairs["values"]],
             "p": [[round(p, 4) for p in row] for row in pairs["p"]],
             "told": ["".join("1" if mark else "0" for mark in row[:place])
                      for place, row in enumerate(pairs["marks"])],
@@ -151,5 +152,6 @@ def _data(chapter: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 5)
+def _percent(value: float | None, digits: int) -> float | None:
+    """As it is shown: Python and JavaScript round halves differently."""
+    return None if value is None else float(f"{100 * value:.{digits}f}")
