@@ -77,6 +77,8 @@ def test_a_wheel_holds_one_package(wheel):
     assert tops == {"harness", f"vlm_peft_harness-{importlib.metadata.version('vlm-peft-harness')}"
                     ".dist-info"}  # fmt: skip
     assert {"harness/methods/dra.py", "harness/tasks/datasets/emoji/classes.json"} <= set(names)
+    report = {f"harness/records/report/page.{end}" for end in ("html.jinja", "css", "js")}
+    assert report <= set(names)
 
 
 def test_it_runs_from_an_empty_folder(environment, tmp_path):

@@ -123,7 +123,7 @@ def chapter(
     result["scores"] = of
     result["rows"] = [_row(row) for row in average.to_dict("records")]
     result["notes"] = certain.notes()
-    result["findings"] = certain.comparisons()
+    result["findings"] = [each for each in certain.comparisons() if not each.startswith("place:")]
     result["places"] = places(labels, certain)
     result["heat"] = heat(labels, table, of)
     result["pairs"] = pairs(labels, certain)

@@ -13,7 +13,7 @@ from harness.records.predictions import Missing
 from harness.records.summary import Row, Table
 
 MOST_PICTURES = 60  # of a report
-WORST, SAMPLES = 8, 8  # classes and images of a section
+WORST, SAMPLES, FEWEST = 8, 8, 3  # classes and images of a section
 
 
 @dataclass
@@ -37,11 +37,14 @@ def sections(table: Table, labels: Sequence[str], pictures: Pictures) -> list[di
     rows = {row.label: row for row in table.rows}
     ordered = [rows[label] for label in labels if label != ZERO_SHOT]
     ordered += [rows[label] for label in labels if label == ZERO_SHOT]
-    return [{"dataset": name, **_section(table, ordered, name, pictures)}
+    most = max(FEWEST, min(SAMPLES, MOST_PICTURES // max(1, len(table.datasets))))
+    return [{"dataset": name, **_section(table, ordered, name, pictures, most)}
             for name in table.datasets]  # fmt: skip
 
 
-def _section(table: Table, rows: Sequence[Row], dataset: str, pictures: Pictures) -> dict[str, Any]:
+def _section(
+    table: Table, rows: Sequence[Row], dataset: str, pictures: Pictures, most: int
+) -> dict[str, Any]:
     reasons = list[str]()
     for row in rows:
         entries = [each for each in row.members if each.dataset == dataset and each.counts]
@@ -54,7 +57,12 @@ def _section(table: Table, rows: Sequence[Row], dataset: str, pictures: Pictures
             continue
         zero = next((each for each in rows if each.label == ZERO_SHOT and each is not row), None)
         beside = _beside(table, zero, dataset) if zero is not None else {}
-        return _of(row.label, entries, found, beside, dataset, pictures)
+        result = _of(row.label, entries, found, beside)
+        result["samples"] = [
+            {**each, "picture": pictures.of(dataset, each["path"])}
+            for each in result["samples"][:most]
+        ]
+        return result
     return {"why": reasons[0] if reasons else "no run of it has finished"}
 
 
@@ -62,8 +70,10 @@ Found = Mapping[str, Sequence[Mistakes]]  # by evaluation, one a seed
 
 
 def _read(table: Table, entries: Sequence[Entry]) -> Found:
+    """Of the seeds with the classes of the first."""
     names = [name for name in table.evaluations if name in entries[0].record.scores]
-    return {name: [mistakes.of(each.record, name) for each in entries] for name in names}
+    found = {name: [mistakes.of(each.record, name) for each in entries] for name in names}
+    return {name: [each for each in of if each.names == of[0].names] for name, of in found.items()}
 
 
 def _beside(table: Table, row: Row, dataset: str) -> dict[tuple[str, str], float]:
@@ -83,8 +93,6 @@ def _of(
     entries: Sequence[Entry],
     found: Found,
     beside: Mapping[tuple[str, str], float],
-    dataset: str,
-    pictures: Pictures,
 ) -> dict[str, Any]:
     first = [each[0] for each in found.values()]
     worst = [cell for name, each in found.items() for cell in _classes(name, each, beside)]
@@ -92,7 +100,7 @@ def _of(
     named = all(each.names is not None for each in first)
     units = [each.units for each in first]
     result: dict[str, Any] = {
-        "label": label, "seeds": len(entries), "seed": entries[0].seed,
+        "label": label, "seeds": min(map(len, found.values()), default=0), "seed": entries[0].seed,
         "evaluations": list(found), "images": sum(each.images for each in first),
         "units": sum(u for u in units if u is not None) if None not in units else None,
         "classes": len(worst), "perfect": sum(cell["accuracy"] == 1 for cell in worst),
@@ -108,9 +116,8 @@ def _of(
         {
             "evaluation": name, "path": each.path, "confidence": each.confidence,
             "true": of.names[each.true], "predicted": of.names[each.predicted],
-            "picture": pictures.of(dataset, each.path),
         }
-        for name, each, of in samples[:SAMPLES]
+        for name, each, of in samples
         if of.names is not None
     ]  # fmt: skip
     return result

@@ -3,6 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const all = (root, selector) => [...root.querySelectorAll(selector)];
   const show = (element) => element && element.removeAttribute("hidden");
+  const own = (object, name) => (Object.hasOwn(object, name) ? object[name] : undefined);
   const percent = (value, digits = 2) => (value === null ? "–" : value.toFixed(digits));
 
   // colours: of the system, or chosen and remembered where the browser allows it
@@ -93,7 +94,7 @@
       row.querySelector(".interval").textContent =
         from === null ? "" : `${percent(from, 1)}–${percent(to, 1)}`;
       const place = row.querySelector(".place");
-      const known = dataset === "average" ? of.places[row.dataset.m] : undefined;
+      const known = dataset === "average" ? own(of.places, row.dataset.m) : undefined;
       place.textContent = known ? `${known[0]}–${known[1]}` : "–";
       place.dataset.v = known ? known[0] + known[1] / 1000 : "";
       const drawn = row.querySelector("td.drawn");
@@ -116,7 +117,7 @@
     const chart = chapter.querySelector("[id$='-losses']");
     if (!losses.at) return;
     all(chart, "polyline").forEach((line) => {
-      const heights = dataset === "average" ? null : losses.by_dataset[dataset][line.dataset.m];
+      const heights = dataset === "average" ? undefined : own(losses.by_dataset[dataset], line.dataset.m);
       line.dataset.average ??= line.getAttribute("points");
       const points = heights ? heights.map((y, place) => `${losses.at[place]},${y}`).join(" ")
         : dataset === "average" ? line.dataset.average : "";

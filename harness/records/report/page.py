@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from harness.records.costs import seconds
+from harness.records.report.datasets import MOST_PICTURES
 from harness.records.report.geometry import AREA, HEIGHT, WIDTH, short, spans
 from harness.records.tables import MISSING, count, harmless, percent
 
@@ -41,6 +42,7 @@ def page(found: Mapping[str, Any], credits: Sequence[str] = ()) -> str:
         .get_template("page.html.jinja")
         .render(
             **{**found, "chapters": chapters}, credits=credits, parts=PARTS, generator=GENERATOR,
+            most_pictures=MOST_PICTURES,
             width=WIDTH, height=HEIGHT, area=AREA, script_hash=f"sha256-{digest}",
             style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
             script=Markup(script), data=embedded([_data(each) for each in chapters]),
