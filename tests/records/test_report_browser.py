@@ -12,6 +12,7 @@ CHROMIUM = shutil.which("chromium")
 WIDTHS = (360, 800, 1400)
 HOSTILE = "<script>document.title='taken'</script>"
 METHODS = {"lora": 0.8, "lora-wide": 0.7, "coop": 0.5, HOSTILE: 0.6}
+LONG = "longest_" * 20
 
 pytestmark = pytest.mark.browser
 if CHROMIUM is None:
@@ -23,13 +24,15 @@ playwright = pytest.importorskip(
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """A file with three tables, in which a method and a dataset have names that are markup."""
+    """A file with four tables, in which a method and a dataset have names that are markup; the
+    names of one table are very long."""
     folder = tmp_path_factory.mktemp("results")
     asked = {"seeds": (1, 2), "images": 40, "losses": (2.0, 1.0)}
     worlds.write(folder, METHODS, datasets=("a_dataset", HOSTILE), **asked)
     for shots in (1, 4):
         worlds.write(folder, {"coop": 0.4}, task="few_shot", evaluations=("accuracy",),
                      shots=shots, **asked)  # fmt: skip
+    worlds.write(folder, {LONG: 0.5, LONG[1:]: 0.7}, datasets=(LONG,), backbone=LONG, **asked)
     file = tmp_path_factory.mktemp("report") / "report.html"
     file.write_text(page.page(content.report(Store(folder).records())), encoding="utf-8")
     return file
@@ -73,8 +76,8 @@ def names(shown):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_width_scrolls_the_page_sideways(opened, tmp_path, width, scheme):
     shown = opened(width, scheme)
-    shown.locator("#table").select_option("")
     shown.screenshot(path=tmp_path / f"{width}-{scheme}.png", full_page=True)
+    shown.locator("#table").select_option("")
     assert shown.evaluate("document.documentElement.scrollWidth") == width
 
 
@@ -161,6 +164,6 @@ def test_without_scripts_all_tables_are_there(chromium, report):
     context = chromium.new_context(java_script_enabled=False)
     shown = context.new_page()
     shown.goto(report.as_uri())
-    assert shown.locator(".chapter:visible").count() == 3
+    assert shown.locator(".chapter:visible").count() == 4
     assert names(shown)[0] == "lora"
     context.close()

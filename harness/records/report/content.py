@@ -87,14 +87,18 @@ def _about(records: Sequence[Record], chapters: Sequence[Mapping[str, Any]]) -> 
 
 
 def _title(chapter: Mapping[str, Any], chapters: Sequence[Mapping[str, Any]]) -> str:
-    """The task, and what tells it from the other tables: settings only where nothing else does."""
+    """Task, backbone and shots of a table; weights and settings where they tell it from others."""
     title = f"{chapter['task']}, {chapter['backbone']}, {chapter['shots']} shot"
     title += "s" * (chapter["shots"] != "1")
     like = [each for each in chapters
             if all(each[n] == chapter[n] for n in ("task", "backbone", "shots"))]  # fmt: skip
-    for name in ("weights", "settings"):
-        if len({each[name] for each in like}) > 1:
-            title += f", {name} {chapter[name]}"
+    if len({each["weights"] for each in like}) > 1:
+        title += f", weights {chapter['weights']}"
+    every = [json.loads(each["settings"]) for each in like]
+    mine = json.loads(chapter["settings"])
+    for name in dict.fromkeys(name for settings in every for name in settings):
+        if any(settings.get(name) != mine.get(name) for settings in every):
+            title += f", {name} {json.dumps(mine.get(name))}"
     return title
 
 
