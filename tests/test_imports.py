@@ -135,6 +135,7 @@ def test_a_task_or_dataset_file_imports_its_interface(module):
     [
         ("import harness", "torch pandas numpy open_clip gin jinja2"),
         ("import harness.records.leaderboard, harness.records.costs", "torch open_clip"),
+        ("import harness.records.report.content, harness.records.report.page", "torch open_clip"),
         ("from harness.cli.arguments import parser; parser().format_help()", "torch pandas jinja2"),
         ("import harness; harness.leaderboard('results/reference').frame()", "torch open_clip"),
     ],

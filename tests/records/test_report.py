@@ -10,7 +10,8 @@ import pytest
 
 from harness.errors import HarnessError
 from harness.records.leaderboard import Leaderboard
-from harness.records.report import charts, content, datasets, geometry, page
+from harness.records.record import Record
+from harness.records.report import charts, content, datasets, geometry, page, provenance
 from harness.records.store import Store
 from tests.records import worlds
 
@@ -86,6 +87,21 @@ def test_the_heat_map_is_relative_to_zero_shot(chapter):
     assert all(cell["level"] == 4 for cell in rows["lora"])
 
 
+def test_the_heat_map_has_no_colour_where_zero_shot_was_not_run(records):
+    kept = [r for r in records if (r.run["method"], r.run["dataset"]) != ("zero_shot", "toy_b")]
+    heat = content.report(kept)["chapters"][0]["heat"]
+    levels = {row["label"]: [cell["level"] for cell in row["cells"]] for row in heat["rows"]}
+    assert heat["reference"] == "zero-shot"
+    assert levels["lora"] == [4, 0]
+
+
+def test_mistakes_are_of_the_best_method_of_the_dataset_even_if_no_row_is_complete(records):
+    kept = [r for r in records if (r.run["seed"], r.run["dataset"]) != (2, "toy_b")]
+    kept += [replace(r, status="failed", scores={}) for r in records if r not in kept]
+    first, second = content.report(kept)["chapters"][0]["sections"]
+    assert (first["label"], second["label"]) == ("lora", "lora")
+
+
 def test_a_variant_is_of_the_family_of_its_method():
     labels = ["lora-wide", "lora", "tip_adapter_f", "tip_adapter", "adapter", "dra[rank=8]"]
     assert list(charts.families(labels).values()) == [
@@ -135,6 +151,39 @@ def test_costs_that_were_not_measured_are_said_to_be(chapter):
     assert "--tasks efficiency" in why["fit"]
 
 
+def measured(like: Record, step: float) -> Record:
+    """An efficiency record of a method: 10 steps of so many seconds."""
+    seconds = {"median": step, "least": step, "most": step}
+    inference = dict.fromkeys(("data", "image", "head", "texts"), seconds)
+    cost = {
+        "trainable_parameters": 5, "prepare_seconds": 1.0, "cuda": False,
+        "train": {"steps": 10, "bytes": 2**20, "data": seconds, "step": seconds},
+        "inference": {**inference, "batch": 1, "text_per_image": False},
+    }  # fmt: skip
+    run = {**like.run, "measured_on": ["a processor", 1], "task_fields": {"like": "base2new"}}
+    return replace(like, key=f"e{like.key}", run=run, cost=cost, scores={})
+
+
+def test_measured_costs_are_drawn_where_they_are_there(records):
+    of = {record.run["method"]: record for record in records if record.run["dataset"] == "toy_a"}
+    costs = [measured(of["coop"], 0.1), measured(of["lora"], 0.2)]
+    charts = content.report([*records, *costs])["chapters"][0]["costs"]
+    fit = next(chart for chart in charts if chart["kind"] == "fit")
+    assert [(dot["label"], dot["cost"], dot["best"]) for dot in fit["dots"]] == [
+        ("lora", pytest.approx(5.0), True), ("coop", pytest.approx(3.0), True),
+    ]  # fmt: skip
+    assert fit["where"] == "a processor, 1 thread, toy_a"
+    assert fit["missing"] == ["lora-wide", "zero_shot"]
+
+
+def test_costs_of_two_devices_are_not_drawn_together(records):
+    first = measured(records[0], 0.1)
+    other = {**first.run, "measured_on": ["another", 1]}
+    costs = [first, replace(first, key="e", run=other)]
+    charts = content.report([*records, *costs])["chapters"][0]["costs"]
+    assert charts[1]["why"].startswith("the measurements are of different kinds: ")
+
+
 def test_a_table_of_several_shots_becomes_a_curve(tmp_path):
     for shots in (1, 4):
         records = world(tmp_path, {"coop": 0.5}, task="few_shot", evaluations=("accuracy",),
@@ -154,6 +203,12 @@ def test_a_run_that_failed_is_listed_and_its_row_has_no_average(records):
     assert why == "ValueError: no"
     assert chapter["scores"]["average"][place]["value"] is None
     assert chapter["rows"][place]["state"] == ["incomplete, 5 of 6", "1 failed"]
+
+
+def test_a_long_text_is_cut(records):
+    broken = replace(records[0], status="failed", scores={}, error="x" * 100_000)
+    ((_, why),) = content.report([broken, *records[1:]])["trouble"]["failed"]["lines"]
+    assert why == "x" * provenance.LONGEST + "…"
 
 
 def test_where_there_are_no_predictions_each_section_says_why(records):

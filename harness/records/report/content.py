@@ -13,6 +13,7 @@ from harness.records.leaderboard import Leaderboard
 from harness.records.record import Record
 from harness.records.report import datasets, provenance
 from harness.records.report.charts import costs_of, families, losses_of, number, shots_of
+from harness.records.report.comparisons import pairs, places
 from harness.records.store import CHANGE, one_record_a_key
 from harness.records.summary import Table, tables
 
@@ -54,7 +55,7 @@ def report(records: Sequence[Record], picture: Picture = no_picture) -> dict[str
         found["id"] = f"t{place}"
         found["costs"] = costs_of(records, key, part, found["score"])
         found["losses"] = losses_of(table, found["labels"])
-        found["sections"] = datasets.sections(table, found["labels"], shown)
+        found["sections"] = datasets.sections(table, ranking(found), shown)
         chapters.append(found)
     for each in chapters:
         each["title"] = _title(each, chapters)
@@ -98,7 +99,8 @@ def _title(chapter: Mapping[str, Any], chapters: Sequence[Mapping[str, Any]]) ->
     mine = json.loads(chapter["settings"])
     for name in dict.fromkeys(name for settings in every for name in settings):
         if any(settings.get(name) != mine.get(name) for settings in every):
-            title += f", {name} {json.dumps(mine.get(name))}"
+            value = mine.get(name)
+            title += f", {name} {value if isinstance(value, str) else json.dumps(value)}"
     return title
 
 
@@ -169,21 +171,14 @@ def _row(row: Mapping[Any, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _why(certain: Certainty) -> str:
-    if certain.sample is None:
-        return certain.sampled.why
-    if len(certain.sample.labels) < 2:
-        return "only one method has intervals"
-    return "all images of some dataset are one unit"
-
-
-def places(labels: Sequence[str], certain: Certainty) -> dict[str, Any]:
-    """Between which places each method stands, or why that is not known."""
-    if not certain.ranks:
-        return {"why": _why(certain)}
-    rows = [{"label": label, "first": certain.ranks[label][0], "last": certain.ranks[label][1]}
-            for label in labels if label in certain.ranks]  # fmt: skip
-    return {"rows": rows, "number": len(rows)}
+def ranking(found: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Of each dataset the methods that have a score there, the highest first."""
+    of = {}
+    for dataset in found["datasets"]:
+        scores = dict(zip(found["labels"], found["scores"][dataset], strict=True))
+        there = [label for label, cell in scores.items() if cell["value"] is not None]
+        of[dataset] = sorted(there, key=lambda label: -scores[label]["value"])
+    return of
 
 
 def heat(
@@ -193,12 +188,14 @@ def heat(
 
     level: from -LEVELS to LEVELS; step: points of one level.
     """
+    frozen = ZERO_SHOT in labels and any(
+        of[dataset][labels.index(ZERO_SHOT)]["value"] is not None for dataset in table.datasets
+    )
     columns = []
     for dataset in table.datasets:
         values = [cell["value"] for cell in of[dataset]]
         there = pd.Series([v for v in values if v is not None], dtype=float)
-        zero = values[labels.index(ZERO_SHOT)] if ZERO_SHOT in labels else None
-        reference = zero if zero is not None else number(there.median())
+        reference = values[labels.index(ZERO_SHOT)] if frozen else number(there.median())
         columns.append((dataset, of[dataset], reference))
     if not any(cell["value"] is not None for _, cells, _ in columns for cell in cells):
         return {"why": "no run of this table has a score"}
@@ -215,35 +212,5 @@ def heat(
                 level = max(-LEVELS, min(LEVELS, round((value - reference) / step)))
             cells.append({"value": value, "finished": each[place]["finished"], "level": level})
         rows.append({"label": label, "cells": cells})
-    about = "zero-shot" if ZERO_SHOT in labels else "the dataset's median"
     return {"datasets": [name for name, _, _ in columns], "rows": rows, "step": step,
-            "reference": about}  # fmt: skip
-
-
-def pairs(labels: Sequence[str], certain: Certainty) -> dict[str, Any]:
-    """Of every pair whether it is told apart, or why that is not known; in the order of labels.
-
-    marks: [M][M] 1 where the row is better, -1 where it is worse, else 0, and None on the diagonal;
-    p: [M][<M] adjusted.
-    """
-    sample, found = certain.sample, certain.pairs
-    if sample is None or found is None:
-        return {"why": _why(certain)}
-    order = [sample.labels.index(label) for label in labels if label in sample.labels]
-    beats = found.beats()
-    p = {}
-    for a, b, value in zip(found.first, found.second, found.adjusted, strict=True):
-        p[int(a), int(b)] = p[int(b), int(a)] = float(value)
-    return {
-        "labels": [sample.labels[i] for i in order],
-        "values": [float(sample.values[i]) for i in order],
-        "marks": [[int(beats[i, j]) - int(beats[j, i]) if i != j else None for j in order]
-                  for i in order],
-        "p": [[p[i, j] for j in order[:place]] for place, i in enumerate(order)],
-        "told": int(found.told_apart.sum()), "number": len(found.first), "needed": found.needed,
-    }  # fmt: skip
-
-
-def raw(found: Mapping[str, Any]) -> str:
-    """The same as JSON, without the pictures."""
-    return json.dumps(found, indent=1, allow_nan=False)
+            "reference": "zero-shot" if frozen else "the median"}  # fmt: skip

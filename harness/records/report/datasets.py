@@ -32,14 +32,21 @@ class Pictures:
         return found
 
 
-def sections(table: Table, labels: Sequence[str], pictures: Pictures) -> list[dict[str, Any]]:
-    """One a dataset, in the order of the table: of the best method whose predictions were kept."""
+def sections(
+    table: Table, ranking: Mapping[str, Sequence[str]], pictures: Pictures
+) -> list[dict[str, Any]]:
+    """One a dataset, in the order of the table: of the best method whose predictions were kept.
+
+    Args:
+        ranking: the labels of each dataset, the best first.
+    """
     rows = {row.label: row for row in table.rows}
-    ordered = [rows[label] for label in labels if label != ZERO_SHOT]
-    ordered += [rows[label] for label in labels if label == ZERO_SHOT]
     most = max(FEWEST, min(SAMPLES, MOST_PICTURES // max(1, len(table.datasets))))
-    return [{"dataset": name, **_section(table, ordered, name, pictures, most)}
-            for name in table.datasets]  # fmt: skip
+    found = []
+    for name in table.datasets:
+        ordered = [rows[label] for label in ranking[name]]
+        found.append({"dataset": name, **_section(table, ordered, name, pictures, most)})
+    return found
 
 
 def _section(

@@ -10,6 +10,7 @@ from harness.records import leaderboard
 from harness.records.labels import differing, run_name
 from harness.records.record import Record
 
+LONGEST = 1000  # characters of a text
 MOST = 40  # lines of a list; how many more there are is said
 
 
@@ -37,9 +38,20 @@ def trouble(records: Sequence[Record], frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def cut(lines: Iterable[Any]) -> dict[str, Any]:
-    """The first of some lines, and how many more there are."""
+    """The first of some lines, each a text or several parts, and how many more there are."""
     lines = list(lines)
-    return {"lines": lines[:MOST], "more": max(0, len(lines) - MOST), "number": len(lines)}
+    return {
+        "lines": [_clipped(line) for line in lines[:MOST]],
+        "more": max(0, len(lines) - MOST),
+        "number": len(lines),
+    }
+
+
+def _clipped(line: Any) -> Any:
+    if isinstance(line, tuple):
+        return tuple(map(_clipped, line))
+    long = isinstance(line, str) and len(line) > LONGEST
+    return f"{line[:LONGEST]}…" if long else line
 
 
 def provenance(records: Sequence[Record]) -> dict[str, Any]:
