@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from harness.dataset import Item
 from harness.decoding import open_rgb
-from harness.errors import HarnessError
 from harness.files import path_below
 from harness.tasks.datasets.emoji import Emoji
 
@@ -44,7 +43,7 @@ class Thumbnails:
         try:
             embedded = dataset in EMBEDDED
             image = self._embedded(path) if embedded else self._below(dataset, path)
-        except (HarnessError, OSError, ValueError, KeyError):
+        except Exception:  # datasets of plugins raise all kinds
             return None
         if image is None:
             return None
@@ -66,7 +65,8 @@ class Thumbnails:
             self._registry = options.plugins(list(self.plugins))
         plugin = self._registry.plugins["datasets"].get(dataset)
         if plugin is not None:
-            return plugin.cls(**plugin.fixed).open(Item(path, 0, ""), self.root).convert("RGB")
+            item = Item(path_below(path, dataset), 0, "")
+            return plugin.cls(**plugin.fixed).open(item, self.root).convert("RGB")
         own = dataset.partition(":")[2]  # the user's, whose folder is not known to the record
         start = self.root.resolve()
         for home in (start / own, start) if own else ():

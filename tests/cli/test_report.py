@@ -139,6 +139,20 @@ def test_a_name_of_a_dataset_does_not_leave_the_folder(home):
     assert Thumbnails(home / "mine").of("folder:../..", "secret.png") is None
 
 
+def test_an_image_of_a_plugin_s_dataset_is_shown_from_below_the_folder_alone(home, tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from dataclasses import dataclass\nfrom harness.dataset import Dataset\n"
+        "from PIL import Image\n\n\n@dataclass(frozen=True, kw_only=True)\nclass Mine(Dataset):\n"
+        '    """Images."""\n\n    template: str = "{}"\n\n'
+        "    def read(self, root):\n        return {}\n\n"
+        "    def open(self, item, root):\n        return Image.open(root / item.path)\n"
+    )
+    pictures = Thumbnails(home, (str(plugin),))
+    assert pictures.of("mine", "mine/1/1.png").startswith(PICTURE)
+    assert pictures.of("mine", "../secret.png") is None
+
+
 def test_an_embedded_image_is_shown_with_its_credit():
     pictures = Thumbnails()
     assert pictures.of("emoji_food", "noto/cookie/0").startswith(PICTURE)
