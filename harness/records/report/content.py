@@ -10,7 +10,7 @@ from harness.errors import HarnessError
 from harness.records.entry import TABLES
 from harness.records.intervals import ZERO_SHOT, Certainty
 from harness.records.leaderboard import Leaderboard
-from harness.records.record import Record
+from harness.records.record import STATUSES, Record
 from harness.records.report import datasets, provenance
 from harness.records.report.charts import costs_of, families, losses_of, number, shots_of
 from harness.records.report.comparisons import pairs, places
@@ -81,7 +81,7 @@ def _about(records: Sequence[Record], chapters: Sequence[Mapping[str, Any]]) -> 
     return {
         "methods": len(of["method"]), "datasets": len(of["dataset"]), "tasks": of["task"],
         "backbones": of["backbone"], "runs": len(records),
-        "done": sum(record.status == "done" for record in records),
+        **{status: sum(record.status == status for record in records) for status in STATUSES},
         "seeds": len({record.run["seed"] for record in records}),
         "first": times[0][:10] if times else "", "last": times[-1][:10] if times else "",
     }  # fmt: skip
@@ -164,7 +164,7 @@ def _row(row: Mapping[Any, Any]) -> dict[str, Any]:
     if row["failed"]:
         state.append(f"{row['failed']} failed")
     if row["checks"]:
-        state.append(f"{row['checks']} failed a check")
+        state.append(f"{row['checks']} run{'s' * (row['checks'] != 1)} failed a check")
     return {
         "label": row["label"], "parameters": number(row["parameters"]),
         "seconds": number(row["train_seconds"]), "state": state,
