@@ -120,6 +120,7 @@ def test_one_table_is_shown_at_a_time_and_links_lead_to_it(opened):
     shown = opened()
     assert shown.locator(".chapter:visible").count() == 1
     shown.locator("nav a[href='#t2']").click()
+    shown.locator("#t2").wait_for()  # the browser tells the script a little later
     assert shown.locator(".chapter:visible").get_attribute("id") == "t2"
 
 
