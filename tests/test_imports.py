@@ -34,6 +34,8 @@ ONLY = {
     "open_clip": ("harness.towers",),
     "timm": ("harness.towers",),
     "pandas": ("harness.records",),
+    "jinja2": ("harness.records.report",),
+    "markupsafe": ("harness.records.report",),
     "tabulate": ("harness.records", "harness.cli"),
     "ray": ("harness.runs.executors.ray",),
     "onnx": ("harness.deploy",),
@@ -131,9 +133,10 @@ def test_a_task_or_dataset_file_imports_its_interface(module):
 @pytest.mark.parametrize(
     ("code", "never"),
     [
-        ("import harness", "torch pandas numpy open_clip gin"),
+        ("import harness", "torch pandas numpy open_clip gin jinja2"),
         ("import harness.records.leaderboard, harness.records.costs", "torch open_clip"),
-        ("from harness.cli.arguments import parser; parser().format_help()", "torch pandas"),
+        ("import harness.records.report.content, harness.records.report.page", "torch open_clip"),
+        ("from harness.cli.arguments import parser; parser().format_help()", "torch pandas jinja2"),
         ("import harness; harness.leaderboard('results/reference').frame()", "torch open_clip"),
     ],
 )

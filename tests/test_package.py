@@ -78,6 +78,8 @@ def test_a_wheel_holds_one_package(wheel):
                     ".dist-info"}  # fmt: skip
     assert {"harness/methods/dra.py", "harness/tasks/datasets/emoji/classes.json",
             "harness/published/dra.csv"} <= set(names)  # fmt: skip
+    report = {f"harness/records/report/page.{end}" for end in ("html.jinja", "css", "js")}
+    assert report <= set(names)
 
 
 def test_it_runs_from_an_empty_folder(environment, tmp_path):

@@ -12,12 +12,13 @@ from harness.cli.verbs import (
     names,
     paper,
     published,
+    report,
     run,
     status,
 )
 
 VERBS = (
-    run, status, leaderboard, compare, errors, published, paper, data, names, bench,
+    run, status, leaderboard, compare, errors, report, published, paper, data, names, bench,
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ Shown = Callable[[float], str]
 Compared = tuple[str, str, str, str, str]  # backbone, weights, task, shots, label
 COSTS: dict[str, tuple[str, Callable[[dict[str, Any]], float], Shown]] = {
     "params": ("trained parameters", lambda cost: cost["trainable_parameters"], count),
-    "fit": ("time of a fit", lambda cost: fit_seconds(cost), lambda value: _seconds(value)),
+    "fit": ("time of a fit", lambda cost: fit_seconds(cost), lambda value: seconds(value)),
     "inference": (
         "time an image",
         lambda cost: 1 / image_rate(cost),
@@ -98,14 +98,14 @@ def _training(name: str, cost: dict[str, Any]) -> dict[str, str]:
     train = cost.get("train")
     if train is None:
         rest = ("batch", "images/s", "data", "image", "text", "rest", "memory")
-        return row | dict.fromkeys(rest, MISSING) | {"fit": _seconds(fit_seconds(cost))}
+        return row | dict.fromkeys(rest, MISSING) | {"fit": seconds(fit_seconds(cost))}
     whole = train["data"]["median"] + train["step"]["median"]
     shares = {part: train[part]["median"] / whole for part in ("data", "image", "text")}
     rate = f"{_rate(train['batch'] / whole)} ± {_spread(train['step'])}"
     row |= {"batch": count(train["batch"]), "images/s": rate}
     row |= {part: f"{share:.0%}" for part, share in shares.items()}
     row |= {"rest": f"{max(0.0, 1 - sum(shares.values())):.0%}"}
-    return row | {"memory": _bytes(train["bytes"]), "fit": _seconds(fit_seconds(cost))}
+    return row | {"memory": _bytes(train["bytes"]), "fit": seconds(fit_seconds(cost))}
 
 
 def _training_notes(costs: Sequence[dict[str, Any]]) -> list[str]:
@@ -127,7 +127,7 @@ def _inference(name: str, cost: dict[str, Any]) -> dict[str, str]:
     for part in ("data", "image", "head"):
         row[part] = f"{inference[part]['median'] / whole:.0%}"
     texts = inference["texts"]["median"]
-    row["texts"] = f"{texts / whole:.0%}" if own else f"{_seconds(texts)} once"
+    row["texts"] = f"{texts / whole:.0%}" if own else f"{seconds(texts)} once"
     row["GF/image"] = f"{inference['operations_an_image'] / 1e9:.2f}"
     row["GF/class"] = f"{inference['operations_a_class'] / 1e9:.3f}" + "*" * own
     return row | {"memory": _bytes(inference["bytes"])}
@@ -203,7 +203,7 @@ def _spread(seconds: dict[str, float]) -> str:
     return f"{(seconds['most'] - seconds['least']) / 2 / seconds['median']:.0%}"
 
 
-def _seconds(value: float) -> str:
+def seconds(value: float) -> str:
     return f"{value:,.0f} s" if value >= 10 else f"{value:.2g} s" if value >= 1e-3 else "0 s"
 
 

@@ -96,7 +96,7 @@ def pareto(records: Iterable[Record], task: str | None, kind: str | None) -> str
         f"{key[2]}, {key[0]}, {key[3]} shots, {over}",
         "HM of base and new, in percent" if paired else f"{score}, top-1 in percent",
         kind,
-        _measured(every, kind, key),
+        measured(every, kind, key),
         [str(label) for label in rows["label"] if label not in found],
     )
 
@@ -106,7 +106,7 @@ def _parameters(rows: pd.DataFrame, key: tuple[str, ...]) -> dict[tuple[str, ...
     return {(*key, row["label"]): row["parameters"] for _, row in counted.iterrows()}
 
 
-def _measured(records: list[Record], kind: str, key: tuple[str, ...]) -> str:
+def measured(records: list[Record], kind: str, key: tuple[str, ...]) -> str:
     """Where the costs were measured; `costs.costs_by_method` has refused several places."""
     if kind == "params":
         return ""
@@ -124,8 +124,8 @@ def _draw(
 ) -> str:
     name, _, shown = costs.COSTS[kind]
     base = max((b for b in (1, 2**10, 2**20, 2**30) if b <= max(d.cost for d in dots)), default=1)
-    across = _ticks(0, max(d.cost for d in dots), base if kind == "memory" else 1)
-    up = _ticks(min(d.accuracy for d in dots), max(d.accuracy for d in dots), 1)
+    across = ticks(0, max(d.cost for d in dots), base if kind == "memory" else 1)
+    up = ticks(min(d.accuracy for d in dots), max(d.accuracy for d in dots), 1)
 
     def place(cost: float, accuracy: float) -> Point:
         x = LEFT + (RIGHT - LEFT) * (cost - across[0]) / (across[-1] - across[0])
@@ -174,7 +174,7 @@ def _draw(
     return ElementTree.tostring(svg, encoding="unicode")
 
 
-def _ticks(low: float, high: float, unit: float) -> list[float]:
+def ticks(low: float, high: float, unit: float) -> list[float]:
     """Round numbers (of `unit`) from below `low` to above `high`, about eight of them."""
     span = (high - low) / unit or abs(high) / unit or 1.0
     size = 10.0 ** math.floor(math.log10(span / 8))

@@ -24,6 +24,7 @@ def write(
     images: int = 200,
     backbone: str = "emoji-mini",
     splits: bool = True,
+    losses: tuple[float, ...] = (),
     **run: Any,
 ) -> Store:
     """A record for each method (with about this accuracy), dataset and seed."""
@@ -32,12 +33,12 @@ def write(
         for dataset in datasets:
             for seed in seeds:
                 _one(store, method, accuracy, number, task, evaluations, dataset, seed, images,
-                     backbone, splits, run)  # fmt: skip
+                     backbone, splits, losses, run)  # fmt: skip
     return store
 
 
 def _one(store, method, accuracy, number, task, evaluations, dataset, seed, images, backbone,
-         splits, run):  # fmt: skip
+         splits, losses, run):  # fmt: skip
     tensors, scores, prints = {}, {}, {}
     for place, name in enumerate(evaluations):
         labels = np.arange(images) % CLASSES
@@ -71,9 +72,10 @@ def _one(store, method, accuracy, number, task, evaluations, dataset, seed, imag
         "hyperparameters": {"rank": 8}, "fingerprints": {"weights": "w", "evaluated": prints},
         **run,
     }  # fmt: skip
+    kept = {"epoch_losses": list(losses)} if losses else {}
     record = Record(
         key=digest(identity), status="done", run=identity, scores=scores,
-        cost={"trainable_parameters": 10 * number, "train_seconds": 1.0},
+        cost={"trainable_parameters": 10 * number, "train_seconds": 1.0, **kept},
         provenance={"time": "2026-01-01T00:00:00+00:00"},
     )  # fmt: skip
     store.write(record, tensors)
