@@ -215,7 +215,11 @@ class FileDataset(Dataset):
     def content(self, root: Path | None) -> str:
         """Also of the sizes of all image files: reading the bytes of a published dataset would take
         longer than a run."""
-        paths = sorted({item.path for items in self.read(root).values() for item in items})
+        return self.content_of(self.read(root), root)
+
+    def content_of(self, lists: Mapping[str, Sequence[Item]], root: Path | None) -> str:
+        """The same, of lists that have been read already: there may be a million files."""
+        paths = sorted({item.path for items in lists.values() for item in items})
         found = sizes(f"{self.path(root, self.images)}{os.sep}", paths)
         listed = "\n".join(f"{path}\t{size}" for path, size in zip(paths, found, strict=True))
         digest = hashlib.sha256(listed.encode(errors="surrogatepass")).hexdigest()[:16]

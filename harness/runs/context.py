@@ -1,6 +1,7 @@
 """What the runs of a process share, and what a run comes to there: lists of images, key, model."""
 
 import json
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from harness.config import Engine
-from harness.dataset import Classes, Dataset, Item
+from harness.dataset import Classes, Dataset, FileDataset, Item
 from harness.errors import HarnessError, blaming
 from harness.fitting.model import Model
 from harness.fitting.trainer import Schedule
@@ -50,6 +51,7 @@ class Context:
     _prepared: dict[Run, "PreparedRun"] = field(default_factory=dict, repr=False)
     _lists: dict[Dataset, dict[str, list[Item]]] = field(default_factory=dict, repr=False)
     _contents: dict[Dataset, str] = field(default_factory=dict, repr=False)
+    _classes: dict[tuple[str, Dataset], Classes] = field(default_factory=dict, repr=False)
     _sources: dict[Dataset, ImageSource] = field(default_factory=dict, repr=False)
     _splits: dict[tuple[object, ...], Split] = field(default_factory=dict, repr=False)
     _codes: dict[type, str] = field(default_factory=dict, repr=False)
@@ -88,9 +90,32 @@ class Context:
 
     def classes(self, name: str, dataset: Dataset) -> Classes:
         """All classes of a dataset: those of its training list, or of its test list."""
-        lists = self.lists(name, dataset)
-        names = tuple(class_names(lists["train"] or lists["test"]))
-        return Classes(name, names, dataset.template, dataset.ids(self.root))
+        if (name, dataset) not in self._classes:
+            lists = self.lists(name, dataset)
+            names = tuple(class_names(lists["train"] or lists["test"]))
+            found = Classes(name, names, dataset.template, dataset.ids(self.root))
+            self._classes[name, dataset] = found
+        return self._classes[name, dataset]
+
+    def content(self, name: str, dataset: Dataset) -> str:
+        """A dataset's hash of its images, made once."""
+        if dataset not in self._contents:
+            DIGESTS.disk = self.cache.disk
+            if isinstance(dataset, FileDataset) and type(dataset).content is FileDataset.content:
+                found = dataset.content_of(self.lists(name, dataset), self.root)
+            else:
+                found = dataset.content(self.root)
+            self._contents[dataset] = found
+        return self._contents[dataset]
+
+    def known(self) -> bytes:
+        """A pickle of the lists that were drawn, for another process of this command: reading a
+        million names again would take it longer than many a fit."""
+        return pickle.dumps((self._splits, self._classes, self._contents))
+
+    def learn(self, known: bytes) -> None:
+        """What `known` gave; whatever it refers to must have been imported."""
+        self._splits, self._classes, self._contents = pickle.loads(known)
 
     def source(self, dataset: Dataset) -> ImageSource:
         """Where a dataset's images come from."""
@@ -118,11 +143,9 @@ class Context:
         else:
             train, val = few_shot(lists["train"], lists["val"], run.shots, run.seed)
             items = train if part == "training" else val
-        if dataset not in self._contents:
-            DIGESTS.disk = self.cache.disk
-            self._contents[dataset] = dataset.content(self.root)
-        content = self._contents[dataset]
-        chosen = select(items, subset, self.classes(name, dataset), content, part)
+        chosen = select(
+            items, subset, self.classes(name, dataset), self.content(name, dataset), part
+        )
         if run.settings.on_bad_image == "error":
             return chosen
         source = self.source(dataset)

@@ -57,8 +57,11 @@ class Request:
         return all(isinstance(part, str) for each in given for part in each)
 
 
-def plan(request: Request, registry: Registry) -> list[PreparedRun]:
+def plan(request: Request, registry: Registry, drawn: bytes | None = None) -> list[PreparedRun]:
     """Every run of the request, each checked as far as that is possible without computing.
+
+    Args:
+        drawn: what another process knows (Context.known), whose lists are taken over.
 
     Raises:
         HarnessError: unknown names, settings nobody reads, missing data, impossible combinations.
@@ -79,6 +82,8 @@ def plan(request: Request, registry: Registry) -> list[PreparedRun]:
     device, cache = torch.device(usable_device(request.device)), Cache(disk=request.disk)
     load = partial(backbones.load, request.backbone, device, weights=not request.dry)
     context = Context(load, request.root, cache)
+    if drawn is not None:
+        context.learn(drawn)
     every: list[PreparedRun] = []
     chosen: dict[str, Plugin] = {}
     for combination in request.sweeps:

@@ -20,3 +20,16 @@ def test_a_run_pickles_to_less_than_a_kilobyte_and_is_the_same_elsewhere(name, m
     elsewhere = Context(prepared.context.clip).prepare(again)
     assert (elsewhere.key, elsewhere.fit_key) == (prepared.key, prepared.fit_key)
     assert elsewhere.identity == prepared.identity
+
+
+def test_another_process_needs_not_read_the_lists_again(toy, monkeypatch):
+    from harness.runs.plan import Request, plan
+    from tests.conftest import PLUGINS
+
+    request = Request(methods="adapter", tasks="base2new", datasets="toy", backbone="emoji-mini",
+                      shots=[4], seeds=[1, 2])  # fmt: skip
+    first = plan(request, PLUGINS)
+    keys = [run.key for run in first]
+    known = first[0].context.known()
+    monkeypatch.setattr(type(first[0].run.data["toy"]), "read", None)
+    assert [run.key for run in plan(request, PLUGINS, known)] == keys

@@ -35,7 +35,7 @@ def main() -> None:
     from harness.runs.plan import plan
 
     store = Store(share.results)
-    runs = plan(share.request, registry.load(share.plugins))
+    runs = plan(share.request, registry.load(share.plugins), share.known)
     pending = [run for run in runs if run.key in share.versions]
     execute_all(store, pending, share.versions, share.force, share.first, share.deadline)
 

@@ -70,7 +70,8 @@ def done_and_pending(
 @dataclass(frozen=True)
 class Share:
     """What a helper process is told: the request as the first process got it, the versions of the
-    records that were there before, and where in the list of runs to begin."""
+    records that were there before, where in the list of runs to begin, until when, and the lists of
+    images that the first process has drawn."""
 
     request: Request
     plugins: Sequence[str]
@@ -79,6 +80,7 @@ class Share:
     force: bool
     first: float
     deadline: float | None
+    known: bytes = b""
 
 
 def carry_out(
@@ -114,8 +116,9 @@ def carry_out(
         beside = Binding("engine", "jobs", on_one_device(settings, device), "jobs")
         bindings = [*request.bindings, beside]
         request = replace(request, device="cuda", bindings=bindings)
+    known = pending[0].context.known() if jobs > 1 else b""
     shares = [
-        Share(request, plugins, store.folder, versions, force, number / jobs, deadline)
+        Share(request, plugins, store.folder, versions, force, number / jobs, deadline, known)
         for number in range(1, jobs)
     ]
     apart = differing(run.identity for run in pending)
