@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.certainty.comparison import Comparison
     from harness.dataset import Dataset
     from harness.fitting.fitted import FittedModel
+    from harness.leaderboards.leaderboard import Leaderboard
     from harness.method import Method
-    from harness.records.comparison import Comparison
-    from harness.records.leaderboard import Leaderboard
     from harness.records.store import Record
     from harness.task import Task
 
@@ -54,7 +54,7 @@ class Results:
         Args:
             options: `task`, `by_dataset`, `pareto`, as of the command `leaderboard`.
         """
-        from harness.records.leaderboard import Leaderboard
+        from harness.leaderboards.leaderboard import Leaderboard
 
         return Leaderboard(self.records, **options)
 
@@ -172,7 +172,7 @@ def leaderboard(*results: str | Path, **options: Any) -> "Leaderboard":
     Raises:
         HarnessError: a folder cannot be read, or holds no records.
     """
-    from harness.records.leaderboard import Leaderboard
+    from harness.leaderboards.leaderboard import Leaderboard
     from harness.records.store import read_all
 
     return Leaderboard(read_all(map(Path, results or ("results/runs",))), **options)
@@ -187,7 +187,7 @@ def compare(
     Raises:
         HarnessError: a folder cannot be read, or no table has both.
     """
-    from harness.records import comparison
+    from harness.certainty import comparison
     from harness.records.store import read_all
 
     return comparison.compare(

@@ -20,6 +20,10 @@ ORDER = [
     {"registry", "task", "dataset"},
     {"splits"},
     {"towers", "records"},
+    {"certainty"},
+    {"leaderboards"},
+    {"literature"},
+    {"report"},
     {"method", "config", "images"},
     {"fitting", "methods", "tasks"},
     {"runs"},
@@ -29,14 +33,18 @@ ORDER = [
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
+TORCHLESS = tuple(
+    f"harness.{name}" for name in ("records", "certainty", "leaderboards", "literature", "report")
+)
 ONLY = {
     "gin": ("harness.config",),
     "open_clip": ("harness.towers",),
     "timm": ("harness.towers",),
-    "pandas": ("harness.records",),
-    "jinja2": ("harness.records.report",),
-    "markupsafe": ("harness.records.report",),
-    "tabulate": ("harness.records", "harness.cli"),
+    "pandas": TORCHLESS,
+    "jinja2": ("harness.report",),
+    "markupsafe": ("harness.report",),
+    "tabulate": (*TORCHLESS, "harness.cli"),
+    "scipy": ("harness.certainty", "harness.bench"),
     "ray": ("harness.runs.executors.ray",),
     "onnx": ("harness.deploy",),
 }
@@ -134,8 +142,8 @@ def test_a_task_or_dataset_file_imports_its_interface(module):
     ("code", "never"),
     [
         ("import harness", "torch pandas numpy open_clip gin jinja2"),
-        ("import harness.records.leaderboard, harness.records.costs", "torch open_clip"),
-        ("import harness.records.report.content, harness.records.report.page", "torch open_clip"),
+        ("import harness.leaderboards.leaderboard, harness.leaderboards.costs", "torch open_clip"),
+        ("import harness.report.content, harness.report.page", "torch open_clip"),
         ("from harness.cli.arguments import parser; parser().format_help()", "torch pandas jinja2"),
         ("import harness; harness.leaderboard('results/reference').frame()", "torch open_clip"),
     ],

@@ -11,8 +11,8 @@ from PIL import Image
 import harness
 from harness.cli.arguments import parser
 from harness.cli.commands import main
+from harness.leaderboards.leaderboard import render
 from harness.records import predictions
-from harness.records.leaderboard import render
 from harness.records.store import Store
 from tests.cli.test_commands import QUICK, TOY
 from tests.conftest import ROOT

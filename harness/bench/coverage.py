@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from harness.records.statistics import SURE, Array, Cell, Sample
+from harness.certainty.statistics import SURE, Array, Cell, Sample
 from harness.records.tables import format_table
 
 TOGETHER = 0.6  # correlation of what a seed does to the evaluations of a fit, about 0.6 squared

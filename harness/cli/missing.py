@@ -14,9 +14,9 @@ from harness import config
 from harness.cli.arguments import parser
 from harness.config import Engine
 from harness.errors import HarnessError
+from harness.leaderboards.leaderboard import Leaderboard
 from harness.records.entry import TABLES, entry
 from harness.records.labels import method_label
-from harness.records.leaderboard import Leaderboard
 from harness.records.record import Record
 from harness.registry import Registry
 

@@ -14,7 +14,7 @@ import harness
 from harness.cli.verbs import run
 from harness.errors import HarnessError
 from harness.fitting.fitted import FittedModel
-from harness.records.figures import tokens
+from harness.literature.figures import tokens
 from harness.records.store import Record, Store
 from harness.records.tables import harmless, width
 from harness.runs import importance

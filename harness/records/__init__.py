@@ -1,5 +1,5 @@
-"""Records on disk, and tables made of them. Nothing here imports torch.
+"""Records on disk, and what was predicted beside them.
 
-In: a results folder. Out: accuracies averaged from raw values, costs, tables as text. Uses `errors`
-alone.
+In: a results folder. Out: validated records, the rows that belong together with raw accuracies, the
+predictions of each image. Uses the floors below alone; never imports torch.
 """

@@ -14,6 +14,7 @@ import safetensors
 import torch
 from torch import Tensor
 
+from harness.certainty.paired import sign_test
 from harness.errors import HarnessError
 from harness.fitting.evaluate import Scores, evaluate, zero_shot
 from harness.fitting.inputs import Images
@@ -24,7 +25,6 @@ from harness.fitting.texts import Texts, texts
 from harness.fitting.trainer import FitReport, fit
 from harness.images.cache import Cache
 from harness.measure import peak, start_peak
-from harness.records.paired import sign_test
 from harness.records.store import Record
 from harness.runs.context import Context, PreparedRun
 from harness.runs.efficiency import measured

@@ -21,8 +21,8 @@ from harness.errors import HarnessError
 from harness.files import reason, shown
 from harness.fitting.fitted import FittedModel
 from harness.images.pixels import centre
+from harness.literature.figures import Tokens
 from harness.methods.dra import DynamicRank, token_scores
-from harness.records.figures import Tokens
 from harness.towers.edit import Rows, SiteContext
 from harness.towers.openclip import text_lengths
 from harness.towers.tower import Tower

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 from harness.cli.commands import main
 from harness.records import predictions
 from harness.records.store import PREDICTIONS, Store
-from tests.records.test_leaderboard import record
-from tests.records.test_metrics import keep
+from tests.leaderboards.test_leaderboard import record
+from tests.leaderboards.test_metrics import keep
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,8 @@ from harness.cli.commands import main
 from harness.records.store import Store
 from harness.runs.efficiency import forecast
 from tests.conftest import ROOT
-from tests.records.test_aggregation import written
-from tests.records.test_leaderboard import grid, record
+from tests.leaderboards.test_aggregation import written
+from tests.leaderboards.test_leaderboard import grid, record
 
 TOY = str(ROOT / "tests" / "toy.py")
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from harness.cli.commands import main
-from harness.records import published
+from harness.literature import published
 from harness.records.store import Store
-from tests.records.test_published import record
+from tests.literature.test_published import record
 
 GOOD = "method,dataset,base,new,hm\nours,dtd,80.00,60.00,68.57\n"
 BAD = "method,dataset,base,new,hm\nours,dtd,80.00,60.00,69.57\n"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.records.leaderboard import render
+from harness.leaderboards.leaderboard import render
 from harness.records.record import FORMAT, Record, parse
 from harness.records.store import Store
 from tests.conftest import ROOT

@@ -16,7 +16,7 @@ from harness.errors import HarnessError
 from harness.fitting.inputs import Images
 from harness.fitting.step import Chunks
 from harness.images.cache import Disk
-from harness.records import costs
+from harness.leaderboards import costs
 from harness.records.store import Store
 from harness.runs import efficiency
 from harness.towers import backbone as backbones

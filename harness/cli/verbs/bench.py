@@ -100,7 +100,7 @@ def measure(arguments: argparse.Namespace) -> int:
 def _coverage(arguments: argparse.Namespace) -> int:
     from harness.bench import coverage
     from harness.bench.run import save
-    from harness.records.samples import of_table
+    from harness.certainty.samples import of_table
     from harness.records.store import read_all
     from harness.records.summary import tables
 

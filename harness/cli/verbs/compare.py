@@ -28,7 +28,7 @@ def add(verbs: Any) -> None:
 
 def compare(arguments: argparse.Namespace) -> int:
     """The exit code."""
-    from harness.records import comparison
+    from harness.certainty import comparison
 
     records = read_all(arguments.results)
     found = comparison.compare(records, arguments.first, arguments.second, arguments.task)

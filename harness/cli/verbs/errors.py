@@ -63,7 +63,8 @@ def add(verbs: Any) -> None:
 
 def show(arguments: argparse.Namespace) -> int:
     """The exit code."""
-    from harness.records import mistake_tables, mistakes, predictions
+    from harness.leaderboards import mistake_tables, mistakes
+    from harness.records import predictions
 
     for name in ("classes", "images"):
         if (number := getattr(arguments, name)) < 0:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from harness import registry
 from harness.cli import options
 from harness.errors import HarnessError
-from harness.records import costs
+from harness.leaderboards import costs
 from harness.records.labels import differing, run_name
 from harness.records.store import read_all
 from harness.records.tables import FORMATS, harmless
 
 if TYPE_CHECKING:
-    from harness.records.leaderboard import Leaderboard
+    from harness.leaderboards.leaderboard import Leaderboard
 
 
 def add(verbs: Any) -> None:
@@ -72,7 +72,7 @@ def add(verbs: Any) -> None:
 
 def show(arguments: argparse.Namespace) -> int:
     """The exit code."""
-    from harness.records.leaderboard import Leaderboard
+    from harness.leaderboards.leaderboard import Leaderboard
 
     names = ("task", "by_dataset", "pareto", "methods", "datasets", "backbone", "sort",
              "against", "every_column")  # fmt: skip
@@ -93,13 +93,13 @@ def show(arguments: argparse.Namespace) -> int:
     elif arguments.json:
         print(_as_json(arguments, board))
     elif arguments.metrics is not None:
-        from harness.records import metric_tables, metrics
+        from harness.leaderboards import metric_tables, metrics
 
         print(metric_tables.text(board, metrics.chosen(arguments.metrics), arguments.format))
     else:
         print(board.text(arguments.format))
         if arguments.published is not None:
-            from harness.records.beside import beside
+            from harness.literature.beside import beside
 
             print("\n" + beside(board, arguments.published, arguments.format))
     return 0
@@ -122,7 +122,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _as_json(arguments: argparse.Namespace, board: "Leaderboard") -> str:
     """One object: the tables, and what else was asked for."""
-    from harness.records import compared, metric_tables, metrics, published
+    from harness.leaderboards import metric_tables, metrics
+    from harness.literature import compared, published
 
     content = {"tables": json.loads(board.text("json"))}
     if arguments.metrics is not None:

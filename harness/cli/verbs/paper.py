@@ -13,8 +13,8 @@ from harness import config
 from harness.cli import options
 from harness.cli.verbs import run
 from harness.errors import HarnessError
-from harness.records import papers
-from harness.records.papers import Exhibit, Paper, Part
+from harness.literature import papers
+from harness.literature.papers import Exhibit, Paper, Part
 from harness.records.store import Record
 from harness.records.tables import harmless, plain_table, width
 
@@ -174,7 +174,7 @@ def _print(
     done: Sequence[tuple[Part, Sequence[Record]]],
     arguments: argparse.Namespace,
 ) -> None:
-    from harness.records import paper_tables, paper_text
+    from harness.literature import paper_tables, paper_text
 
     tables = paper_tables.filled(paper, exhibit, done)
     title = f"{paper.name} {exhibit.name}: {exhibit.title}"
@@ -189,7 +189,7 @@ def _print(
         how += f" Settings that were given: {', '.join(given)}."
     files = list[Path]()
     if exhibit.name == "figure3":
-        from harness.records.figures import curves
+        from harness.literature.figures import curves
 
         files = curves(tables).save(arguments.out or FIGURES, f"{paper.name}-{exhibit.name}")
     if arguments.json:

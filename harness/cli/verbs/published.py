@@ -10,8 +10,8 @@ from harness.records.tables import harmless, plain_table, width
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from harness.records.arithmetic import Checked, Misfit
-    from harness.records.printed import Printed
+    from harness.literature.arithmetic import Checked, Misfit
+    from harness.literature.printed import Printed
 
 COLUMNS = """\
 A table is a CSV file whose first line names its columns, in one of two forms:
@@ -77,7 +77,7 @@ def _json(parser: argparse.ArgumentParser, default: Any = argparse.SUPPRESS) -> 
 
 def listed(arguments: argparse.Namespace) -> int:
     """The exit code."""
-    from harness.records.published import sources
+    from harness.literature.published import sources
 
     every = sources()
     raw = [
@@ -113,7 +113,7 @@ def _some(names: list[str], most: int = 3) -> str:
 
 def shown(arguments: argparse.Namespace) -> int:
     """The exit code."""
-    from harness.records import beside, compared
+    from harness.literature import beside, compared
 
     tables, notes = compared.alone(arguments.names, arguments.task, arguments.datasets)
     if arguments.json:
@@ -131,7 +131,7 @@ def shown(arguments: argparse.Namespace) -> int:
 
 def checked(arguments: argparse.Namespace) -> int:
     """The exit code: 1 if something does not add up."""
-    from harness.records import arithmetic, printed, published
+    from harness.literature import arithmetic, printed, published
 
     code, raw = 0, []
     for path in map(published.table, arguments.files or published.sources()):

@@ -48,7 +48,7 @@ def write(arguments: argparse.Namespace) -> int:
     if arguments.thumbnails and not arguments.data_root:
         raise HarnessError("--thumbnails needs --data-root DIR, the folder that holds the images.")
     from harness.cli.thumbnails import CREDIT, Thumbnails
-    from harness.records.report import content, page
+    from harness.report import content, page
 
     records = [each for folder in arguments.results for each in Store(folder).records()]
     if arguments.task is not None:
@@ -83,7 +83,7 @@ def _writable(out: Path) -> Path:
     Raises:
         HarnessError: its folder is not there, or it is something else than an earlier report.
     """
-    from harness.records.report.page import GENERATOR
+    from harness.report.page import GENERATOR
 
     if not out.parent.is_dir():
         raise HarnessError(f"--out {out}: there is no folder {out.parent}. Make it first.")

@@ -135,7 +135,7 @@ def shared(parser: argparse.ArgumentParser) -> None:
 
 def run_all(arguments: argparse.Namespace) -> int:
     """The exit code."""
-    from harness.records import leaderboard
+    from harness.leaderboards import leaderboard
 
     records = carried_out(arguments)
     if records is None:

@@ -1,0 +1,160 @@
+"""Two methods compared, in numbers and in words; and what the leaderboard says of certainty."""
+
+import json
+
+import pytest
+
+from harness.certainty.comparison import compare, text
+from harness.cli.commands import main
+from harness.errors import HarnessError
+from harness.leaderboards.leaderboard import Leaderboard
+from harness.records.store import read_all
+from tests.records.worlds import write
+
+METHODS = {"zero_shot": 0.5, "coop": 0.505, "dra": 0.7}
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    store = write(tmp_path_factory.mktemp("records"), METHODS)
+    return read_all([store.folder])
+
+
+def test_a_difference_that_is_real_is_said_with_its_bounds(records):
+    (found,) = compare(records, "dra", "zero_shot")
+    first, second = found.sentences()
+    assert first.startswith("dra is better than zero_shot by ")
+    assert "of HM of base and new; on other images and seeds of these datasets, by " in first
+    assert second.startswith("Among all 3 pairs of the table this holds")
+    low, high = found.at(2).low, found.at(2).high
+    (turned,) = compare(records, "zero_shot", "dra")
+    assert (turned.at(2).low, turned.at(2).high) == pytest.approx((-high, -low))
+    assert turned.sentences()[0] == first
+
+
+def test_not_told_apart_is_not_equal(records):
+    (found,) = compare(records, "coop", "zero_shot")
+    assert found.sentences()[0].startswith("They are not told apart: ")
+    assert "That does not mean that they are equal." in found.sentences()
+
+
+def test_images_units_seeds_levels_and_datasets_are_shown(records):
+    shown = text(compare(records, "dra", "coop"))
+    assert "2 datasets, 3 seeds, 800 images in 400 units." in shown
+    assert "(1) other seeds, these images" in shown
+    assert "(3) other datasets like these" in shown
+    assert "| toy_b" in shown
+    assert "Bayesian" in shown
+
+
+def test_what_only_one_of_them_has_is_left_out_and_said(records):
+    fewer = [r for r in records if r.run["method"] != "dra" or r.run["seed"] != 3]
+    (found,) = compare(fewer, "dra", "coop")
+    assert found.sample.seeds == (1, 2)
+    assert "2 runs that only one of them has are left out." in text([found])
+    assert found.adjusted is None
+
+
+def test_one_seed_says_nothing_of_seeds(tmp_path):
+    store = write(tmp_path, METHODS, seeds=(1,))
+    (found,) = compare(read_all([store.folder]), "dra", "coop")
+    shown = text([found])
+    assert "One seed says nothing of other seeds" in shown
+    assert "(no interval: one seed)" in shown
+    assert "other images and seeds" not in shown
+
+
+def test_unknown_rows_and_rows_apart_are_refused(records, tmp_path):
+    with pytest.raises(HarnessError, match=r"unknown method 'dar'. Did you mean 'dra'"):
+        compare(records, "dar", "coop")
+    other = write(tmp_path, {"lora": 0.5}, task="few_shot", evaluations=("test",))
+    with pytest.raises(HarnessError, match="has records of both dra and lora"):
+        compare([*records, *read_all([other.folder])], "dra", "lora")
+    with pytest.raises(HarnessError, match="unknown task 'few'"):
+        compare(records, "dra", "coop", task="few")
+    with pytest.raises(HarnessError, match="'dra' twice"):
+        compare(records, "dra", "dra")
+
+
+def test_without_predictions_it_says_why(records):
+    gone = [type(r)(**{**vars(r), "file": None}) for r in records]
+    (found,) = compare(gone, "dra", "coop")
+    assert found.sentences()[0].startswith("Nothing can be said: ")
+    assert "was read from no file" in text([found])
+
+
+def test_json_has_raw_numbers(records, capsys):
+    assert main(["compare", "dra", "coop", "--json", "--results", str(records[0].folder)]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    (same,) = compare(records, "dra", "coop")
+    assert found["levels"]["2"]["value"] == same.at(2).value
+    assert found["by_dataset"]["toy_a"]["p"] == same.sample.of_dataset("toy_a").difference(0, 1).p
+
+
+def test_the_leaderboard_shows_intervals_places_and_who_is_told_apart(records):
+    shown = Leaderboard(records).text()
+    assert "95%: interval for other images and seeds, these datasets (800 images in 400" in shown
+    assert "The best, dra, is told apart from all others." in shown
+    assert "2 of 3 pairs are told apart" in shown
+    line = next(line for line in shown.splitlines() if line.startswith("| coop"))
+    assert line.split("|")[-2].strip() == "2-3"
+    assert "±" not in shown
+    assert "±" in Leaderboard(records, every_column=True).text()
+
+
+def test_against_compares_all_with_one(records):
+    shown = Leaderboard(records, against="zero_shot").text()
+    assert "1 of 2 are told apart from zero_shot" in shown
+    line = next(line for line in shown.splitlines() if line.startswith("| dra"))
+    assert "(+" in line
+    with pytest.raises(HarnessError, match=r"unknown row 'zeroshot'. Did you mean 'zero_shot'"):
+        Leaderboard(records, against="zeroshot").text()
+
+
+def test_latex_is_bold_where_the_best_is_not_told_apart_and_has_no_bookkeeping(tmp_path):
+    store = write(tmp_path, {"zero_shot": 0.5, "dra": 0.69, "mma": 0.695})
+    shown = Leaderboard(read_all([store.folder])).text("latex")
+    bold = [line.partition("&")[0].strip() for line in shown.splitlines() if "textbf" in line]
+    assert {*bold} == {"dra", "mma"}
+    assert "params" not in shown
+    assert "booktabs" in shown
+
+
+def test_csv_and_json_of_the_leaderboard_hold_the_intervals(records):
+    csv = Leaderboard(records).text("csv").splitlines()
+    assert {"low", "high", "place_first", "place_last"} <= {*csv[0].split(",")}
+    (table,) = json.loads(Leaderboard(records).text("json"))
+    assert table["certainty"]["units"] == 400
+    assert len(table["certainty"]["pairs"]) == 3
+    (row,) = [r for r in table["rows"] if r["label"] == "dra" and r["dataset"] == "average"]
+    assert row["low"] < row["hm"] < row["high"]
+
+
+def test_without_predictions_the_leaderboard_says_why_there_is_no_interval(records, tmp_path):
+    store = write(tmp_path, {"dra": 0.7, "coop": 0.6})
+    for path in tmp_path.rglob("*.predictions.safetensors"):
+        if path.name.startswith("dra"):
+            path.unlink()
+    shown = Leaderboard(read_all([store.folder])).text()
+    assert "No interval: dra: the predictions were not kept." in shown
+    for path in tmp_path.rglob("*.predictions.safetensors"):
+        path.unlink()
+    shown = Leaderboard(read_all([store.folder])).text()
+    assert "the predictions were not kept" in shown
+    assert "±" in shown
+
+
+def test_seeds_on_other_images_have_no_interval(tmp_path):
+    validation = {"settings": {"split": "val"}}
+    write(tmp_path, METHODS, seeds=(1, 2), **validation)
+    store = write(tmp_path, METHODS, seeds=(3,), images=100, **validation)
+    shown = Leaderboard(read_all([store.folder])).text()
+    assert "No intervals: seeds were scored on different images." in shown
+
+
+def test_a_damaged_file_takes_only_its_row(tmp_path):
+    store = write(tmp_path, METHODS)
+    next(tmp_path.rglob("coop*.predictions.safetensors")).write_bytes(b"x")
+    shown = Leaderboard(read_all([store.folder])).text()
+    assert "No interval: coop: the predictions in" in shown
+    assert "1 of 1 pairs are told apart" in shown
