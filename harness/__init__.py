@@ -103,6 +103,7 @@ def run(
         HarnessError: a request that cannot be met, before anything is computed.
     """
     from harness import config, registry
+    from harness.files import cache_folder
     from harness.images.cache import Disk
     from harness.records.store import Store
     from harness.records.tables import harmless
@@ -128,7 +129,7 @@ def run(
         root=Path(data_root) if data_root else None,
         bindings=bindings,
         device=device,
-        disk=Disk(Path(cache_dir or config.cache_folder()), int(cache_limit * 2**30)),
+        disk=Disk(Path(cache_dir or cache_folder()), int(cache_limit * 2**30)),
     )
     runs, store = plan(request, registry.load(plugins)), Store(Path(results))
     for remark in remarks(runs):

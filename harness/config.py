@@ -8,7 +8,6 @@ import ast
 import functools
 import itertools
 import math
-import os
 import tokenize
 import types
 import typing
@@ -118,12 +117,6 @@ def profile(backbone: str) -> list[Binding]:
 def profiles() -> dict[str, Path]:
     """The files of bindings that come with a backbone, by its name."""
     return {path.stem: path for path in PROFILES.glob("*.gin")}
-
-
-def cache_folder() -> Path:
-    """Where decoded images and frozen features are kept: $HARNESS_CACHE, or in the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("HARNESS_CACHE") or Path(home) / "vlm-peft-harness")
 
 
 def bind(name: str, value: Any, origin: str) -> Binding:

@@ -61,3 +61,9 @@ def shown(path: str | os.PathLike[str]) -> str:
 def reason(error: Exception) -> str:
     """What an exception says, without the name of the file."""
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+def cache_folder() -> Path:
+    """Where decoded images and frozen features are kept: $HARNESS_CACHE, or in the user's cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("HARNESS_CACHE") or Path(home) / "vlm-peft-harness").absolute()

@@ -5,9 +5,11 @@ It never imports torch.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from harness.certainty import kept
 from harness.certainty.statistics import Cell, Sample
 from harness.records import predictions
 from harness.records.entry import Entry
@@ -109,10 +111,32 @@ def _cells(
             of_rows = {label: [found[dataset, s] for s in table.seeds]
                        for label, found in rows.items()}  # fmt: skip
             _same_images(of_rows, evaluation)
-            hits, sizes, units_known = _hits(of_rows, evaluation)
-            cells[dataset, evaluation] = Cell.of(hits, sizes)
-            known = known and units_known
+            entries = [each for found in of_rows.values() for each in found]
+            known = known and _lists_kept(entries[0], evaluation)
+            files = [
+                path for each in entries for path in predictions.files(each.record, evaluation)
+            ]
+            about = [
+                evaluation,
+                len(of_rows),
+                [each.record.scores.get(evaluation) for each in entries],
+            ]
+            cells[dataset, evaluation] = kept.cell(
+                files, about, partial(_cell, of_rows, evaluation)
+            )
     return cells, known
+
+
+def _lists_kept(entry: Entry, evaluation: str) -> bool:
+    try:
+        predictions.read_split(entry.record, evaluation)
+    except Missing:
+        return False
+    return True
+
+
+def _cell(rows: Mapping[str, Sequence[Entry]], evaluation: str) -> Cell:
+    return Cell.of(*_hits(rows, evaluation))
 
 
 def _same_images(rows: Mapping[str, Sequence[Entry]], evaluation: str) -> None:
@@ -126,10 +150,10 @@ def _same_images(rows: Mapping[str, Sequence[Entry]], evaluation: str) -> None:
         raise Missing("seeds were scored on different images")
 
 
-def _hits(rows: Mapping[str, Sequence[Entry]], evaluation: str) -> tuple[Array, Array, bool]:
-    """Of each row and seed the numbers of right images in each unit [M, S, U], the units' sizes
-    [U], and whether the units are known."""
-    found, numbers, known = list[Array](), np.zeros(0, dtype=np.int64), True
+def _hits(rows: Mapping[str, Sequence[Entry]], evaluation: str) -> tuple[Array, Array]:
+    """Of each row and seed the numbers of right images in each unit [M, S, U], and the units' sizes
+    [U]."""
+    found, numbers = list[Array](), np.zeros(0, dtype=np.int64)
     for label, entries in rows.items():
         try:
             each = [predictions.read(entry.record, evaluation, whole=False) for entry in entries]
@@ -137,7 +161,6 @@ def _hits(rows: Mapping[str, Sequence[Entry]], evaluation: str) -> tuple[Array, 
             raise _Unreadable(label, str(reason)) from None
         if not found:
             split = each[0].split
-            known = split is not None
             numbers = np.arange(len(each[0].labels))
             if split is not None and split.units is not None:
                 numbers = np.unique(split.units, return_inverse=True)[1]
@@ -145,4 +168,4 @@ def _hits(rows: Mapping[str, Sequence[Entry]], evaluation: str) -> tuple[Array, 
         right = [one.classes == one.labels for one in each]
         counts = [np.bincount(numbers, weights=one, minlength=units) for one in right]
         found.append(np.stack(counts).astype(np.float32))
-    return np.stack(found), np.bincount(numbers).astype(np.float32), known
+    return np.stack(found), np.bincount(numbers).astype(np.float32)

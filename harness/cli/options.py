@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import registry
-from harness.config import cache_folder
 from harness.errors import HarnessError
+from harness.files import cache_folder
 from harness.records.tables import harmless
 
 if TYPE_CHECKING:

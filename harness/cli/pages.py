@@ -17,6 +17,7 @@ from typing import Any
 import harness
 from harness import config, registry
 from harness.cli import options
+from harness.files import cache_folder
 from harness.records.tables import harmless
 
 HERE = Path(harness.__file__).parent
@@ -40,7 +41,7 @@ def pages(plugins: Sequence[str]) -> list[Page]:
     installed = any(entry_points(group=f"harness.{kind}") for kind in registry.KINDS)
     if plugins or installed:
         return [*_made(options.plugins([*plugins]))]
-    path = config.cache_folder() / "pages" / f"{_key()}.json"
+    path = cache_folder() / "pages" / f"{_key()}.json"
     try:
         return [Page(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):

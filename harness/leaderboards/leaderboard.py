@@ -8,6 +8,7 @@ import json
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -16,11 +17,11 @@ from harness.certainty.intervals import Certainty
 from harness.errors import HarnessError, unknown
 from harness.leaderboards import costs, plot
 from harness.leaderboards.scores import by_shots, evaluations, overview, scores_table
-from harness.records.entry import TABLES, Entry, entry
+from harness.records.entry import TABLES, Entry
 from harness.records.labels import method_label
 from harness.records.record import Record
 from harness.records.store import one_record_a_key
-from harness.records.summary import summarise, tables
+from harness.records.summary import Table, as_frame, tables
 from harness.records.tables import csv_cell, width
 
 SORTS = {"method": "label", "params": "parameters", "mean of HMs": "mean_hm", "HM": "hm"}
@@ -73,16 +74,19 @@ class Leaderboard:
         )
         parts = _tables(self, table, certain, form, spent) + about_costs
         if form == "markdown":
-            parts += [
-                textwrap.fill(each, width())
-                for each in differing(r for r in chosen if not r.measures)
-            ]
+            entries = [each for found in self.tables.values() for each in found.entries]
+            parts += [textwrap.fill(each, width()) for each in differing(entries)]
         return "\n\n".join(parts)
+
+    @cached_property
+    def tables(self) -> dict[tuple[str, ...], Table]:
+        """The tables of the records that were asked for; see summary.tables."""
+        return tables(record for record in self.chosen() if not record.measures)
 
     def certainties(self, table: pd.DataFrame) -> dict[tuple[str, ...], Certainty]:
         """What is known of how sure each table is, of the rows that are shown."""
         found = {}
-        for key, each in tables(r for r in self.chosen() if not r.measures).items():
+        for key, each in self.tables.items():
             mine = (table[list(TABLES)].astype(str) == list(key)).all(axis=1)
             labels = list(dict.fromkeys(table[mine]["label"]))
             found[key] = Certainty.of(each, labels, self.against)
@@ -116,7 +120,7 @@ class Leaderboard:
 
     def frame(self) -> pd.DataFrame:
         """See `summarise`; sorted, and only with the rows that were asked for."""
-        table = summarise(record for record in self.chosen() if not record.measures)
+        table = as_frame(self.tables)
         if self.methods is not None:
             patterns = [part.strip() for part in self.methods.split(",")]
             asked = [any(_matching([each, each.partition("[")[0]], p) for p in patterns)
@@ -312,10 +316,10 @@ def _sorted(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return table.iloc[order].reset_index(drop=True)
 
 
-def differing(records: Iterable[Record]) -> list[str]:
+def differing(entries: Iterable[Entry]) -> list[str]:
     """A sentence for each dataset whose records were made on different lists of images, and so are
     not averaged together: the tables hold the newest."""
-    entries = sorted(map(entry, records), key=lambda each: (each.record.time, each.record.key))
+    entries = sorted(entries, key=lambda each: (each.record.time, each.record.key))
     by_dataset = _grouped(entries, lambda each: (each.table, each.dataset))
     found = _apart(by_dataset, lambda each: each.tested, lambda each: "all seeds")
     kept = [each for of in by_dataset for each in of if each.tested == of[-1].tested]

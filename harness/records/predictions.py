@@ -98,23 +98,32 @@ def read(record: Record, evaluation: str, whole: bool = True) -> Predicted:
     return result
 
 
+def files(record: Record, evaluation: str) -> list[Path]:
+    """Where the predictions and the list of images are that `read` would read, as far as they are
+    there."""
+    found = [] if record.file is None else [record.file.with_suffix(PREDICTIONS)]
+    path = _split_file(record, evaluation)
+    return [*found, *([path] if path is not None else [])]
+
+
 def read_split(record: Record, evaluation: str) -> KeptSplit:
     """The images of an evaluation, from the folder that the record was read from.
 
     Raises:
         Missing: they were not kept, or the file is damaged.
     """
-    fingerprint = (record.run["fingerprints"].get("evaluated") or {}).get(evaluation)
-    if record.file is None or fingerprint is None:
+    path = _split_file(record, evaluation)
+    if path is None:
         raise Missing("the list of images was not kept")
-    name = f"{fingerprint}{SPLIT}"
-    if Path(name).name != name:
-        raise Missing(f"{fingerprint!r} is no fingerprint of a list of images")
-    for folder in list(record.file.parents)[:4]:
-        path = folder / "splits" / name
-        if path.is_file():
-            return _split(path)
-    raise Missing(f"the list of images was not kept: there is no splits/{name}")
+    return _split(path)
+
+
+def _split_file(record: Record, evaluation: str) -> Path | None:
+    fingerprint = (record.run["fingerprints"].get("evaluated") or {}).get(evaluation)
+    if record.file is None or fingerprint is None or Path(fingerprint).name != fingerprint:
+        return None
+    places = [each / "splits" / f"{fingerprint}{SPLIT}" for each in list(record.file.parents)[:4]]
+    return next((path for path in places if path.is_file()), None)
 
 
 @functools.lru_cache(maxsize=256)

@@ -16,6 +16,8 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from harness.errors import HarnessError
+from harness.files import stamp
+from harness.records.index import Index
 from harness.records.record import WHERE, Record, parse
 
 if TYPE_CHECKING:
@@ -127,13 +129,21 @@ class Store:
         """
         return one_record_a_key(self._each())
 
-    def _each(self) -> Iterator[Record]:
+    def files(self) -> list[Path]:
+        """Every file that may hold a record.
+
+        Raises:
+            HarnessError: the folder does not exist or cannot be read.
+        """
         if not os.access(self.folder, os.R_OK | os.X_OK) or not self.folder.is_dir():
             raise HarnessError(
                 f"there is no readable results folder at {self.folder}. "
                 "Give one with --results DIR."
             )
-        for path in _files(self.folder):
+        return _files(self.folder)
+
+    def _each(self) -> Iterator[Record]:
+        for path in self.files():
             if (record := self.read(path)) is not None:
                 yield replace(record, folder=self.folder, file=path)
 
@@ -196,9 +206,23 @@ def read_all(folders: Iterable[Path]) -> list[Record]:
     Raises:
         HarnessError: a folder cannot be read.
     """
-    return one_record_a_key(
-        _light(record) for folder in folders for record in Store(folder)._each()
-    )
+    return one_record_a_key(record for folder in folders for record in _light_records(folder))
+
+
+def _light_records(folder: Path) -> Iterator[Record]:
+    """From the index where the files have not changed."""
+    store = Store(folder)
+    with Index(folder) as index:
+        for path in store.files():
+            record = index.record(path)
+            if record is None:
+                mark = stamp(path)
+                whole = store.read(path)
+                if whole is None:
+                    continue
+                record = _light(whole)
+                index.learn(path, mark, record)
+            yield replace(record, folder=folder, file=path)
 
 
 def _light(record: Record) -> Record:

@@ -42,7 +42,12 @@ def summarise(records: Iterable[Record]) -> pd.DataFrame:
     runs of the row. Scores of incomplete rows are absent: what a dataset has
     of them is in finished_base and so on.
     """
-    named = ((dict(zip(TABLES, key, strict=True)), each) for key, each in tables(records).items())
+    return as_frame(tables(records))
+
+
+def as_frame(found: Mapping[tuple[str, ...], "Table"]) -> pd.DataFrame:
+    """See `summarise`."""
+    named = ((dict(zip(TABLES, key, strict=True)), each) for key, each in found.items())
     return pd.DataFrame([row | names for names, each in named for row in _of_table(each)])
 
 
@@ -69,6 +74,11 @@ class Table:
     averaged: Sequence[str]
     evaluations: Sequence[str]
     source: str
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All of them, once each."""
+        return [*{each.record.key: each for row in self.rows for each in row.every}.values()]
 
     @property
     def main(self) -> str | None:
@@ -102,11 +112,13 @@ def _table(entries: Sequence[Entry]) -> Table:
     current = _newest(current, lambda each: each.cell, lambda each: each.images)
     kept = {each.record.key for each in current}
     found = []
-    for method in dict.fromkeys(each.record.run["method"] for each in entries):
-        own = [each.record for each in entries if each.record.run["method"] == method]
-        for given, records in rows(own):
+    by_method: dict[str, list[Entry]] = {each.record.run["method"]: [] for each in entries}
+    for each in oldest_first:
+        by_method[each.record.run["method"]].append(each)
+    for method, own in by_method.items():
+        for given, records in rows([each.record for each in own]):
             keys = {record.key for record in records}
-            every = [each for each in oldest_first if each.record.key in keys]
+            every = [each for each in own if each.record.key in keys]
             members = _together([each for each in every if each.record.key in kept])
             found.append(Row(label(method, given), given, every, members))
     counting = [each for each in oldest_first if each.counts] or oldest_first

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from harness.leaderboards import leaderboard
+from harness.records.entry import entry
 from harness.records.labels import differing, run_name
 from harness.records.record import Record
 
@@ -32,7 +33,7 @@ def trouble(records: Sequence[Record], frame: pd.DataFrame) -> dict[str, Any]:
                             seeds))  # fmt: skip
     return {
         "failed": cut(failed), "refused": cut(refused), "checks": cut(checks),
-        "lacking": cut(lacking), "left_out": cut(leaderboard.differing(records)),
+        "lacking": cut(lacking), "left_out": cut(leaderboard.differing(map(entry, records))),
         "stale": int(frame[frame["dataset"] == "average"]["stale"].sum()),
     }  # fmt: skip
 

@@ -1,0 +1,107 @@
+"""What was read of a folder of records before, so that a hundred thousand are not parsed again.
+
+One SQLite file a folder, in the user's cache. An entry counts only as long as the record's file is
+the same one (inode, size and both times) and the code that reads it is, too; whatever is wrong with
+the index, the records are read from their files.
+"""
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness.files import cache_folder, stamp
+from harness.records.record import Record
+
+SHARED = ("hyperparameters", "settings", "task_fields", "fingerprints", "overrides", "given",
+          "skipped")  # fmt: skip
+LEAST = 500  # records that are worth an index
+TABLES = (
+    "create table if not exists records (path text primary key, stamp text, content text)",
+    "create table if not exists parts (number integer primary key, content text unique)",
+)
+
+
+class Index:
+    """Light records by file, as long as the files do not change."""
+
+    def __init__(self, folder: Path) -> None:
+        name = hashlib.sha256(f"{_code()} {folder.resolve()}".encode(errors="surrogatepass"))
+        self.path = cache_folder() / "records" / f"{name.hexdigest()[:16]}.sqlite"
+        self.kept: dict[str, tuple[str, str]] = {}
+        self.parts: dict[str, Any] = {}
+        self.numbers: dict[str, int] = {}
+        self.new: list[tuple[str, str, str]] = []
+        self.seen: set[str] = set()
+
+    def __enter__(self) -> "Index":
+        with contextlib.suppress(sqlite3.Error, OSError, ValueError), self._open() as database:
+            rows = database.execute("select path, stamp, content from records")
+            self.kept = {path: (mark, content) for path, mark, content in rows}
+            for number, content in database.execute("select number, content from parts"):
+                self.parts[str(number)] = json.loads(content)
+                self.numbers[content] = number
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Keeps what was learned; nothing where that cannot be written."""
+        gone = self.kept.keys() - self.seen
+        if (not self.new and not gone) or len(self.seen) < LEAST:
+            return
+        with contextlib.suppress(sqlite3.Error, OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._open() as database, database:
+                for statement in TABLES:
+                    database.execute(statement)
+                database.executemany("delete from records where path = ?", [(p,) for p in gone])
+                every = [(number, content) for content, number in self.numbers.items()]
+                database.executemany("insert or ignore into parts values (?, ?)", every)
+                database.executemany("insert or replace into records values (?, ?, ?)", self.new)
+
+    def _open(self) -> contextlib.closing[sqlite3.Connection]:
+        mode = "rwc" if self.path.parent.is_dir() else "ro"
+        return contextlib.closing(
+            sqlite3.connect(f"{self.path.as_uri()}?mode={mode}", uri=True, timeout=5)
+        )
+
+    def record(self, path: Path) -> Record | None:
+        """What is known of the record in a file that has not changed, or None."""
+        name = str(path)
+        self.seen.add(name)
+        mark, content = self.kept.get(name, ("", ""))
+        if not content or mark != stamp(path):
+            return None
+        try:
+            given = json.loads(content)
+            run = given["run"]
+            for part in SHARED:
+                if part in run:
+                    run[part] = self.parts[run[part]]
+            about = {n: sys.intern(v) for n, v in given["provenance"].items()}
+            return Record(**{**given, "provenance": about})
+        except (ValueError, TypeError, KeyError):
+            return None
+
+    def learn(self, path: Path, mark: str, record: Record) -> None:
+        """Keeps a light record for the next time; `mark` is the file's stamp before it was read."""
+        run = dict(record.run)
+        for part in SHARED:
+            if part in run:
+                text = json.dumps(run[part])
+                run[part] = str(self.numbers.setdefault(text, len(self.numbers) + 1))
+        content = {
+            "key": record.key, "status": record.status, "run": run, "scores": record.scores,
+            "cost": record.cost, "checks": record.checks, "provenance": record.provenance,
+            "error": record.error, "fit": record.fit, "format": record.format,
+        }  # fmt: skip
+        if mark:
+            self.new.append((str(path), mark, json.dumps(content)))
+
+
+def _code() -> str:
+    here = Path(__file__).parent
+    source = b"".join((here / f"{name}.py").read_bytes() for name in ("index", "record", "store"))
+    return hashlib.sha256(source).hexdigest()

@@ -1,0 +1,116 @@
+"""The index of records and the kept cells change nothing but time; they notice every change."""
+
+import dataclasses
+import json
+import os
+import sqlite3
+
+import pytest
+
+from harness.certainty import kept
+from harness.leaderboards.leaderboard import Leaderboard
+from harness.records import index, store
+from harness.records.store import read_all
+from tests.records.worlds import write
+
+METHODS = {"zero_shot": 0.5, "coop": 0.505, "dra": 0.7}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index, "LEAST", 1)
+    monkeypatch.setattr(kept, "LEAST", 1)
+    return write(tmp_path / "runs", METHODS).folder
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """The files that were parsed."""
+    found = []
+    usual = store.Store.read
+
+    def read(path):
+        found.append(path.name)
+        return usual(path)
+
+    monkeypatch.setattr(store.Store, "read", staticmethod(read))
+    return found
+
+
+def same(first, second):
+    assert [dataclasses.asdict(each) for each in first] == [
+        dataclasses.asdict(each) for each in second
+    ]
+
+
+def test_a_second_time_nothing_is_parsed_and_everything_is_the_same(folder, parsed):
+    first = read_all([folder])
+    assert len(parsed) == len(first) == 18
+    parsed.clear()
+    same(first, read_all([folder]))
+    assert parsed == []
+
+
+def test_a_record_that_was_changed_added_or_deleted_is_noticed(folder, parsed):
+    first = read_all([folder])
+    parsed.clear()
+    changed, gone = first[0].file, first[1].file
+    content = json.loads(changed.read_text())
+    mark = changed.stat()
+    content["scores"]["base"] |= {"accuracy": 0.25, "correct": 50}
+    changed.write_text(json.dumps(content))
+    os.utime(changed, ns=(mark.st_atime_ns, mark.st_mtime_ns))
+    gone.unlink()
+    (folder / "base2new" / "toy_a" / "broken.json").write_text("{")
+    with pytest.warns(UserWarning, match="broken.json is not a readable record"):
+        again = read_all([folder])
+    assert sorted(parsed) == sorted([changed.name, "broken.json"])
+    assert len(again) == 17
+    scores = {record.file: record.scores["base"]["accuracy"] for record in again}
+    assert scores[changed] == 0.25
+
+
+@pytest.mark.parametrize("damage", [b"", b"no database", None])
+def test_a_damaged_index_is_made_again(folder, damage):
+    first = read_all([folder])
+    (path,) = (folder.parent / "cache" / "records").glob("*.sqlite")
+    if damage is None:
+        with sqlite3.connect(path) as database:
+            database.execute("update records set content = '{\"run\": 1}'")
+        database.close()
+    else:
+        path.write_bytes(damage)
+    same(first, read_all([folder]))
+
+
+def test_the_index_of_a_folder_that_cannot_be_kept_is_no_error(folder, monkeypatch):
+    (folder.parent / "file").write_text("")
+    monkeypatch.setenv("HARNESS_CACHE", str(folder.parent / "file"))
+    assert len(read_all([folder])) == 18
+
+
+def test_cells_are_kept_and_noticed_when_predictions_change(folder, monkeypatch):
+    first = Leaderboard(read_all([folder])).text()
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.certainty.samples._hits", None)
+        assert Leaderboard(read_all([folder])).text() == first
+    next(folder.rglob("dra*.predictions.safetensors")).write_bytes(b"x")
+    assert "No interval: dra: the predictions in" in Leaderboard(read_all([folder])).text()
+
+
+def test_a_damaged_cell_is_computed_again(folder):
+    first = Leaderboard(read_all([folder])).text()
+    with sqlite3.connect(kept._path()) as database:
+        database.execute("update cells set content = x'00'")
+    database.close()
+    assert Leaderboard(read_all([folder])).text() == first
+
+
+def test_old_cells_make_room(folder, monkeypatch):
+    monkeypatch.setattr(kept, "MOST", 5000)
+    Leaderboard(read_all([folder])).text()
+    with sqlite3.connect(kept._path()) as database:
+        (count,) = database.execute("select count(*) from cells").fetchone()
+    database.close()
+    assert count < 4
