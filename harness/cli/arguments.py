@@ -3,7 +3,7 @@
 import argparse
 
 from harness import __version__
-from harness.cli.verbs import bench, compare, data, leaderboard, names, published, run
+from harness.cli.verbs import bench, compare, data, leaderboard, names, published, recommend, run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -17,6 +17,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for add in (
         run.add,
+        recommend.add,
         leaderboard.add,
         compare.add,
         published.add,

@@ -11,6 +11,7 @@ from harness.images import library
 from harness.images.own import UserImages
 from harness.records.labels import method_label
 from harness.records.tables import harmless, plain_table, width
+from harness.runs.budget import duration as _duration
 from harness.runs.context import PreparedRun
 from harness.towers.backbone import NOT_HERE
 
@@ -180,14 +181,3 @@ def _steps(runs: Sequence[PreparedRun]) -> str:
 def _range(values: set[int]) -> str:
     least, most = min(values), max(values)
     return f"{least:,}" if least == most else f"{least:,}-{most:,}"
-
-
-def _duration(seconds: float) -> str:
-    for most, size, form in (
-        (90, 1, "{:.0f} s"),
-        (5400, 60, "{:.0f} min"),
-        (172800, 3600, "{:.1f} h"),
-    ):
-        if seconds < most:
-            return form.format(seconds / size)
-    return f"{seconds / 86400:.1f} days"
