@@ -14,7 +14,8 @@ from harness.files import shown
 from harness.images import library
 from harness.images.own import UserImages
 from harness.records import predictions
-from harness.records.intervals import ZERO_SHOT, shown as interval, signed
+from harness.records.intervals import ZERO_SHOT, signed
+from harness.records.intervals import shown as interval
 from harness.records.sequential import Look
 from harness.records.statistics import SAME, SURE, Difference
 from harness.records.tables import format_table, wrapped
@@ -170,8 +171,10 @@ def _surer(found: Recommendation) -> list[str]:
         said.append(f"There are up to {most} training images a class; only {data.asked} were "
                     f"drawn. --shots {most} compares with all of them.")  # fmt: skip
     if not data.has_val:
-        said.append("The dataset has no val images: methods that choose settings do so on training "
-                    "images that are not drawn. A val part of its own gives them more.")  # fmt: skip
+        said.append(
+            "The dataset has no val images: methods that choose settings do so on training images "
+            "that are not drawn. A val part of its own gives them more."
+        )
     return said
 
 
@@ -205,9 +208,9 @@ def _final(found: Recommendation, best: str, command: Sequence[str]) -> list[str
         ]),
         '  import harness; model = harness.load("FILE.json"); model.logits(["IMAGE"])',
         *wrapped([
-            f"The accuracies here are of fits that draw {found.climb.last.rung.shots} images a class "
-            f"from {_share(len(found.data.folds))} of the training images. This fit draws {shots} "
-            "from all of them, and may do better."
+            f"The accuracies here are of fits that draw {found.climb.last.rung.shots} images a "
+            f"class from {_share(len(found.data.folds))} of the training images. This fit draws "
+            f"{shots} from all of them, and may do better."
         ]),
     ]  # fmt: skip
 
@@ -279,7 +282,7 @@ def as_json(found: Recommendation) -> str:
         "untried": climb.untried, "failed": climb.failed, "refused": dict(found.refused),
         "ended": climb.ended, "error_of_all_looks": 1 - SURE, "share_of_a_pair": climb.share,
         "budget_seconds": found.budget, "spent_seconds": found.spent,
-        "next_look": {**asdict(climb.upwards[0]), "seconds": found.needs} if climb.upwards else None,
+        "next_look": asdict(climb.upwards[0]) | {"seconds": found.needs} if climb.upwards else None,
         "folds": len(found.data.folds), "shots_of_folds": found.data.shots,
         "shots_of_the_final_fit": found.data.final_shots(found.uses_val),
         "training_images": dict(found.data.counts),

@@ -115,6 +115,7 @@ def climb(
     ladder: Sequence[Rung],
     methods: Sequence[str],
     measure: Callable[[Rung, Sequence[str], Sequence[str]], Measured],
+    share: float | None = None,
 ) -> Climb | str:
     """Takes one look after the other, until one method is left with the most shots, those that are
     left are practically the same, or a look cannot be taken; the reason, if that is the first one.
@@ -122,8 +123,9 @@ def climb(
     Args:
         methods: candidates, from the cheapest on.
         measure: the sample of a rung: of the methods that must be in it, and of those that may be.
+        share: of the error, for a pair at a look; to show what comes of another one.
     """
-    share = share_of(len(methods), len(ladder))
+    share = share or share_of(len(methods), len(ladder))
     found = Climb(tuple(methods), share, (), {}, "", tuple(ladder))
     beaten_below: Sequence[str] = ()
     for place, rung in enumerate(ladder):

@@ -214,7 +214,8 @@ class _Work:
             HarnessError: one that was named cannot be used, or there are less than two.
         """
         given = self.request.methods
-        names = [p.name for p in self.registry.find("methods", given or list(CANDIDATES))]
+        found = self.registry.find("methods", given or ",".join(CANDIDATES))
+        names = [plugin.name for plugin in found]
         cost = dict[str, float]()
         for name in names:
             try:
