@@ -1,19 +1,13 @@
 """A recommendation in words: this one, how sure, what it costs, what would make it surer."""
 
-import json
-import math
 import shlex
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
+from harness.cli.recommend_numbers import costs, weakest
 from harness.files import shown
 from harness.images import library
 from harness.images.own import UserImages
-from harness.records import predictions
 from harness.records.intervals import ZERO_SHOT, signed
 from harness.records.intervals import shown as interval
 from harness.records.sequential import Look
@@ -22,7 +16,6 @@ from harness.records.tables import format_table, wrapped
 from harness.runs.budget import duration, written
 from harness.runs.recommend import RESERVE, Recommendation
 
-WEAK = 3  # classes that are named
 MANY = 20  # times as many images are no advice
 
 
@@ -40,7 +33,11 @@ def text(found: Recommendation, command: Sequence[str]) -> str:
         "\n".join(["What would make it surer", *wrapped(_surer(found))]),
         "\n".join(["To train it on all training images", *_final(found, best, command)]),
         format_table(_methods(found), "markdown", _caption(found)),
-        format_table(_looks(found), "markdown", "The looks that were taken."),
+        format_table(
+            _looks(found),
+            "markdown",
+            f"The looks that were taken, in {duration(found.spent)} of {duration(found.budget)}.",
+        ),
     ]
     return "\n\n".join(parts)
 
@@ -59,17 +56,21 @@ def remarks(found: Recommendation, root: Any) -> list[str]:
 def _answer(found: Recommendation) -> str:
     climb, look = found.climb, found.climb.last.look
     best, same = climb.best
-    value = f"{_percent(look, best)} of the held-out training images"
+    value = _percent(look, best)
     if same:
         return (
             f"Take {best}: it is the cheapest of {_list(climb.left)}, which differ by less than "
-            f"{100 * SAME:g} points beyond doubt. It names {value} rightly."
+            f"{100 * SAME:g} points beyond doubt. Its accuracy on held-out training images is "
+            f"{value}."
         )
-    if len(climb.left) == 1 and climb.last.rung.shots == found.data.shots:
-        return f"Take {best}. It names {value} rightly, and no other method is as good."
+    if climb.told_apart and climb.last.rung.shots == found.data.shots:
+        return (
+            f"Take {best}. Its accuracy on held-out training images is {value}, and every other "
+            "method that was compared is worse beyond doubt."
+        )
     return (
-        f"Take {best}, for now. It is ahead: it names {value} rightly. But it is not told apart "
-        f"from all others."
+        f"Take {best}, for now. Its accuracy on held-out training images, {value}, is the highest, "
+        "but it is not told apart from all others."
     )
 
 
@@ -88,21 +89,32 @@ def _sure(found: Recommendation) -> list[str]:
         each = [f"{name} (by {by})" for name, (by, _) in climb.beaten.items()]
         said.append(f"Beaten beyond doubt with {rung.shots} shots: {_list(each)}.")
     said.append(
-        f"Beyond doubt means: with {SURE:.0%} no method is called beaten that is not worse, in "
-        "all looks together, however many are taken. An interval is of one difference alone."
+        f"The chance that any method is called beaten although it is as good is at most "
+        f"{1 - SURE:.0%}, for all looks together. The intervals are for one difference at a time."
     )
     if rung.shots < found.data.shots:
         said.append(
-            f"This compares fits on {rung.shots} images a class. There are up to "
+            f"This compares fits on {_images(rung.shots)} a class. There are up to "
             f"{found.data.shots} in a fold, with which the order may change."
         )
     if climb.untried:
-        said.append(
-            f"Not compared with {rung.shots} shots, for lack of time: {_list(climb.untried)}."
-        )
+        each = [name + _before(found, name) for name in climb.untried]
+        said.append(f"Not compared with it in the last look, for lack of time: {_list(each)}.")
     said += [f"{name} has no result: {why}." for name, why in climb.failed.items()]
-    said += [f"{name} cannot be used here: {why}" for name, why in found.refused.items()]
+    for why in dict.fromkeys(found.refused.values()):
+        names = [name for name, each in found.refused.items() if each == why]
+        said.append(f"Not compared: {_list(names)}: {why}.")
     return said
+
+
+def _before(found: Recommendation, name: str) -> str:
+    """What a method came to in the last look that it was in."""
+    for taken in reversed(found.climb.looks):
+        if name in taken.look.labels:
+            best = found.climb.best[0]
+            beside = f" against {_percent(taken.look, best)}" if best in taken.look.labels else ""
+            return f" ({_percent(taken.look, name)}{beside} with {taken.rung})"
+    return " (never tried)"
 
 
 def _ahead(found: Difference, other: str) -> str:
@@ -116,9 +128,10 @@ def _ahead(found: Difference, other: str) -> str:
 
 
 def _cost(found: Recommendation, best: str) -> list[str]:
-    numbers = _costs(found, best)
+    numbers = costs(found, best)
     trained = f"{numbers['trainable_parameters']:,} trained parameters"
-    fit = f"{duration(numbers['train_seconds'])} for a fit of {numbers['train_images']} images"
+    images = _images(found.climb.last.rung.shots)
+    fit = f"{numbers['train_seconds']:.1f} s for a fit with {images} a class"
     if not numbers["trainable_parameters"]:
         trained = "No trained parameters"
     said = [f"{trained}, {fit} on this machine." if numbers["train_seconds"] else f"{trained}."]
@@ -126,28 +139,16 @@ def _cost(found: Recommendation, best: str) -> list[str]:
     return said
 
 
-def _costs(found: Recommendation, method: str) -> dict[str, Any]:
-    costs = [record.cost for record in found.records[method]]
-    seconds = [(c.get("train_seconds") or 0.0) + (c.get("train_frozen_seconds") or 0.0)
-               for c in costs]  # fmt: skip
-    return {
-        "trainable_parameters": costs[0].get("trainable_parameters") or 0,
-        "train_seconds": float(np.mean(seconds)),
-        "train_images": max(c.get("train_images") or 0 for c in costs)
-        or found.climb.last.rung.shots * len(found.data.counts),
-    }
-
-
 def _surer(found: Recommendation) -> list[str]:
     climb, data = found.climb, found.data
     best, same = climb.best
     said = [f"It ended because {climb.ended}."]
-    if found.needs is not None and climb.upwards:
+    if found.needs is not None:
         whole = written(RESERVE * (found.needs + found.prepared))
-        said.append(
-            f"More time: --budget {whole} or more allows the next look ({climb.upwards[0]}); what "
-            "is finished is kept."
-        )
+        what = f"a look at {climb.upwards[0]}" if climb.upwards else "that"
+        if climb.untried:
+            what = f"a look with {_list(climb.untried)}, too"
+        said.append(f"More time: --budget {whole} or more allows {what}. Finished runs are kept.")
     rivals = [m for m in climb.left if m != best]
     if rivals and not same and not climb.upwards:
         look = climb.last.look
@@ -164,7 +165,7 @@ def _surer(found: Recommendation) -> list[str]:
                         "class help both.")  # fmt: skip
     weak = weakest(found, best)
     if weak:
-        each = [f"{shown(n)} ({right} of {number})" for n, right, number in weak]
+        each = [f"{shown(n)} ({right} of {number} right)" for n, right, number in weak]
         said.append(f"More images of the classes that {best} most often misses: {_list(each)}.")
     most = max(data.counts.values())
     if data.asked < most:
@@ -178,41 +179,31 @@ def _surer(found: Recommendation) -> list[str]:
     return said
 
 
-def weakest(found: Recommendation, method: str) -> list[tuple[str, int, int]]:
-    """The classes with the lowest accuracy on the folds: name, right answers, and answers."""
-    right, every = Counter[str](), Counter[str]()
-    for record in found.records[method]:
-        try:
-            each = predictions.read(record, "test", whole=False)
-        except predictions.Missing:
-            return []
-        if each.split is None:
-            return []
-        for label, said in zip(each.labels.tolist(), each.classes.tolist(), strict=True):
-            every[each.split.names[label]] += 1
-            right[each.split.names[label]] += label == said
-    order = sorted(every, key=lambda name: (right[name] / every[name], name))
-    return [(n, right[n], every[n]) for n in order[:WEAK] if right[n] < every[n]]
-
-
 def _final(found: Recommendation, best: str, command: Sequence[str]) -> list[str]:
     shots = found.data.final_shots(found.uses_val)
-    first = next(iter(found.records[best]))
+    first = found.records[best][0]
     line = shlex.join(["python", "-m", "harness", "run", "--methods", best, "--tasks", "few_shot",
                        "--shots", str(shots), *command])  # fmt: skip
+    if first.fit is None:
+        use = ["Nothing is trained. This scores it on the test images, once, at the end."]
+        return [f"  {line}", *wrapped(use)]
     return [
         f"  {line}",
         *wrapped([
             "It scores the test images, once, at the end. In Python, with the .json file that it "
-            f"writes below {first.folder}/few_shot:"
+            f"writes below {shown(first.folder or '')}/few_shot:"
         ]),
         '  import harness; model = harness.load("FILE.json"); model.logits(["IMAGE"])',
         *wrapped([
-            f"The accuracies here are of fits that draw {found.climb.last.rung.shots} images a "
+            f"The accuracies here are of fits that draw {_images(found.climb.last.rung.shots)} a "
             f"class from {_share(len(found.data.folds))} of the training images. This fit draws "
-            f"{shots} from all of them, and may do better."
+            f"up to {shots} from all of them, and may do better."
         ]),
     ]  # fmt: skip
+
+
+def _images(number: int) -> str:
+    return f"{number} image{'s' * (number > 1)}"
 
 
 def _share(folds: int) -> str:
@@ -235,7 +226,7 @@ def _methods(found: Recommendation) -> list[dict[str, str]]:
     best, _ = climb.best
     rows = []
     for label in sorted(look.labels, key=lambda m: -look.values[m]):
-        cost = _costs(found, label)
+        cost = costs(found, label)
         state = "recommended" if label == best else "not told apart"
         if label in climb.beaten:
             state = f"beaten by {climb.beaten[label][0]}"
@@ -269,46 +260,3 @@ def _percent(look: Look, label: str) -> str:
 
 def _list(names: Sequence[str]) -> str:
     return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
-
-
-def as_json(found: Recommendation) -> str:
-    """Raw numbers."""
-    climb = found.climb
-    best, same = climb.best
-    content = {
-        "dataset": found.data.name, "backbone": found.backbone, "method": best,
-        "told_apart": climb.told_apart, "practically_the_same": same, "left": climb.left,
-        "beaten": {name: {"by": by, **asdict(rung)} for name, (by, rung) in climb.beaten.items()},
-        "untried": climb.untried, "failed": climb.failed, "refused": dict(found.refused),
-        "ended": climb.ended, "error_of_all_looks": 1 - SURE, "share_of_a_pair": climb.share,
-        "budget_seconds": found.budget, "spent_seconds": found.spent,
-        "next_look": asdict(climb.upwards[0]) | {"seconds": found.needs} if climb.upwards else None,
-        "folds": len(found.data.folds), "shots_of_folds": found.data.shots,
-        "shots_of_the_final_fit": found.data.final_shots(found.uses_val),
-        "training_images": dict(found.data.counts),
-        "weakest_classes": [{"class": n, "right": r, "answers": k}
-                            for n, r, k in weakest(found, best)],
-        "looks": [
-            {
-                **asdict(taken.rung), "methods": list(taken.look.labels),
-                "images": taken.look.sample.images, "units": taken.look.sample.units,
-                "accuracy": {m: _finite(taken.look.interval(m)) for m in taken.look.labels},
-                "pairs": [
-                    {"first": a, "second": b, **_finite(taken.look.difference(a, b)),
-                     "p_used": taken.look.p(a, b)}
-                    for i, a in enumerate(taken.look.labels) for b in taken.look.labels[i + 1:]
-                ],
-                "beaten": dict(taken.look.beaten), "no_time_for": list(taken.left_out),
-                "forecast_seconds": spent.forecast, "seconds": spent.seconds,
-                "runs": spent.runs, "kept": spent.kept,
-            }
-            for taken, spent in zip(climb.looks, found.looks, strict=True)
-        ],
-        "costs": {method: _costs(found, method) for method in found.records},
-    }  # fmt: skip
-    return json.dumps(content, indent=1, allow_nan=False)
-
-
-def _finite(found: Difference) -> dict[str, float | None]:
-    values = asdict(found)
-    return {n: v if v is None or math.isfinite(v) else None for n, v in values.items()}

@@ -1,7 +1,9 @@
 """Folds of a dataset's training images, each a dataset of its own; the test images play no part."""
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -9,12 +11,16 @@ from typing import ClassVar
 
 from PIL import Image
 
+from harness import config
 from harness.dataset import Dataset, Item
 from harness.errors import HarnessError
 from harness.images.own import UserImages
+from harness.registry import Plugin, Registry
+from harness.runs.plan import Request
 from harness.splits import read_lists
 
 MOST = 5  # folds
+USABLE = 0.8  # of the training images, where there are no val images: the rest serves as these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +73,75 @@ class Fold(Dataset):
 
     def left_out(self, root: Path | None) -> dict[str, int]:
         return self.base.left_out(root)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Folded:
+    """Somebody's dataset and its folds.
+
+    folds: names under which these are registered; counts: training images by class; shots: the most
+    that a fit on a fold may take, of those `asked` for.
+    """
+
+    name: str
+    dataset: Dataset
+    folds: Sequence[str]
+    counts: Mapping[str, int]
+    has_val: bool
+    asked: int
+    shots: int
+
+    def final_shots(self, uses_val: bool) -> int:
+        """The most shots of a fit of all training images."""
+        return _most(self.counts.values(), self.asked, self.has_val or not uses_val)
+
+
+def folded(request: Request, registry: Registry) -> Folded:
+    """The one dataset of a request, with its folds, which become known to the registry.
+
+    Raises:
+        HarnessError: it cannot be used, or is too small.
+    """
+    plugins = registry.find("datasets", request.datasets or "")
+    if len(plugins) != 1:
+        several = ", ".join(plugin.name for plugin in plugins)
+        raise HarnessError(f"recommend takes one dataset, not {len(plugins)}: {several}.")
+    (plugin,) = plugins
+    unread = [each for each in request.bindings if not config.applies(each, plugin)]
+    if request.bindings and len(unread) == len(request.bindings):
+        raise HarnessError(f"{unread[0].origin} is for folder: and csv: datasets.")
+    dataset = config.build(plugin, request.bindings)[0]
+    if dataset.published is not None:
+        raise HarnessError(
+            f"recommend is for images of your own, such as --datasets folder:PATH. {plugin.name} "
+            "is a published dataset, for which methods have settings of their own: compare them "
+            "there with `run` and `leaderboard`."
+        )
+    (asked,) = request.shots
+    if asked < 1:
+        raise HarnessError(f"--shots must be at least 1, not {asked}.")
+    number = fold_count(plugin.name, dataset, request.root)
+    folds = [Fold(template=dataset.template, base=dataset, whole=plugin.name, number=n,
+                  folds=number) for n in range(number)]  # fmt: skip
+    plain = re.sub(r"[^\w.:+-]", "_", plugin.name)  # in a list of names * and [ have a meaning
+    names = [f"{plain}.fold{fold.number + 1}of{number}" for fold in folds]
+    registry.plugins["datasets"] |= {
+        name: Plugin(name, Fold, dict(vars(fold)), __name__)
+        for name, fold in zip(names, folds, strict=True)
+    }
+    lists = dataset.read(request.root)
+    has_val = bool(lists["val"])
+    of_fold = Counter(item.label for item in folds[0].read(request.root)["train"])
+    return Folded(
+        name=plugin.name, dataset=dataset, folds=names, has_val=has_val, asked=asked,
+        counts=Counter(item.name for item in lists["train"]),
+        shots=_most(of_fold.values(), asked, has_val),
+    )  # fmt: skip
+
+
+def _most(counts: Collection[int], asked: int, every: bool) -> int:
+    """The most images a class that a draw takes."""
+    return min(asked, max(counts) if every else max(1, int(USABLE * median(counts))))
 
 
 def fold_count(name: str, dataset: Dataset, root: Path | None) -> int:

@@ -134,6 +134,8 @@ def climb(
             beaten_below, beaten = list(beaten), {}
         must, may = _who(found, rung, beaten, beaten_below)
         if len(must) + len(may) < 2:
+            if rung.shots < ladder[-1].shots:
+                continue
             return replace(found, ended="no other method has a result")
         measured = measure(rung, must, may)
         if measured.sample is None:
@@ -157,12 +159,13 @@ def climb(
 def _who(
     found: Climb, rung: Rung, beaten: Collection[str], beaten_below: Collection[str]
 ) -> tuple[list[str], list[str]]:
-    """The methods that must be in the next look, and those that may be: what was not beaten with
-    fewer shots comes first."""
+    """Who must be in the next look, and who may be: the best so far, and then those that come next;
+    after them who is new, and at last who was beaten with fewer shots."""
     if not found.looks:
         return list(found.methods[: rung.most]), []
+    values = found.last.look.values
     out = {*beaten, *found.failed}
-    again = beaten_below if rung.shots != found.last.rung.shots else ()
-    must = [m for m in found.last.look.labels if m not in out and m not in again]
-    may = [m for m in found.methods if m not in out and m not in must]
-    return must, sorted(may, key=lambda m: m in beaten_below)
+    those = [m for m in found.methods if m not in out]
+    must = max(found.left or those, key=lambda m: values.get(m, 0.0))
+    order = sorted(those, key=lambda m: (m in beaten_below, -values.get(m, 0.0)))
+    return [must], [m for m in order if m != must]

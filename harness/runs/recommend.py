@@ -4,28 +4,23 @@ Every fit is a run of the task few_shot on a fold, planned, carried out and reco
 so that the same call goes on where it stopped. The test images are never opened.
 """
 
-import re
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
-from statistics import median
 
-from harness import config
-from harness.dataset import Dataset
 from harness.errors import HarnessError
 from harness.records.record import Record
 from harness.records.samples import of_table
 from harness.records.store import Store
 from harness.records.summary import tables
-from harness.registry import Plugin, Registry
+from harness.registry import Registry
 from harness.runs.budget import Spending, duration, written
 from harness.runs.context import Context, PreparedRun
 from harness.runs.efficiency import forecast, forward_rate
 from harness.runs.executors import local
-from harness.runs.folds import Fold, fold_count
+from harness.runs.folds import Folded, folded
 from harness.runs.ladder import Climb, Measured, Rung, climb, rungs
 from harness.runs.plan import Request, plan
 
@@ -40,7 +35,7 @@ CANDIDATES = {
     "tcp": "learned prompts that know the class",
     "lora": "low-rank changes of both towers: the most costly one",
 }
-USABLE = 0.8  # of the training images, where there are no val images: the rest serves as these
+NO_VAL = "settings are chosen on val images, and there are none to spare"
 RESERVE = 1.2  # of a budget that is advised
 
 
@@ -53,27 +48,6 @@ class Spent:
     seconds: float
     runs: int
     kept: int
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Folded:
-    """Somebody's dataset and its folds.
-
-    folds: names under which these are registered; counts: training images by class; shots: the most
-    that a fit on a fold may take, of those `asked` for.
-    """
-
-    name: str
-    dataset: Dataset
-    folds: Sequence[str]
-    counts: Mapping[str, int]
-    has_val: bool
-    asked: int
-    shots: int
-
-    def final_shots(self, uses_val: bool) -> int:
-        """The most shots of a fit of all training images."""
-        return _most(self.counts.values(), self.asked, self.has_val or not uses_val)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,54 +115,6 @@ def recommend(
     )  # fmt: skip
 
 
-def folded(request: Request, registry: Registry) -> Folded:
-    """The one dataset of a request, with its folds, which become known to the registry.
-
-    Raises:
-        HarnessError: it cannot be used, or is too small.
-    """
-    plugins = registry.find("datasets", request.datasets or "")
-    if len(plugins) != 1:
-        names = ", ".join(plugin.name for plugin in plugins)
-        raise HarnessError(f"recommend takes one dataset, not {len(plugins)}: {names}.")
-    (plugin,) = plugins
-    unread = [each for each in request.bindings if not config.applies(each, plugin)]
-    if request.bindings and len(unread) == len(request.bindings):
-        raise HarnessError(f"{unread[0].origin} is for folder: and csv: datasets.")
-    dataset = config.build(plugin, request.bindings)[0]
-    if dataset.published is not None:
-        raise HarnessError(
-            f"recommend is for images of your own, such as --datasets folder:PATH. {plugin.name} "
-            "is a published dataset, for which methods have settings of their own: compare them "
-            "there with `run` and `leaderboard`."
-        )
-    (asked,) = request.shots
-    if asked < 1:
-        raise HarnessError(f"--shots must be at least 1, not {asked}.")
-    number = fold_count(plugin.name, dataset, request.root)
-    folds = [Fold(template=dataset.template, base=dataset, whole=plugin.name, number=n,
-                  folds=number) for n in range(number)]  # fmt: skip
-    plain = re.sub(r"[^\w.:+-]", "_", plugin.name)  # in a list of names * and [ have a meaning
-    names = [f"{plain}-fold{fold.number + 1}of{number}" for fold in folds]
-    registry.plugins["datasets"] |= {
-        name: Plugin(name, Fold, {f: getattr(fold, f) for f in vars(fold)}, __name__)
-        for name, fold in zip(names, folds, strict=True)
-    }
-    lists = dataset.read(request.root)
-    has_val = bool(lists["val"])
-    of_fold = Counter(item.label for item in folds[0].read(request.root)["train"])
-    return Folded(
-        name=plugin.name, dataset=dataset, folds=names, has_val=has_val, asked=asked,
-        counts=Counter(item.name for item in lists["train"]),
-        shots=_most(of_fold.values(), asked, has_val),
-    )  # fmt: skip
-
-
-def _most(counts: Collection[int], asked: int, every: bool) -> int:
-    """The most images a class that a draw takes."""
-    return min(asked, max(counts) if every else max(1, int(USABLE * median(counts))))
-
-
 @dataclass(eq=False)
 class _Work:
     """The runs of the looks: planned, forecast, carried out."""
@@ -224,16 +150,19 @@ class _Work:
             except HarnessError as error:
                 if given or name == names[0]:  # what is wrong with the data is wrong for all
                     raise
-                self.refused[name] = str(error)
+                no_val = self.registry.plugins["methods"][name].cls.uses_val  # type: ignore[attr-defined]
+                no_val = no_val and not self.data.has_val
+                self.refused[name] = NO_VAL if no_val else str(error).rstrip(".")
         if len(cost) < 2:
+            why = "".join(f" {name}: {each}." for name, each in self.refused.items())
             raise HarnessError(
-                f"recommend compares at least two methods, not {', '.join(cost)} alone. "
-                + " ".join(self.refused.values())
+                f"recommend compares at least two methods, not {', '.join(cost)} alone.{why}"
             )
         return sorted(cost, key=lambda name: cost[name])
 
     def measure(self, rung: Rung, must: Sequence[str], may: Sequence[str]) -> Measured:
-        """Runs a look as far as there is time: all that must be in it and one more, or nothing."""
+        """Runs a look as far as there is time: who must be in it and one more at least, or
+        nothing."""
         spending, started = self.spending, self.spending.spent
         runs = {name: self._plan(name, rung) for name in [*must, *may]}
         self.planned |= {run.key: run for each in runs.values() for run in each}
@@ -244,24 +173,26 @@ class _Work:
             seconds = spending.corrected(self._forecast(so_far))
             if not todo[name] or name in must or seconds <= spending.left:
                 chosen, expected = [*chosen, name], seconds
-        self.needs = expected
         if len(chosen) < 2:
-            both = [*todo[must[0]], *todo[may[0]]]
-            self.needs = spending.corrected(self._forecast(both))
-            return Measured(None, f"there is no time to compare {must[0]} with the others")
+            cheapest = min(may, key=lambda name: self._forecast(todo[name]))
+            chosen = [*must, cheapest]
+            expected = spending.corrected(self._forecast([*todo[must[0]], *todo[cheapest]]))
         if expected > spending.left and any(todo[name] for name in chosen):
-            return Measured(None, self._too_little(rung, must, expected))
+            self.needs = expected
+            return Measured(None, self._too_little(rung, chosen, expected))
         _say(f"look {len(self.looks) + 1}: {rung}; {', '.join(chosen)}; about "
              f"{duration(expected)}, and {duration(spending.left)} are left")  # fmt: skip
         for name in list(chosen):
             seconds = spending.corrected(self._forecast(todo[name]))
             if not todo[name] or seconds <= spending.left:
                 self._carry_out(runs[name], todo[name])
-            elif name in must:
-                return Measured(None, "the budget was spent before the last look was complete")
+            elif name in must or len(chosen) == 2:
+                self.needs = seconds
+                return Measured(None, self._too_little(rung, [name], seconds))
             else:
                 chosen.remove(name)
-        self.needs = None
+        behind = [run for name in runs if name not in chosen for run in todo[name]]
+        self.needs = spending.corrected(self._forecast(behind)) if behind else None
         made = sum(len(todo[name]) for name in chosen)
         every = sum(len(runs[name]) for name in chosen)
         self.looks.append(Spent(rung, expected, spending.spent - started, every, every - made))
@@ -272,7 +203,7 @@ class _Work:
         return len(self.planned) - len(self._todo(list(self.planned.values())))
 
     def _plan(self, method: str, rung: Rung) -> list[PreparedRun]:
-        request = replace(
+        request: Request = replace(
             self.request, methods=[method], tasks="few_shot", bindings=(), shots=[rung.shots],
             datasets=self.data.folds[: rung.folds], seeds=range(1, rung.seeds + 1),
         )  # fmt: skip
@@ -323,17 +254,16 @@ class _Work:
             self.records |= records
         return Measured(sampled.sample, sampled.why, failed | dict(sampled.left_out or {}))
 
-    def _too_little(self, rung: Rung, must: Sequence[str], seconds: float) -> str:
-        names = ", ".join(must)
+    def _too_little(self, rung: Rung, methods: Sequence[str], seconds: float) -> str:
+        """Why there is no time for the methods at a rung, as a sentence without its end."""
+        left = duration(self.spending.left)
+        needs = f"({rung}; {', '.join(methods)}) needs about {duration(seconds)}"
         if self.looks:
-            return (
-                f"the next look ({rung}; {names}) needs about {duration(seconds)}, and "
-                f"{duration(self.spending.left)} of the budget are left"
-            )
+            return f"the next look {needs}, and {left} of the budget are left"
         advised = written(RESERVE * (seconds + self.spending.spent))
         return (
-            f"the first look ({rung}; {names}) needs about {duration(seconds)}, and "
-            f"{duration(self.spending.left)} of --budget are left. Give --budget {advised} or more."
+            f"the first look {needs}, and {left} of --budget are left. Finished runs are kept. Give "
+            f"--budget {advised} or more."
         )
 
 

@@ -59,9 +59,9 @@ def add(verbs: Any) -> None:
 
 def answer(arguments: argparse.Namespace) -> int:
     """The exit code."""
-    from harness.cli import recommend_text
+    from harness.cli import recommend_numbers, recommend_text
     from harness.cli.verbs.run import own_settings
-    from harness.runs.budget import duration, seconds_of
+    from harness.runs.budget import seconds_of
     from harness.runs.plan import Request
     from harness.runs.recommend import recommend
 
@@ -78,9 +78,8 @@ def answer(arguments: argparse.Namespace) -> int:
     found = recommend(request, registry, store, budget)
     for line in recommend_text.remarks(found, request.root):
         print(harmless(line), file=sys.stderr)
-    print(f"{duration(found.spent)} of {duration(budget)} were spent.", file=sys.stderr)
     if arguments.json:
-        print(recommend_text.as_json(found))
+        print(recommend_numbers.as_json(found))
     else:
         print("\n" + harmless(recommend_text.text(found, _same(arguments)), lines=True))
     return 0

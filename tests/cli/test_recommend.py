@@ -1,0 +1,91 @@
+"""`recommend` as a user sees it: the answer in words, and as numbers."""
+
+import json
+
+import pytest
+
+from harness.cli.arguments import parser
+from harness.cli.commands import main
+from harness.runs import recommend
+from harness.runs.ladder import rungs
+from tests.runs.test_recommend import folder
+
+METHODS = "zero_shot,lfa"
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """The command after its first looks are taken."""
+    home = folder(tmp_path_factory.mktemp("own") / "discs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recommend, "rungs", lambda *given: rungs(*given)[:2])
+        command = ["recommend", "--datasets", f"folder:{home}", "--budget", "1h", "--shots", "1",
+                   "--methods", METHODS, "--results", str(tmp_path_factory.mktemp("results")),
+                   "--template", "a drawing of a {}."]  # fmt: skip
+        assert main(command) == 0
+        yield command
+
+
+@pytest.fixture(scope="module")
+def numbers(given):
+    return _printed([*given, "--json"])
+
+
+@pytest.fixture(scope="module")
+def text(given):
+    return _printed(given)
+
+
+def _printed(command):
+    import contextlib
+    import io
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main(command) == 0
+    return out.getvalue()
+
+
+def test_the_answer_names_a_method_and_how_sure_that_is(text):
+    assert text.lstrip().startswith("Take ")
+    assert "at most 5%, for all looks together" in " ".join(text.split())
+    assert "(difference, 95%: " in text
+
+
+def test_the_answer_says_how_to_train_the_method_on_all_images(text, given):
+    (line,) = [line for line in text.splitlines() if line.strip().startswith("python -m harness")]
+    arguments = parser().parse_args(line.split("python -m harness ")[1].replace("'", "").split())
+    assert arguments.command == "run"
+    assert arguments.datasets == given[2]
+    assert "--template 'a drawing of a {}.'" in line
+
+
+def test_the_answer_says_what_was_forecast_and_spent(text):
+    assert "| look" in text
+    assert "forecast" in text
+    assert "of 60 min." in text
+
+
+def test_nothing_but_numbers_is_printed_as_json(numbers):
+    found = json.loads(numbers, parse_constant=pytest.fail)
+    assert found["method"] in METHODS.split(",")
+    assert found["error_of_all_looks"] == pytest.approx(0.05)
+    first, second = found["looks"]
+    assert (first["folds"], second["folds"]) == (1, 2)
+    assert second["kept"] == second["runs"] == 8
+    assert {p["first"] for p in second["pairs"]} <= {*METHODS.split(",")}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--budget", "10 parsecs"], "is not a time such as 90s, 10m or 2h"),
+        (["--shots", "1,2"], "recommend takes one number"),
+        (["--shots", "0"], "--shots must be at least 1"),
+        (["--template", "a drawing"], "has no {} for the class name"),
+        (["--datasets", "folder:nowhere"], "No such file or directory"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_refused(given, capsys, options, sentence):
+    assert main([*given, *options]) == 2
+    assert sentence in capsys.readouterr().err
