@@ -115,13 +115,13 @@ class Look:
 
         sample = self.sample
         by_unit, by_seed, by_both = map(of, sample.products)
-        units, seeds = float(by_unit.sum()), len(sample.seeds)
         spare = np.array([cell.units - 1 for row in sample.grid for cell in row])
         squares = float((by_unit**2 / np.maximum(spare, 1)).sum())
-        # as much as single images vary from fit to fit, though their sum may be the same
-        fits = max(float(by_seed.sum()), float(by_both))
-        return Spread(units, units**2 / squares if squares else math.inf,
-                      fits, len(by_seed) * max(1, seeds - 1))  # fmt: skip
+        units, fits = float(by_unit.sum()), float(by_seed.sum())
+        degrees = units**2 / squares if squares else math.inf
+        # what varies with both is in both parts and counts once, though not below that of units
+        units = max(0.0, units - min(max(0.0, float(by_both)), fits))
+        return Spread(units, degrees, fits, len(by_seed) * max(1, len(sample.seeds) - 1))
 
     def interval(self, label: str) -> Difference:
         """The accuracy of a method, with its 95% interval."""

@@ -262,8 +262,8 @@ class _Work:
             return f"the next look {needs}, and {left} of the budget are left"
         advised = written(RESERVE * (seconds + self.spending.spent))
         return (
-            f"the first look {needs}, and {left} of --budget are left. Finished runs are kept. Give "
-            f"--budget {advised} or more."
+            f"the first look {needs}, and {left} of --budget are left. Give --budget {advised} or "
+            "more; finished runs are kept."
         )
 
 
