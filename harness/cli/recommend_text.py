@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from harness.cli.options import RESULTS
 from harness.cli.recommend_numbers import costs, weakest
 from harness.files import shown
 from harness.images import library
@@ -36,10 +37,14 @@ def text(found: Recommendation, command: Sequence[str]) -> str:
         format_table(
             _looks(found),
             "markdown",
-            f"The looks that were taken, in {duration(found.spent)} of {duration(found.budget)}.",
+            f"The looks that were taken, in {_time(found.spent)} of {_time(found.budget)}.",
         ),
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(parts)  # fmt: skip
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 600 else duration(seconds)
 
 
 def remarks(found: Recommendation, root: Any) -> list[str]:
@@ -63,10 +68,13 @@ def _answer(found: Recommendation) -> str:
             f"{100 * SAME:g} points beyond doubt. Its accuracy on held-out training images is "
             f"{value}."
         )
-    if climb.told_apart and climb.last.rung.shots == found.data.shots:
+    if climb.told_apart:
+        few = climb.last.rung.shots < found.data.shots
         return (
-            f"Take {best}. Its accuracy on held-out training images is {value}, and every other "
-            "method that was compared is worse beyond doubt."
+            f"Take {best}{', for now' * few}. Its accuracy on held-out training images is {value}, "
+            "and every other method that was compared is worse beyond doubt"
+            + f", with {_images(climb.last.rung.shots)} a class" * few
+            + "."
         )
     return (
         f"Take {best}, for now. Its accuracy on held-out training images, {value}, is the highest, "
@@ -79,15 +87,17 @@ def _sure(found: Recommendation) -> list[str]:
     best, _ = climb.best
     others = sorted((m for m in look.labels if m != best), key=lambda m: -look.values[m])
     said = []
-    for other in dict.fromkeys([*others[:1], *(o for o in others if o == ZERO_SHOT)]):
-        what = "the next one, " + other if other == others[0] else other
-        said.append(f"It is {_ahead(look.difference(best, other), what)}.")
+    if others:
+        next_one = f"the next one, {others[0]}"
+        said.append(f"It is {_ahead(look.difference(best, others[0]), next_one)}.")
+    if best != ZERO_SHOT and others[:1] != [ZERO_SHOT]:
+        said += _zero_shot(found, best)
     unsure = [m for m in climb.left if m != best]
     if unsure and not climb.best[1]:
         said.append(f"Not told apart from it: {_list(unsure)}.")
     if climb.beaten:
         each = [f"{name} (by {by})" for name, (by, _) in climb.beaten.items()]
-        said.append(f"Beaten beyond doubt with {rung.shots} shots: {_list(each)}.")
+        said.append(f"Beaten beyond doubt with {_images(rung.shots)} a class: {_list(each)}.")
     said.append(
         f"The chance that any method is called beaten although it is as good is at most "
         f"{1 - SURE:.0%}, for all looks together. The intervals are for one difference at a time."
@@ -105,6 +115,15 @@ def _sure(found: Recommendation) -> list[str]:
         names = [name for name, each in found.refused.items() if each == why]
         said.append(f"Not compared: {_list(names)}: {why}.")
     return said
+
+
+def _zero_shot(found: Recommendation, best: str) -> list[str]:
+    """How far the method is ahead of zero-shot, in the last look that had both."""
+    for taken in reversed(found.climb.looks):
+        if {best, ZERO_SHOT} <= {*taken.look.labels}:
+            when = "is" if taken is found.climb.last else f"was, with {taken.rung},"
+            return [f"It {when} {_ahead(taken.look.difference(best, ZERO_SHOT), ZERO_SHOT)}."]
+    return []
 
 
 def _before(found: Recommendation, name: str) -> str:
@@ -191,7 +210,7 @@ def _final(found: Recommendation, best: str, command: Sequence[str]) -> list[str
         f"  {line}",
         *wrapped([
             "It scores the test images, once, at the end. In Python, with the .json file that it "
-            f"writes below {shown(first.folder or '')}/few_shot:"
+            f"writes below {RESULTS}/few_shot:"
         ]),
         '  import harness; model = harness.load("FILE.json"); model.logits(["IMAGE"])',
         *wrapped([

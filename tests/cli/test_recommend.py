@@ -7,11 +7,16 @@ import shlex
 
 import pytest
 
+from harness.cli import recommend_text
 from harness.cli.arguments import parser
 from harness.cli.commands import main
 from harness.runs import recommend
-from harness.runs.ladder import rungs
+from harness.runs.folds import Folded
+from harness.runs.ladder import climb, rungs
+from harness.runs.recommend import Recommendation
+from tests.runs.test_ladder import measure_with
 from tests.runs.test_recommend import folder
+from tests.toy import Toy
 
 METHODS = "zero_shot,lfa"
 
@@ -89,3 +94,17 @@ def test_nothing_but_numbers_is_printed_as_json(numbers):
 def test_a_request_that_cannot_be_met_is_refused(given, capsys, options, sentence):
     assert main([*given, *options]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_how_far_it_is_ahead_of_zero_shot_is_said_after_that_was_beaten():
+    accuracy = {"zero_shot": 0.2, "lora": 0.8, "tcp": 0.78, "lfa": 0.78}
+    climbed = climb(rungs(4, 5), list(accuracy), measure_with(lambda name, _: accuracy[name],
+                                                              time_for=accuracy))  # fmt: skip
+    assert "zero_shot" not in climbed.last.look.labels
+    data = Folded(name="own", dataset=Toy(), folds=["1"] * 5, counts={}, has_val=True, asked=4,
+                  shots=4)  # fmt: skip
+    found = Recommendation(data=data, backbone="", climb=climbed, records={}, refused={}, budget=1,
+                           spent=1, prepared=0, looks=(), needs=None, uses_val=False)  # fmt: skip
+    assert "It was, with 4 shots, 1 fold, 2 seeds, 60.00 points ahead of zero_shot" in " ".join(
+        recommend_text._sure(found)
+    )

@@ -10,6 +10,9 @@ from harness.errors import HarnessError
 from harness.records.store import Store
 from harness.records.tables import harmless
 
+# not among the runs: folds are no datasets of a leaderboard
+RESULTS = Path("results/recommend")
+
 
 def add(verbs: Any) -> None:
     """Adds the command to the parser."""
@@ -49,7 +52,7 @@ def add(verbs: Any) -> None:
     )
     options.cache(parser)
     parser.add_argument(
-        "--results", type=Path, default=options.RESULTS, metavar="DIR", help="folder for the "
+        "--results", type=Path, default=RESULTS, metavar="DIR", help="folder for the "
         "records (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print raw numbers as JSON")
@@ -93,6 +96,4 @@ def _same(arguments: argparse.Namespace) -> list[str]:
             given += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     if arguments.data_root is not None and ":" not in arguments.datasets:
         given += ["--data-root", str(arguments.data_root)]
-    if arguments.results != options.RESULTS:
-        given += ["--results", str(arguments.results)]
     return [*given, *(f"--plugin={each}" for each in arguments.plugin)]
