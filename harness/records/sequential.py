@@ -14,7 +14,7 @@ It never imports torch.
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -125,7 +125,8 @@ class Look:
 
     def interval(self, label: str) -> Difference:
         """The accuracy of a method, with its 95% interval."""
-        return self._within(self.values[label], self.spread(label), 0.0)
+        found = self._within(self.values[label], self.spread(label), 0.0)
+        return replace(found, p=None)
 
     def difference(self, first: str, second: str) -> Difference:
         """By how much the first exceeds the second, with the 95% interval of this pair alone."""
