@@ -38,7 +38,7 @@ class Spread:
 
     A value lies within a sum of two Student's t (Behrens and Fisher). With two seeds the part of
     the fits has few degrees, and it may be small by chance: Satterthwaite's single t believes that,
-    and told equal methods apart in up to a fifth of simulated worlds.
+    and told equal methods apart too often in simulated worlds.
     """
 
     units: float
