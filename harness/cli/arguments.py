@@ -12,13 +12,15 @@ from harness.cli.verbs import (
     names,
     paper,
     published,
+    recommend,
     report,
     run,
     status,
 )
 
 VERBS = (
-    run, status, leaderboard, compare, errors, report, published, paper, data, names, bench,
+    run, recommend, status, leaderboard, compare, errors, report, published, paper, data, names,
+    bench,
 )  # fmt: skip
 
 

@@ -57,11 +57,17 @@ class Request:
         return all(isinstance(part, str) for each in given for part in each)
 
 
-def plan(request: Request, registry: Registry, drawn: bytes | None = None) -> list[PreparedRun]:
+def plan(
+    request: Request,
+    registry: Registry,
+    drawn: bytes | None = None,
+    context: Context | None = None,
+) -> list[PreparedRun]:
     """Every run of the request, each checked as far as that is possible without computing.
 
     Args:
         drawn: what another process knows (Context.known), whose lists are taken over.
+        context: of an earlier plan with the same backbone, root and device, to load nothing twice.
 
     Raises:
         HarnessError: unknown names, settings nobody reads, missing data, impossible combinations.
@@ -81,7 +87,7 @@ def plan(request: Request, registry: Registry, drawn: bytes | None = None) -> li
         registry.find("datasets", request.datasets)  # those with a path become known
     device, cache = torch.device(usable_device(request.device)), Cache(disk=request.disk)
     load = partial(backbones.load, request.backbone, device, weights=not request.dry)
-    context = Context(load, request.root, cache)
+    context = context or Context(load, request.root, cache)
     if drawn is not None:
         context.learn(drawn)
     every: list[PreparedRun] = []
@@ -92,7 +98,7 @@ def plan(request: Request, registry: Registry, drawn: bytes | None = None) -> li
         if settings.precision == "auto":
             cuda = device.type == "cuda"
             settings = replace(settings, precision="bf16" if cuda else "fp32")
-        cache.budget = settings.cache_bytes
+        context.cache.budget = settings.cache_bytes
         if device.type == "cpu":  # never by how many there are: threads change the last bits
             torch.set_num_threads(max(1, THREADS // most_processes(settings, device)))
         known_datasets = registry.plugins["datasets"].values()  # a task may evaluate on others too

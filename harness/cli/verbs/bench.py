@@ -45,7 +45,8 @@ def add(verbs: Any) -> None:
         "--parts", default="steps,memory,matrix", metavar="NAMES", help="what to measure: "
         "training steps and evaluation, the memory of a step, the matrix of runs, and dra: what "
         "DRA's noise leaves of its order; and coverage, alone: whether intervals hold what they "
-        "promise, in worlds made from the records in --results (default: %(default)s)",
+        "promise, in worlds made from the records in --results; and sequential, alone: whether "
+        "`recommend` holds its error rate, in simulated worlds (default: %(default)s)",
     )  # fmt: skip
     bench.add_argument(
         "--memory", type=float, default=5, metavar="GB", help="memory that a step may use in the "
@@ -59,8 +60,8 @@ def add(verbs: Any) -> None:
         help="save the measurements here, and the printed text next to it as .md",
     )
     bench.add_argument(
-        "--worlds", type=int, default=200, metavar="N", help="simulated worlds of the part "
-        "`coverage` (default: %(default)s)",
+        "--worlds", type=int, default=200, metavar="N", help="simulated worlds of the parts "
+        "`coverage` and `sequential` (default: %(default)s)",
     )  # fmt: skip
     options.results(bench)
     options.plugin(bench)
@@ -78,10 +79,14 @@ def measure(arguments: argparse.Namespace) -> int:
     for name in parts:
         if name not in bench.PARTS:
             raise unknown("part", name, bench.PARTS)
-    if parts == ["coverage"]:
-        return _coverage(arguments)
-    if "coverage" in parts:
-        raise HarnessError("--parts coverage is measured alone.")
+    alone = {"coverage": _coverage, "sequential": _sequential}
+    for name, part in alone.items():
+        if name in parts and parts != [name]:
+            raise HarnessError(f"--parts {name} is measured alone.")
+        if name in parts:
+            if arguments.worlds < 1:
+                raise HarnessError(f"--worlds must be at least 1, not {arguments.worlds}.")
+            return part(arguments)
     chosen = options.plugins(arguments.plugin).find("methods", arguments.methods)
     counts = options.numbers("--classes", arguments.classes)
     if min(counts) < 1:
@@ -104,8 +109,6 @@ def _coverage(arguments: argparse.Namespace) -> int:
     from harness.records.store import read_all
     from harness.records.summary import tables
 
-    if arguments.worlds < 1:
-        raise HarnessError(f"--worlds must be at least 1, not {arguments.worlds}.")
     found = tables(read_all(arguments.results))
     table = next((each for each in found.values() if each.main == "hm"), None)
     sampled = of_table(table) if table else None
@@ -119,6 +122,18 @@ def _coverage(arguments: argparse.Namespace) -> int:
         )
     content = coverage.measured(sample, arguments.worlds)
     text = coverage.table(content)
+    if arguments.out:
+        save(arguments.out, content, text)
+    print(text)
+    return 0
+
+
+def _sequential(arguments: argparse.Namespace) -> int:
+    from harness.bench import sequential
+    from harness.bench.run import save
+
+    content = sequential.measured(arguments.worlds)
+    text = sequential.table(content)
     if arguments.out:
         save(arguments.out, content, text)
     print(text)

@@ -207,7 +207,7 @@ def failures(records: Iterable[Record]) -> int:
     return 1 if failed else 0
 
 
-def _own(arguments: argparse.Namespace) -> list[config.Binding]:
+def own_settings(arguments: argparse.Namespace) -> list[config.Binding]:
     """The settings of datasets that are given by their paths."""
     if arguments.template is not None and "{}" not in arguments.template:
         raise HarnessError(f"--template {arguments.template!r} has no {{}} for the class name.")
@@ -226,7 +226,7 @@ def _request(arguments: argparse.Namespace) -> "Request":
 
     bindings = config.read_gin(arguments.config) if arguments.config else []
     bindings += [config.read_set(text) for text in arguments.settings]
-    bindings += _own(arguments)
+    bindings += own_settings(arguments)
     engine = (
         ("few_shot.forgetting", arguments.forgetting or None, "--forgetting"),
         ("engine.views", arguments.views, "--views"),
