@@ -23,7 +23,7 @@ from harness.method import Method
 from harness.towers import backbone as backbones
 from harness.towers.openclip import Clip, cast_once
 
-PARTS = ("steps", "memory", "matrix", "dra", "coverage", "sequential")
+PARTS = ("steps", "memory", "matrix", "dra", "coverage", "sequential", "scale")
 
 
 def report(

@@ -1,6 +1,7 @@
 """`bench`: the engine against the published training loops."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ def add(verbs: Any) -> None:
         "training steps and evaluation, the memory of a step, the matrix of runs, and dra: what "
         "DRA's noise leaves of its order; and coverage, alone: whether intervals hold what they "
         "promise, in worlds made from the records in --results; and sequential, alone: whether "
-        "`recommend` holds its error rate, in simulated worlds (default: %(default)s)",
+        "`recommend` holds its error rate, in simulated worlds; and scale, alone: how long a whole "
+        "comparison takes on many devices, from the efficiency records in --results (default: "
+        "%(default)s)",
     )  # fmt: skip
     bench.add_argument(
         "--memory", type=float, default=5, metavar="GB", help="memory that a step may use in the "
@@ -79,7 +82,7 @@ def measure(arguments: argparse.Namespace) -> int:
     for name in parts:
         if name not in bench.PARTS:
             raise unknown("part", name, bench.PARTS)
-    alone = {"coverage": _coverage, "sequential": _sequential}
+    alone = {"coverage": _coverage, "sequential": _sequential, "scale": _scale}
     for name, part in alone.items():
         if name in parts and parts != [name]:
             raise HarnessError(f"--parts {name} is measured alone.")
@@ -134,6 +137,29 @@ def _sequential(arguments: argparse.Namespace) -> int:
 
     content = sequential.measured(arguments.worlds)
     text = sequential.table(content)
+    if arguments.out:
+        save(arguments.out, content, text)
+    print(text)
+    return 0
+
+
+def _scale(arguments: argparse.Namespace) -> int:
+    from harness.bench import scale
+    from harness.bench.run import save
+    from harness.records.store import read_all
+
+    records = [r for r in read_all(arguments.results) if r.measures and r.status == "done"]
+    devices = {json.dumps(record.run["measured_on"]) for record in records}
+    if len(devices) != 1:
+        raise HarnessError(
+            "--parts scale needs efficiency records of one device: give their folder with "
+            f"--results. There are records of {len(devices)} devices."
+        )
+    known = options.plugins([]).plugins["datasets"].values()
+    published = {p.name: p.cls(**p.fixed).published for p in known if not p.lacks_path}
+    datasets = {n: (f.classes, f.images["test"]) for n, f in published.items() if f}
+    content = scale.measured(records, datasets)
+    text = scale.table(content)
     if arguments.out:
         save(arguments.out, content, text)
     print(text)
