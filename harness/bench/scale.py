@@ -156,9 +156,9 @@ def table(found: Mapping[str, Any]) -> str:
         f"{count(about['fits'])} fits, as measured on {device}, {threads} threads; simulated.",
         f"Assumed: {about['start']:.0f} s until a device begins, {1000 * about['overhead']:.0f} ms "
         f"a remote task; measured: {1000 * about['writing']:.1f} ms to write a record.",
-        f"The longest fit takes {duration(found['spread'][0]['longest'])} as measured: no spread is "
-        "faster. One driver takes "
-        f"{last['records']:.0f} records a second: it keeps up with {count(limits[0])} devices as "
-        f"measured, and with {count(limits[1])} that are {SPEEDS[1]} times as fast. Before that, the "
-        "start of each device is what is lost: longer shares, or workers that stay, are next.",
+        f"The longest fit takes {duration(found['spread'][0]['longest'])} as measured: no spread "
+        f"is faster. One driver takes {last['records']:.0f} records a second: it keeps up with "
+        f"{count(limits[0])} devices as measured, and with {count(limits[1])} that are "
+        f"{SPEEDS[1]} times as fast. Before that, the start of each device is what is lost: longer "
+        "shares, or workers that stay, are next.",
     ])))  # fmt: skip
