@@ -158,7 +158,7 @@ def carried_out(arguments: argparse.Namespace) -> list[Record] | None:
 
     request, store, runs = _request(arguments), Store(arguments.results), planned(arguments)
     done, pending = local.done_and_pending(runs, store, arguments.force)
-    seconds = local.estimated_seconds(pending)
+    seconds = local.estimated_seconds(pending, runs, done)
     jobs = local.process_count(pending, seconds)
     print(plan_text.describe(runs, done, seconds, jobs, arguments.dry_run))
     if arguments.dry_run:

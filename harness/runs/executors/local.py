@@ -3,9 +3,11 @@
 import os
 import pickle
 import signal
+import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -18,6 +20,7 @@ from tqdm import tqdm
 from harness.config import Binding, Engine
 from harness.dataset import Dataset
 from harness.errors import HarnessError, OutOfTime, blaming
+from harness.measure import device_name
 from harness.records import plans
 from harness.records.labels import differing, run_name
 from harness.records.store import Record, Store
@@ -37,10 +40,47 @@ STARTED = time.monotonic()
 START = 15  # seconds of work that repay the start of a process
 
 
-def estimated_seconds(pending: Sequence[PreparedRun]) -> float:
-    """Seconds that the runs may take in one process."""
+def estimated_seconds(
+    pending: Sequence[PreparedRun],
+    runs: Sequence[PreparedRun] = (),
+    done: Mapping[str, Record] | None = None,
+) -> float:
+    """Seconds that the pending runs may take in one process: as the finished ones among `runs` took
+    on the same device, if there are some, else by a forecast."""
     pending = [run for run in pending if not run.refusal]
-    return forecast(pending, forward_rate(pending[0].context.clip)) if pending else 0.0
+    if not pending:
+        return 0.0
+    paces = _paces(runs, done or {}, pending[0].context.clip.device)
+    if paces:
+        usual = statistics.median(paces.values())
+        return sum(
+            seconds * paces.get(run.method.name, usual)
+            for run, seconds in zip(pending, each_seconds(pending), strict=True)
+        )
+    return forecast(pending, forward_rate(pending[0].context.clip))
+
+
+def _paces(
+    runs: Sequence[PreparedRun], done: Mapping[str, Record], device: torch.device
+) -> dict[str, float]:
+    """By method, how many seconds a finished run took for each of `each_seconds`; of those that
+    trained here, on the same device with as many threads."""
+    here = {"device": device_name(device), "threads": torch.get_num_threads()}
+    mine = [
+        (run, done[run.key])
+        for run in runs
+        if run.key in done
+        and done[run.key].status == "done"
+        and not done[run.key].measures
+        and not done[run.key].cost.get("fit_shared")
+        and {name: done[run.key].provenance.get(name) for name in here} == here
+    ]
+    taken, expected = defaultdict[str, float](float), defaultdict[str, float](float)
+    for (run, record), seconds in zip(mine, each_seconds([r for r, _ in mine]), strict=True):
+        spent = sum(v for name, v in record.cost.items() if name.endswith("_seconds"))
+        taken[run.method.name] += spent
+        expected[run.method.name] += seconds
+    return {name: taken[name] / expected[name] for name in taken if expected[name]}
 
 
 def each_seconds(pending: Sequence[PreparedRun]) -> list[float]:
