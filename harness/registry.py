@@ -124,7 +124,8 @@ class Registry:
             family = "csv" if part.endswith(".csv") and "csv" in paths else "folder"
             if family in paths:
                 return f"unknown {kind.rstrip('s')} {part!r}. Did you mean '{family}:{part}'?"
-        return str(unknown(kind.rstrip("s"), part, self.plugins[kind]))
+        said = str(unknown(kind.rstrip("s"), part, self.plugins[kind]))
+        return said if "Did you mean" in said else f"{said} One of your own needs --plugin FILE.py."
 
     def _given(self, kind: str, given: Any) -> Plugin:
         """The plugin of a class or an object that is none of the registered ones by name."""

@@ -1,5 +1,6 @@
 """The command line: argv to an exit code."""
 
+import argparse
 import os
 import signal
 import sys
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: Sequence[str] | None) -> int:
-    arguments = parser().parse_args(argv)
+    arguments = _parsed(argv)
     try:
         with _ended_by_a_second_interrupt():
             return arguments.does(arguments)
@@ -41,6 +42,16 @@ def _command(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt as stopped:
         print(f"\ninterrupted. {stopped}".rstrip(), file=sys.stderr)
         return 130
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; what no command takes is an error of the command that was meant."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    if rest:
+        (commands,) = (a.choices for a in top._actions if isinstance(a.choices, dict))
+        commands[arguments.command].error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
 
 
 @contextmanager

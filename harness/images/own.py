@@ -120,8 +120,8 @@ class UserImages(Dataset):
         if both:
             some = f"{test[both[0]][0]} = {trained[both[0]][0]}"
             found.append(
-                f"the same, {shown(self.path)}: {len(both)} test images are copies of train or val "
-                f"images, such as {shown(some)}: what is scored was trained on."
+                f"the same, {shown(self.path)}: copies of {_images(len(both))} of test are in train "
+                f"or val, such as {shown(some)}: what is scored was trained on."
             )
         named: dict[bytes, set[str]] = {}
         every = [item for part in PARTS for item in lists[part]]
@@ -131,14 +131,14 @@ class UserImages(Dataset):
         twice = [names for content, names in named.items() if content and len(names) > 1]
         if twice:
             found.append(
-                f"two classes, {shown(self.path)}: {len(twice)} images are in two classes as "
-                f"copies, such as in {' and '.join(map(repr, sorted(twice[0])[:2]))}."
+                f"two classes, {shown(self.path)}: copies of {_images(len(twice))} are in two "
+                f"classes, such as {' and '.join(map(repr, sorted(twice[0])[:2]))}."
             )
         again = [paths for paths in test.values() if len(paths) > 1]
         if again:
             found.append(
-                f"twice, {shown(self.path)}: {len(again)} test images have copies within test, "
-                f"such as {shown(' = '.join(again[0][:2]))}."
+                f"twice, {shown(self.path)}: {_images(len(again))} of test have copies within "
+                f"test, such as {shown(' = '.join(again[0][:2]))}."
             )
         return found
 
@@ -253,6 +253,10 @@ class UserImages(Dataset):
                 unit = first.setdefault(contents[place], unit)
             units.setdefault(unit, []).append(image)
         return units
+
+
+def _images(number: int) -> str:
+    return f"{number} image{'s' * (number != 1)}"
 
 
 def rows(path: Path, dataset: str) -> list[tuple[int, list[str]]]:

@@ -92,6 +92,9 @@ def scores_table(
         notes.append(BRACKETS)
     if (rows["applicable"].astype(bool) & rows["runs"].lt(rows["expected"])).any():
         notes.append(f"`{MISSING_RUNS}` prints the commands that make what is missing.")
+    if rows["stale"].gt(0).any() and any("runs" in line for line in shown):
+        notes.append("stale: left out, because a newer run of the row has other code, settings or "
+                     "images.")  # fmt: skip
     if rows["checks"].gt(0).any():
         notes.append(f"†: runs that look wrong; `{CHECKS}` lists them.")
     bold: dict[str, set[int]] = {"mean of HMs": set()}

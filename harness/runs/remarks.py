@@ -54,7 +54,9 @@ def _own_data(name: str, dataset: Dataset, halves: set[Classes], context: Contex
             f"{context.clip.name} was trained on emoji alone and knows no photographs: its "
             f"accuracy on {name} says little. Choose a CLIP with --backbone."
         )
-    every = context.classes(name, dataset)
+    every, lists = context.classes(name, dataset), context.lists(name, dataset)
+    sizes = ", ".join(f"{len(lists[part]):,} {part}" for part in ("train", "val", "test"))
+    found.append(f"images, {name}: {len(every.names)} classes; {sizes}.")
     if halves and every not in halves:
         half = (len(every.names) + 1) // 2
         base, new = (_ends(names) for names in (every.names[:half], every.names[half:]))

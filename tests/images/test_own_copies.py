@@ -36,12 +36,12 @@ def test_a_copy_in_test_is_said_also_through_links(tmp_path):
     home = unlike(folder(tmp_path))
     shutil.copy(home / "train/ash/train0.png", home / "test/ash/other.png")
     (copied,) = own(home).notes()
-    assert "1 test images are copies of train or val images" in copied
+    assert "copies of 1 image of test are in train or val" in copied
     assert "test/ash/other.png = train/ash/train0.png" in copied
     os.link(home / "train/elm/train0.png", home / "test/elm/hard.png")
     (home / "test/elm/soft.png").symlink_to(home / "train/elm/train1.png")
     (linked,) = own(home).notes()
-    assert "3 test images are copies" in linked
+    assert "copies of 3 images of test" in linked
 
 
 def test_copies_within_test_and_in_two_classes_are_said(tmp_path):
@@ -49,9 +49,9 @@ def test_copies_within_test_and_in_two_classes_are_said(tmp_path):
     shutil.copy(home / "test/ash/test0.png", home / "test/ash/again.png")
     shutil.copy(home / "test/ash/test1.png", home / "test/elm/wrong.png")
     said = own(home).notes()
-    assert any("1 images are in two classes as copies, such as in 'ash' and 'elm'" in s
+    assert any("copies of 1 image are in two classes, such as 'ash' and 'elm'" in s
                for s in said)  # fmt: skip
-    assert any("test images have copies within test" in s for s in said)
+    assert any("of test have copies within test" in s for s in said)
 
 
 def test_copies_stay_together_where_the_split_is_made_here(tmp_path):
