@@ -120,8 +120,8 @@ class UserImages(Dataset):
         if both:
             some = f"{test[both[0]][0]} = {trained[both[0]][0]}"
             found.append(
-                f"the same, {shown(self.path)}: copies of {_images(len(both))} of test are in train "
-                f"or val, such as {shown(some)}: what is scored was trained on."
+                f"the same, {shown(self.path)}: copies of {_images(len(both))} of test are in "
+                f"train or val, such as {shown(some)}: what is scored was trained on."
             )
         named: dict[bytes, set[str]] = {}
         every = [item for part in PARTS for item in lists[part]]
