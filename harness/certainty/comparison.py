@@ -16,7 +16,7 @@ from harness.certainty.statistics import LEVELS, SAME, Difference, Sample
 from harness.errors import HarnessError, unknown
 from harness.records.record import Record
 from harness.records.summary import Table, tables
-from harness.records.tables import count, format_table, wrapped
+from harness.records.tables import count, format_table, harmless, wrapped
 
 NAMES = {"hm": "HM of base and new"}
 
@@ -71,9 +71,12 @@ class Comparison:
                 f"datasets, by {100 * low:.2f} to {100 * high:.2f} points (95%)."
             ]
         else:
+            here = f"{ahead} is ahead by {points} of {statistic}"
+            if not found.value:
+                here = f"they have the same {statistic}"
             said = [
-                f"They are not told apart: {ahead} is ahead by {points} of {statistic}, and "
-                f"{where} of these datasets {self.first} may be {_from_to(found)} (95%)."
+                f"They are not told apart: {here}, and {where} of these datasets {self.first} may "
+                f"be {_from_to(found)} (95%)."
             ]
             if max(high, low) <= SAME:
                 said.append("In practice they are the same: the interval lies within half a point.")
@@ -141,9 +144,10 @@ def _compared(key: tuple[str, ...], table: Table, first: str, second: str) -> Co
         pairs = whole.all_pairs
         place = int(np.flatnonzero((pairs.first == a) & (pairs.second == b))[0])
         adjusted, number = float(pairs.adjusted[place]), len(pairs.first)
-    cells = len(table.averaged) * len(table.seeds)
+    finished = sum(each.counts and each.dataset in table.averaged
+                   for row in shared.rows for each in row.members)  # fmt: skip
     used = len(shared.averaged) * len(shared.seeds)
-    return Comparison(key, first, second, sampled, adjusted, number, cells - used)
+    return Comparison(key, first, second, sampled, adjusted, number, finished - 2 * used)
 
 
 def _from_to(found: Difference) -> str:
@@ -158,13 +162,21 @@ def _points(value: float) -> str:
 
 def text(found: Sequence[Comparison], by_dataset: bool = True) -> str:
     """For a reader: a sentence, the levels, and each dataset."""
-    return "\n\n".join(_one(each, by_dataset) for each in found)
+    return "\n\n".join(_one(each, _title(each, found), by_dataset) for each in found)
 
 
-def _one(each: Comparison, by_dataset: bool) -> str:
-    task, backbone, _, shots, _ = each.about
-    title = f"{each.first} - {each.second}: {task}, {backbone}, {shots} shots."
-    lines = [title, *wrapped(each.sentences())]
+def _title(each: Comparison, found: Sequence[Comparison]) -> str:
+    """With weights and settings where these tell tables apart."""
+    task, backbone, weights, shots, settings = each.about
+    title = f"{each.first} - {each.second}: {task}, {backbone}, {shots} shots"
+    like = [other.about for other in found if other.about[:2] == (task, backbone)]
+    title += f", weights {weights}" if len({about[2] for about in like}) > 1 else ""
+    title += f", settings {settings}" if len({about[4] for about in like}) > 1 else ""
+    return f"{title}."
+
+
+def _one(each: Comparison, title: str, by_dataset: bool) -> str:
+    lines = [harmless(title), *wrapped(each.sentences())]
     sample = each.sample
     if sample is None:
         return "\n".join(lines)
@@ -176,7 +188,9 @@ def _one(each: Comparison, by_dataset: bool) -> str:
         lines += wrapped(["Images are taken as independent: older records do not say which are "
                           "not."])  # fmt: skip
     if each.left_out:
-        lines += wrapped([f"{each.left_out} runs that only one of them has are left out."])
+        are = "runs are" if each.left_out > 1 else "run is"
+        lines += wrapped([f"{each.left_out} {are} left out: both methods are compared on the same "
+                          "datasets, with the same seeds on all of them."])  # fmt: skip
     rows = []
     levels = LEVELS | ({} if len(sample.seeds) > 1 else {2: "other images, this seed"})
     for level, what in levels.items():
@@ -184,9 +198,8 @@ def _one(each: Comparison, by_dataset: bool) -> str:
         row = {"what may be another": f"({level}) {what}", "difference": signed(one),
                "p": p_value(one.p)}  # fmt: skip
         if one.low is None:
-            row["difference"] = f"{100 * one.value:+.2f} (no interval: one " + (
-                "seed)" if level == 1 else "dataset)"
-            )
+            why = {1: "one seed", 2: "all images of some dataset are one unit", 3: "one dataset"}
+            row["difference"] = f"{100 * one.value:+.2f} (no interval: {why[level]})"
         row["adjusted p"] = p_value(each.adjusted) if level == 2 else ""
         rows.append(row)
     parts = [
@@ -239,7 +252,7 @@ def _content(each: Comparison) -> dict[str, Any]:
         "levels": {str(level): _finite(each.at(level)) for level in LEVELS},
         "by_dataset": {name: _finite(sample.of_dataset(name).difference(0, 1))
                        for name in sample.datasets},
-        "sentences": each.sentences(),
+        "left_out": each.left_out, "sentences": each.sentences(),
     }  # fmt: skip
     if len(sample.datasets) > 1:
         worse, same, better = sample.practically(0, 1)

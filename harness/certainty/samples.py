@@ -4,6 +4,7 @@ It never imports torch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -112,7 +113,7 @@ def _cells(
                        for label, found in rows.items()}  # fmt: skip
             _same_images(of_rows, evaluation)
             entries = [each for found in of_rows.values() for each in found]
-            known = known and _lists_kept(entries[0], evaluation)
+            known = known and _units(entries, evaluation) is not None
             files = [
                 path for each in entries for path in predictions.files(each.record, evaluation)
             ]
@@ -127,12 +128,20 @@ def _cells(
     return cells, known
 
 
-def _lists_kept(entry: Entry, evaluation: str) -> bool:
-    try:
-        predictions.read_split(entry.record, evaluation)
-    except Missing:
-        return False
-    return True
+def _units(entries: Iterable[Entry], evaluation: str) -> Array | None:
+    """The number of each image's unit, or None if no folder keeps the list of images.
+
+    Folders that were written before a dataset had groups keep the same list without units: of
+    several lists that with the fewest units counts.
+    """
+    found = dict[int, Array]()
+    for entry in entries:
+        with suppress(Missing):
+            split = predictions.read_split(entry.record, evaluation)
+            if id(split) not in found:
+                units = split.units if split.units is not None else np.arange(len(split.labels))
+                found[id(split)] = np.unique(units, return_inverse=True)[1]
+    return min(found.values(), key=lambda numbers: int(numbers.max()), default=None)
 
 
 def _cell(rows: Mapping[str, Sequence[Entry]], evaluation: str) -> Cell:
@@ -153,19 +162,20 @@ def _same_images(rows: Mapping[str, Sequence[Entry]], evaluation: str) -> None:
 def _hits(rows: Mapping[str, Sequence[Entry]], evaluation: str) -> tuple[Array, Array]:
     """Of each row and seed the numbers of right images in each unit [M, S, U], and the units' sizes
     [U]."""
-    found, numbers = list[Array](), np.zeros(0, dtype=np.int64)
+    numbers = _units((entry for entries in rows.values() for entry in entries), evaluation)
+    found, labels = list[Array](), None
     for label, entries in rows.items():
         try:
             each = [predictions.read(entry.record, evaluation, whole=False) for entry in entries]
         except Missing as reason:
             raise _Unreadable(label, str(reason)) from None
-        if not found:
-            split = each[0].split
-            numbers = np.arange(len(each[0].labels))
-            if split is not None and split.units is not None:
-                numbers = np.unique(split.units, return_inverse=True)[1]
-            units = int(numbers.max()) + 1
+        labels = each[0].labels if labels is None else labels
+        if not all(np.array_equal(one.labels, labels) for one in each):
+            raise _Unreadable(label, "it was scored on other images")
+        numbers = np.arange(len(labels)) if numbers is None else numbers
+        units = int(numbers.max()) + 1
         right = [one.classes == one.labels for one in each]
         counts = [np.bincount(numbers, weights=one, minlength=units) for one in right]
         found.append(np.stack(counts).astype(np.float32))
+    assert numbers is not None  # there are rows
     return np.stack(found), np.bincount(numbers).astype(np.float32)

@@ -12,6 +12,7 @@ max-T of Romano and Wolf (2005); ranks by Mogstad, Romano, Shaikh and Wilhelm (2
 It never imports torch.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +26,9 @@ Array = np.ndarray[Any, Any]
 DRAWS, BAYESIAN_DRAWS, SEED = 10_000, 20_000, 0
 SURE = 0.95
 MOST_UNITS = 2_000  # of a table; above, the normal distribution replaces the bootstrap
+NONE = (
+    1e-9  # errors up to this are none but for rounding: one image of a million is 1000 times that
+)
 SAME = 0.005  # differences up to this are practically none: half a point
 LEVELS = {
     1: "other seeds, these images",
@@ -125,6 +129,13 @@ class Sample:
     def units(self) -> int:
         return sum(cell.units for row in self.grid for cell in row)
 
+    @property
+    def unseen(self) -> int:
+        """Units that stand against an exception in the cell that has the fewest: its own, times the
+        cells among which it is averaged."""
+        every = [cell.units for row in self.grid for cell in row]
+        return len(every) * min(every)
+
     def of_dataset(self, dataset: str) -> "Sample":
         """The same of one dataset alone."""
         cells = {key: cell for key, cell in self.cells.items() if key[0] == dataset}
@@ -220,7 +231,9 @@ class Sample:
         if level == 3:
             return _student(value, self._by_dataset[method] + value)
         variance, degrees = self.variances(lambda part: part[..., method, method], level)
-        return replace(_t(value, float(variance), float(degrees)), p=None)
+        found = self._t(value, float(variance), float(degrees), level)
+        low, high = max(0.0, found.low or 0.0), min(1.0, 1.0 if found.high is None else found.high)
+        return replace(found, low=low, high=high, p=None)
 
     def difference(self, first: int, second: int, level: int = 2) -> Difference:
         """By how much the first method exceeds the second."""
@@ -236,7 +249,19 @@ class Sample:
             ),
             level,
         )
-        return _t(value, float(variance), float(degrees))
+        found = self._t(value, float(variance), float(degrees), level)
+        low, high = max(-1.0, found.low or 0.0), min(1.0, found.high or 0.0)
+        return replace(found, low=low, high=high)
+
+    def _t(self, value: float, variance: float, degrees: float, level: int) -> Difference:
+        """Student's t; where no unit is an exception, as wide as so few units allow: of all units
+        less than -log(1 - SURE) / U may be exceptions (the rule of three, Hanley and Lippman-Hand
+        1983)."""
+        found = _t(value, variance, degrees)
+        if level != 2 or (found.error or 0.0) > NONE:
+            return found
+        half, p = -math.log(1 - SURE) / self.unseen, math.exp(-self.unseen * abs(value))
+        return replace(found, low=value - half, high=value + half, p=p)
 
     def _known(self, level: int) -> bool:
         """Whether there is anything to tell other seeds, images or datasets from."""
@@ -339,9 +364,11 @@ class Pairs:
     @cached_property
     def z(self) -> Array:
         """[K]: t's tail stretched to the normal's."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            t = np.where(self.errors > 0, np.abs(self.differences) / self.errors, 0.0)
+        none = self.errors <= NONE  # no unit is an exception; see Sample._t
+        far = np.abs(self.differences)
+        t = np.where(none, 0.0, far / np.where(none, 1.0, self.errors))
         tail = special.stdtr(self._variances[1], -t)
+        tail = np.where(none, np.exp(-self.sample.unseen * far) / 2, tail)
         return np.where(tail > 0, -special.ndtri(np.maximum(tail, 1e-300)), np.inf)
 
     @cached_property
@@ -351,7 +378,7 @@ class Pairs:
         drawn = draws[:, self.first] - draws[:, self.second]
         drawn -= drawn.mean(0)
         spread = drawn.std(0, ddof=1)
-        return np.abs(drawn) / np.where(spread > 0, spread, np.inf)
+        return np.abs(drawn) / np.where((spread > 0) & (self.errors > NONE), spread, np.inf)
 
     @cached_property
     def adjusted(self) -> Array:
@@ -362,6 +389,8 @@ class Pairs:
         highest = np.maximum.accumulate(self._drawn[:, order], axis=1)
         above = (highest >= self.z[order]).sum(0)
         p = (above + 1) / (len(highest) + 1)
+        alone = np.where(self.errors <= NONE, 2 * len(order) * special.ndtr(-self.z), 0.0)
+        p = np.maximum(p, np.minimum(1.0, alone[order]))  # no draw tells of an exception
         p = np.maximum.accumulate(p[::-1])[::-1]
         result = np.empty(len(order))
         result[order] = p

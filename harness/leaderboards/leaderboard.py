@@ -257,12 +257,16 @@ def _plain(value: Any) -> Any:
 
 
 def _best_first(table: pd.DataFrame) -> pd.DataFrame:
-    """The methods of each table by what stands for a row; rows without it last, in their order."""
-    columns = [name for name in table.columns if table[name].notna().any()]
-    for name in ("hm", *dict.fromkeys(n for t in table["evaluations"] for n in t.split())):
-        if name in columns:
-            return _sorted(table, str(name))
-    return table
+    """The methods of each table by what stands for a row of it; rows without it last, in their
+    order."""
+    parts = []
+    for _, part in table.groupby(list(TABLES), sort=False):
+        names = evaluations(part)
+        paired = {"base", "new"} <= {*names}
+        main = next((name for name in ("hm" if paired else "", *names) if name in part.columns
+                     and part[name].notna().any()), None)  # fmt: skip
+        parts.append(part if main is None else _sorted(part, main))
+    return pd.concat(parts, ignore_index=True) if parts else table
 
 
 def _csv(table: pd.DataFrame) -> str:

@@ -216,4 +216,5 @@ def _paired(part: pd.DataFrame) -> bool:
 
 def _common_prefix(names: list[str]) -> str:
     first = names[0].partition("_")[0] + "_"
-    return first if len(names) > 1 and all(name.startswith(first) for name in names) else ""
+    shared = len(names) > 1 and all(name.startswith(first) for name in names)
+    return first if shared and f"{first}method" not in names else ""  # a column has that name

@@ -21,7 +21,7 @@ SHARED = ("hyperparameters", "settings", "task_fields", "fingerprints", "overrid
 LEAST = 500  # records that are worth an index
 TABLES = (
     "create table if not exists records (path text primary key, stamp text, content text)",
-    "create table if not exists parts (number integer primary key, content text unique)",
+    "create table if not exists parts (name text primary key, content text)",
 )
 
 
@@ -29,11 +29,10 @@ class Index:
     """Light records by file, as long as the files do not change."""
 
     def __init__(self, folder: Path) -> None:
-        name = hashlib.sha256(f"{_code()} {folder.resolve()}".encode(errors="surrogatepass"))
-        self.path = cache_folder() / "records" / f"{name.hexdigest()[:16]}.sqlite"
+        self.path = cache_folder() / "records" / f"{_hash(f'{_code()} {folder.resolve()}')}.sqlite"
         self.kept: dict[str, tuple[str, str]] = {}
         self.parts: dict[str, Any] = {}
-        self.numbers: dict[str, int] = {}
+        self.new_parts: dict[str, str] = {}
         self.new: list[tuple[str, str, str]] = []
         self.seen: set[str] = set()
 
@@ -41,9 +40,8 @@ class Index:
         with contextlib.suppress(sqlite3.Error, OSError, ValueError), self._open() as database:
             rows = database.execute("select path, stamp, content from records")
             self.kept = {path: (mark, content) for path, mark, content in rows}
-            for number, content in database.execute("select number, content from parts"):
-                self.parts[str(number)] = json.loads(content)
-                self.numbers[content] = number
+            for name, content in database.execute("select name, content from parts"):
+                self.parts[name] = json.loads(content)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -51,14 +49,14 @@ class Index:
         gone = self.kept.keys() - self.seen
         if (not self.new and not gone) or len(self.seen) < LEAST:
             return
-        with contextlib.suppress(sqlite3.Error, OSError):
+        with contextlib.suppress(sqlite3.Error, OSError, ValueError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._open() as database, database:
                 for statement in TABLES:
                     database.execute(statement)
                 database.executemany("delete from records where path = ?", [(p,) for p in gone])
-                every = [(number, content) for content, number in self.numbers.items()]
-                database.executemany("insert or ignore into parts values (?, ?)", every)
+                parts = self.new_parts.items()
+                database.executemany("insert or replace into parts values (?, ?)", parts)
                 database.executemany("insert or replace into records values (?, ?, ?)", self.new)
 
     def _open(self) -> contextlib.closing[sqlite3.Connection]:
@@ -69,7 +67,7 @@ class Index:
 
     def record(self, path: Path) -> Record | None:
         """What is known of the record in a file that has not changed, or None."""
-        name = str(path)
+        name = _name(path)
         self.seen.add(name)
         mark, content = self.kept.get(name, ("", ""))
         if not content or mark != stamp(path):
@@ -91,14 +89,24 @@ class Index:
         for part in SHARED:
             if part in run:
                 text = json.dumps(run[part])
-                run[part] = str(self.numbers.setdefault(text, len(self.numbers) + 1))
+                run[part] = _hash(text)  # other processes may learn at the same time
+                self.new_parts[run[part]] = text
         content = {
             "key": record.key, "status": record.status, "run": run, "scores": record.scores,
             "cost": record.cost, "checks": record.checks, "provenance": record.provenance,
             "error": record.error, "fit": record.fit, "format": record.format,
         }  # fmt: skip
         if mark:
-            self.new.append((str(path), mark, json.dumps(content)))
+            self.new.append((_name(path), mark, json.dumps(content)))
+
+
+def _name(path: Path) -> str:
+    """A path as a database takes it, whatever bytes are in it."""
+    return ascii(str(path))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 def _code() -> str:

@@ -33,7 +33,8 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command was asked for: `host` and `pid` of its first process, seconds since 1970."""
+    """What a command was asked for: `host` and `pid` of its first process, seconds since 1970;
+    whether records that were there before do not count."""
 
     command: str
     host: str
@@ -41,6 +42,7 @@ class Plan:
     started: float
     processes: int
     runs: Sequence[Planned]
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,11 @@ class Running:
 
 @contextmanager
 def announced(
-    store: Store, command: str, processes: int, runs: Sequence[Planned]
+    store: Store, command: str, processes: int, runs: Sequence[Planned], force: bool = False
 ) -> Iterator[None]:
     """Meanwhile the plan can be read by others. Where it cannot be written, it is not."""
     started = datetime.now(UTC).timestamp()
-    plan = Plan(command, platform.node(), os.getpid(), started, processes, runs)
+    plan = Plan(command, platform.node(), os.getpid(), started, processes, runs, force)
     path = store.folder / ".plans" / f"{plan.host}-{plan.pid}-{int(started * 1000)}.json"
     lock = FileLock(path.with_suffix(".lock"))
     try:
@@ -155,7 +157,7 @@ def progress(plan: Plan, records: Sequence[Record], now: float) -> Progress:
     for run in plan.runs:
         record = of.get(run.key)
         made = record is not None and _time(record) >= plan.started - 1
-        if record is not None and record.final:
+        if record is not None and record.final and (made or not plan.force):
             done += 1
             paced += run.seconds if made else 0.0
         elif record is not None and record.status == "failed" and made:

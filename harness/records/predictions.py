@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from harness.files import shown
+from harness.files import shown, stamp
 from harness.records.record import Record
 from harness.records.store import PREDICTIONS, SPLIT
 
@@ -115,7 +115,7 @@ def read_split(record: Record, evaluation: str) -> KeptSplit:
     path = _split_file(record, evaluation)
     if path is None:
         raise Missing("the list of images was not kept")
-    return _split(path)
+    return _split(path, stamp(path))
 
 
 def _split_file(record: Record, evaluation: str) -> Path | None:
@@ -127,7 +127,8 @@ def _split_file(record: Record, evaluation: str) -> Path | None:
 
 
 @functools.lru_cache(maxsize=256)
-def _split(path: Path) -> KeptSplit:
+def _split(path: Path, mark: str) -> KeptSplit:
+    """The list in a file, parsed again once the file has another stamp: units may be added."""
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
         return _parsed(given)

@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -153,6 +153,8 @@ class Context:
         kept = chosen.without(unreadable)
         if part != "test":
             drawn = {*train, *val}
+            if part == "validation" and not lists["val"]:  # what took a training image's place
+                drawn |= self._refilled(run, name, subset, lists)
             spare = [i for i in (lists["val"] if part == "validation" else []) or lists["train"]
                      if i not in drawn]  # fmt: skip
             kept = refilled(chosen, unreadable, spare, run.seed, source.readable)
@@ -165,6 +167,13 @@ class Context:
                 "class without images."
             )
         return kept
+
+    def _refilled(
+        self, run: Run, name: str, subset: str, lists: Mapping[str, Sequence[Item]]
+    ) -> set[Item]:
+        """The training images of a run, as the dataset lists them."""
+        paths = {item.path for item in self.split(run, name, subset, "training").items}
+        return {item for item in lists["train"] if item.path in paths}
 
     def left_out(self, run: Run) -> dict[str, dict[str, int]]:
         """The files that lie among the images of a run and are not read: how many, by suffix."""

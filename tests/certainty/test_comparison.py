@@ -51,7 +51,7 @@ def test_what_only_one_of_them_has_is_left_out_and_said(records):
     fewer = [r for r in records if r.run["method"] != "dra" or r.run["seed"] != 3]
     (found,) = compare(fewer, "dra", "coop")
     assert found.sample.seeds == (1, 2)
-    assert "2 runs that only one of them has are left out." in text([found])
+    assert "2 runs are left out: both methods are compared on the same" in text([found])
     assert found.adjusted is None
 
 
@@ -158,3 +158,50 @@ def test_a_damaged_file_takes_only_its_row(tmp_path):
     shown = Leaderboard(read_all([store.folder])).text()
     assert "No interval: coop: the predictions in" in shown
     assert "1 of 1 pairs are told apart" in shown
+
+
+def test_runs_that_neither_of_them_has_are_not_said_to_be_left_out(tmp_path):
+    write(tmp_path, {"dra": 0.6, "coop": 0.5})
+    write(tmp_path, {"lora": 0.6}, datasets=("toy_c",))
+    (found,) = compare(read_all([tmp_path]), "dra", "coop")
+    assert found.left_out == 0
+    assert "left out" not in text([found])
+
+
+def test_two_tables_of_other_settings_have_other_titles(tmp_path):
+    for steps in (None, 2):
+        write(tmp_path, {"dra": 0.6, "coop": 0.5}, settings={"max_steps": steps})
+    shown = text(compare(read_all([tmp_path]), "dra", "coop"))
+    assert 'settings {"max_steps": 2}.' in shown
+    assert 'settings {"max_steps": null}.' in shown
+
+
+def test_methods_with_the_same_score_are_not_said_to_be_ahead(tmp_path):
+    write(tmp_path, {"dra": 1.2, "coop": 1.3})
+    shown = text(compare(read_all([tmp_path]), "dra", "coop"))
+    assert "they have the same HM of base and new" in shown
+    assert "In practice they are the same" not in shown
+
+
+def test_units_that_one_folder_does_not_know_yet_count_for_all(tmp_path):
+    """A csv got a group column after the runs of the first folder."""
+    write(tmp_path / "old", {"coop": 0.5})
+    for path in (tmp_path / "old" / "splits").iterdir():
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"units": None}))
+    write(tmp_path / "new", {"dra": 0.6})
+    folders = [tmp_path / "old", tmp_path / "new"]
+    for order in (folders, folders[::-1]):
+        (found,) = compare(read_all(order), "coop", "dra")
+        assert (found.sample.images, found.sample.units) == (800, 400)
+
+
+def test_units_that_are_added_while_a_program_runs_are_noticed(tmp_path):
+    store = write(tmp_path, {"coop": 0.5, "dra": 0.6})
+    for path in (tmp_path / "splits").iterdir():
+        store.write_split(path.name.removesuffix(".split.json"),
+                          json.loads(path.read_text()) | {"units": None})  # fmt: skip
+    (found,) = compare(read_all([tmp_path]), "coop", "dra")
+    assert found.sample.units == 800
+    write(tmp_path, {"coop": 0.5, "dra": 0.6})
+    (found,) = compare(read_all([tmp_path]), "coop", "dra")
+    assert found.sample.units == 400

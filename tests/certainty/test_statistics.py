@@ -176,12 +176,6 @@ def test_a_single_unit_has_no_interval():
     assert sample.interval(0).value == pytest.approx(0.3)
 
 
-def test_right_or_wrong_everywhere_gives_no_error():
-    hits = np.stack([np.ones((2, 50)), np.zeros((2, 50))])
-    found = one_dataset(hits).difference(0, 1)
-    assert (found.value, found.low, found.high) == (1, 1, 1)
-
-
 def test_intervals_of_simulated_worlds_cover_the_truth(measured, monkeypatch):
     monkeypatch.setattr("harness.certainty.statistics.DRAWS", 500)
     found = coverage(measured, worlds=200, methods=5, datasets=3, seed=0, equal=True)
@@ -189,3 +183,39 @@ def test_intervals_of_simulated_worlds_cover_the_truth(measured, monkeypatch):
     assert found.units_alone < 0.92  # seeds must count, too
     assert found.any_pair_wrongly < 0.1 < found.unadjusted
     assert found.all_ranks > 0.9
+
+
+def test_a_method_without_mistakes_is_as_sure_as_so_few_images_allow():
+    found = one_dataset(np.ones((1, 2, 20))).interval(0)
+    assert (found.value, found.high) == (1, 1)
+    assert found.low == pytest.approx(1 + np.log(0.05) / 20)
+
+
+def test_methods_that_agree_on_a_few_images_are_not_called_the_same():
+    found = one_dataset(np.ones((2, 1, 20))).difference(0, 1)
+    assert found.low == -found.high == pytest.approx(np.log(0.05) / 20)
+    assert found.p == 1
+
+
+@pytest.mark.parametrize(("images", "apart"), [(2, False), (100, True)])
+def test_all_right_and_all_wrong_are_told_apart_as_the_interval_says(images, apart):
+    sample = one_dataset(np.stack([np.ones((2, images)), np.zeros((2, images))]))
+    found, pairs = sample.difference(0, 1), sample.all_pairs
+    assert (found.low > 0) == (found.p <= 0.05) == apart
+    assert bool(pairs.told_apart[0]) == apart
+    assert pairs.ranks() == ([(1, 1), (2, 2)] if apart else [(1, 2), (1, 2)])
+
+
+def test_an_interval_ends_at_what_is_possible():
+    hits = np.ones((1, 1, 10))
+    hits[0, 0, 0] = 0
+    found = one_dataset(hits).interval(0)
+    assert 0 < found.low < 0.9 < found.high == 1
+
+
+def test_methods_with_the_same_predictions_do_not_widen_what_others_need():
+    draw = np.random.default_rng(0)
+    hits = (draw.random((3, 3, 60)) < [[[0.6]], [[0.7]], [[0.8]]]).astype(float)
+    twice = np.concatenate([hits, hits[:1]])
+    pair = Sample.against(one_dataset(twice), 3).critical
+    assert pair == pytest.approx(one_dataset(hits).against(0).critical, abs=0.1)

@@ -643,6 +643,22 @@ def test_another_image_of_the_class_takes_the_place_of_one_that_is_skipped(tmp_p
     assert [item.path for item in run.train.items if item.name != "elm"] == others
 
 
+def test_an_image_that_takes_a_place_is_not_trained_on_and_chosen_on(tmp_path):
+    home = grow_parts(tmp_path / "trees", count=10)
+    shutil.rmtree(home / "val", ignore_errors=True)  # val is drawn from what train leaves
+    usual = planned(home, shots=2)
+    for part in ("training", "validation"):
+        drawn = usual.context.split(usual.run, "folder:trees", "all", part)
+        truncate(home / next(item.path for item in drawn.items if item.name == "elm"))
+    run = planned(home, shots=2, on_bad_image="skip")
+    trained, chosen_on = (
+        {item.path for item in run.context.split(run.run, "folder:trees", "all", part).items}
+        for part in ("training", "validation")
+    )
+    assert len(trained) == len(chosen_on) == 2 * len(run.train.classes.names)
+    assert not trained & chosen_on
+
+
 def test_skipping_changes_nothing_where_every_image_can_be_read(tmp_path, capsys):
     home = grow_parts(tmp_path / "trees")
     run(tmp_path / "runs", "--datasets", f"folder:{home}")

@@ -11,10 +11,11 @@ import sys
 import pytest
 
 from harness.errors import HarnessError
-from harness.leaderboards.leaderboard import render
+from harness.leaderboards.leaderboard import Leaderboard, render
 from harness.records.entry import harmonic_mean
-from harness.records.store import Record, digest
+from harness.records.store import Record, digest, read_all
 from harness.records.summary import summarise
+from tests.records import worlds
 
 
 def record(method="dra", dataset="toy_a", seed=1, base=0.8, new=0.6, time="2026-01-01", **more):
@@ -259,3 +260,19 @@ def test_it_never_imports_torch():
         "import sys, harness.leaderboards.leaderboard; assert 'torch' not in sys.modules, 'torch'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_table_is_sorted_by_what_stands_for_its_own_rows(tmp_path):
+    accuracies = {"zero_shot": 0.5, "coop": 0.9, "dra": 0.3}
+    worlds.write(tmp_path, accuracies)
+    worlds.write(tmp_path, accuracies, task="few_shot", evaluations=("accuracy",))
+    rows = Leaderboard(read_all([tmp_path])).frame()
+    for task in ("base2new", "few_shot"):
+        shown = rows[(rows["task"] == task) & (rows["dataset"] == "average")]["label"]
+        assert [*shown] == ["coop", "zero_shot", "dra"]
+
+
+def test_a_dataset_called_method_does_not_hide_the_methods(tmp_path):
+    worlds.write(tmp_path, {"coop": 0.5, "dra": 0.6}, datasets=("my_method", "my_cats"))
+    shown = Leaderboard(read_all([tmp_path])).text()
+    assert shown.count("| dra ") == shown.count("| coop ") == 2

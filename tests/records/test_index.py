@@ -8,6 +8,7 @@ import sqlite3
 import pytest
 
 from harness.certainty import kept
+from harness.files import stamp
 from harness.leaderboards.leaderboard import Leaderboard
 from harness.records import index, store
 from harness.records.store import read_all
@@ -114,3 +115,27 @@ def test_old_cells_make_room(folder, monkeypatch):
         (count,) = database.execute("select count(*) from cells").fetchone()
     database.close()
     assert count < 4
+
+
+def test_two_processes_that_learn_at_once_do_not_mix_their_records(folder):
+    read_all([folder])
+    with index.Index(folder) as first, index.Index(folder) as second:
+        for mine, method, rank in ((first, "lora", 1), (second, "tcp", 2)):
+            write(folder, {method: 0.6}, hyperparameters={"rank": rank})
+            for path in store.Store(folder).files():
+                if mine.record(path) is None and path.name.startswith(method):
+                    mine.learn(path, stamp(path), store._light(store.Store.read(path)))
+            mine.seen |= {index._name(path) for path in store.Store(folder).files()}
+    ranks = {r.run["method"]: r.run["hyperparameters"]["rank"] for r in read_all([folder])}
+    assert ranks == {"lora": 1, "tcp": 2, "zero_shot": 8, "coop": 8, "dra": 8}
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_read_and_kept(folder, parsed):
+    try:
+        (folder / "base2new" / "toy_a").rename(os.fsdecode(os.fsencode(folder) + b"/\xff"))
+    except OSError:
+        pytest.skip("this file system has no such names")
+    first = read_all([folder])
+    parsed.clear()
+    same(first, read_all([folder]))
+    assert parsed == []

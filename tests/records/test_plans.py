@@ -100,3 +100,10 @@ def test_status_says_all_of_it(store, capsys):
         assert found["commands"][0]["left"] == 3
     main(["status", "--results", str(store.folder)])
     assert "No command is running here." in capsys.readouterr().out
+
+
+def test_records_from_before_are_not_done_where_all_is_run_again(store):
+    plan = Plan("run --force", "host", 1, at(5), 1, planned(), force=True)
+    before = made(store, "k0", moment="2025-12-31T00:00:00+00:00")
+    found = plans.progress(plan, [before, made(store, "k1")], at(15))
+    assert (found.done, found.left) == (1, 3)

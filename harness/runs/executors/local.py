@@ -165,7 +165,8 @@ def carry_out(
     every_run = [plans.Planned(run.key, run.fit_key, run_name(run.identity, apart), seconds)
                  for run, seconds in zip(pending, each_seconds(pending), strict=True)]  # fmt: skip
     command = provenance_of(device)["command"] if pending else ""
-    with plans.announced(store, command, jobs, every_run), helper_processes(shares, every):
+    announced = plans.announced(store, command, jobs, every_run, force)
+    with announced, helper_processes(shares, every):
         ended = execute_all(store, pending, versions, force, deadline=deadline)
     if len(ended) < len(pending):
         raise OutOfTime(
