@@ -144,6 +144,8 @@ def _compared(key: tuple[str, ...], table: Table, first: str, second: str) -> Co
         pairs = whole.all_pairs
         place = int(np.flatnonzero((pairs.first == a) & (pairs.second == b))[0])
         adjusted, number = float(pairs.adjusted[place]), len(pairs.first)
+        alone = whole.difference(a, b).p
+        adjusted = max(adjusted, alone or 0.0)  # a draw's p may be below that of t
     finished = sum(each.counts and each.dataset in table.averaged
                    for row in shared.rows for each in row.members)  # fmt: skip
     used = len(shared.averaged) * len(shared.seeds)

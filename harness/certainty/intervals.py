@@ -80,6 +80,13 @@ class Certainty:
         assert self.sample is not None
         return self.sample.of_dataset(dataset)
 
+    def of_dataset(self, dataset: str) -> "Certainty":
+        """The same of one dataset alone."""
+        sample = self.sample
+        if sample is None or dataset not in sample.datasets:
+            return Certainty(Sampled(None, f"nothing is known of {dataset} alone"))
+        return Certainty(replace(self.sampled, sample=sample.of_dataset(dataset)))
+
     def compared(self, label: str) -> Difference | None:
         """By how much a row exceeds the one that all are compared with."""
         if self.sample is None or self.pairs is None or self.against in (None, label):

@@ -88,13 +88,15 @@ def _sure(found: Recommendation) -> list[str]:
     others = sorted((m for m in look.labels if m != best), key=lambda m: -look.values[m])
     said = []
     if others:
-        next_one = f"the next one, {others[0]}"
+        next_one = f"{others[0]}, the next in the last look"
         said.append(f"It is {_ahead(look.difference(best, others[0]), next_one)}.")
     if best != ZERO_SHOT and others[:1] != [ZERO_SHOT]:
         said += _zero_shot(found, best)
     unsure = [m for m in climb.left if m != best]
     if unsure and not climb.best[1]:
-        said.append(f"Not told apart from it: {_list(unsure)}.")
+        said.append(
+            f"Not told apart from it by the stricter rule for several looks: {_list(unsure)}."
+        )
     if climb.beaten:
         each = [f"{name} (by {by})" for name, (by, _) in climb.beaten.items()]
         said.append(f"Beaten beyond doubt with {_images(rung.shots)} a class: {_list(each)}.")
@@ -167,7 +169,7 @@ def _surer(found: Recommendation) -> list[str]:
         what = f"a look at {climb.upwards[0]}" if climb.upwards else "that"
         if climb.untried:
             what = f"a look with {_list(climb.untried)}, too"
-        said.append(f"More time: --budget {whole} or more allows {what}. Finished runs are kept.")
+        said.append(f"More time: another --budget {whole} allows {what}. Finished runs are kept.")
     rivals = [m for m in climb.left if m != best]
     if rivals and not same and not climb.upwards:
         look = climb.last.look

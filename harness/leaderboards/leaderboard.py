@@ -25,6 +25,7 @@ from harness.records.summary import Table, as_frame, tables
 from harness.records.tables import csv_cell, width
 
 SORTS = {"method": "label", "params": "parameters", "mean of HMs": "mean_hm", "HM": "hm"}
+CAPS = {"max_epochs": "epochs", "max_steps": "steps"}
 DIGITS = 12  # of fractions in csv: further ones are noise of the sums
 
 
@@ -126,9 +127,8 @@ class Leaderboard:
             asked = [any(_matching([each, each.partition("[")[0]], p) for p in patterns)
                      for each in table["label"]]  # fmt: skip
             table = table[asked].reset_index(drop=True)
-        if self.sort is not None:
-            return _sorted(table, self.sort)
-        return _best_first(table)
+        table = _best_first(table)
+        return table if self.sort is None else _sorted(table, self.sort)
 
     def __str__(self) -> str:
         return self.text()
@@ -177,10 +177,8 @@ def _tables(
         task_name, backbone, weights, shots, settings = map(str, key)
         like = table[(table["task"] == task_name) & (table["backbone"] == backbone)]
         title = f"{task_name}, {backbone}, {shots} shots"
-        pool = json.loads(settings).get("views", 0)
-        title += f", {pool} views an image" if pool else ""
+        title += _engine(json.loads(settings), [*map(json.loads, like["settings"].unique())])
         title += f", weights {weights}" if like["weights"].nunique() > 1 else ""
-        title += f", settings {settings}" if like["settings"].nunique() > 1 else ""
         datasets = [name for name in part["dataset"].drop_duplicates() if name != "average"]
         averaged = [name for name in datasets if part[part["dataset"] == name]["averaged"].all()]
         mine = {each[-1]: c for each, c in spent.items()
@@ -195,7 +193,7 @@ def _tables(
         shown = scores_table(part, "average", heading, form, sure, every_column, mine, pareto)
         parts.append(shown)
         if len(datasets) > 1:
-            parts.append(overview(part, datasets, form))
+            parts.append(overview(part, datasets, form, sure))
         if board.by_dataset:
             parts += [
                 scores_table(part, name, f"{title}, {name}", form, sure, every_column)
@@ -210,6 +208,19 @@ def _tables(
         if part["shots"].nunique() > 1 and evaluations(part):
             parts.append(by_shots(part, f"{key[0]}, {key[1]}", form))
     return parts
+
+
+def _engine(settings: Mapping[str, Any], beside: Sequence[Mapping[str, Any]]) -> str:
+    """What limits the fits of a table, and which settings tell it from those beside it."""
+    pool = settings.get("views", 0)
+    said = [f"{pool} views an image"] if pool else []
+    caps = [f"{settings[name]} {unit}" for name, unit in CAPS.items() if settings.get(name)]
+    said += [f"at most {' and '.join(caps)}"] if caps else []
+    names = dict.fromkeys(name for each in beside for name in each)
+    differing = [n for n in names if len({json.dumps(each.get(n)) for each in beside}) > 1]
+    said += [f"engine.{name}={json.dumps(settings.get(name))}" for name in differing
+             if name not in (*CAPS, "views")]  # fmt: skip
+    return "".join(f", {each}" for each in said)
 
 
 def _with_intervals(

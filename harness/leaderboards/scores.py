@@ -79,7 +79,12 @@ def scores_table(
         notes.append("HM: of the averaged base and new." +
                      " Mean of HMs: over the datasets' HMs." * deviates)  # fmt: skip
     notes += certainty.notes(dataset)
-    notes += certainty.comparisons() if dataset == "average" else []
+    if dataset == "average":
+        notes += [
+            each
+            for each in certainty.comparisons()
+            if not each.startswith("place: ") or any("place" in line for line in shown)
+        ]
     if certainty.against is not None and dataset == "average":
         notes.append("p: adjusted for all comparisons of this table (step-down max-T).")
     if CHANGE in names:
@@ -169,8 +174,9 @@ def _runs(row: pd.Series) -> str:
     return text + (f" ({row['checks']}†)" if row["checks"] else "")
 
 
-def overview(part: pd.DataFrame, names: list[str], form: str) -> str:
-    """Methods by datasets: the HM, or the first score."""
+def overview(part: pd.DataFrame, names: list[str], form: str, certainty: Certainty) -> str:
+    """Methods by datasets: the HM, or the first score; in LaTeX bold where a method is not told
+    apart from the dataset's best."""
     column, prefix = _main(part), _common_prefix(names)
     short = [name.removeprefix(prefix) for name in names]
     shown = []
@@ -182,7 +188,12 @@ def overview(part: pd.DataFrame, names: list[str], form: str) -> str:
     title += f" ({prefix}…)." if prefix else "."
     if any(cell.startswith("(") for line in shown for cell in line.values()):
         title += f"\n{BRACKETS}"
-    return format_table(shown, form, title, dict.fromkeys(short, ()))
+    bold: dict[str, set[int]] = {each: set() for each in short}
+    if form == "latex":
+        for name, each in zip(names, short, strict=True):
+            alike = certainty.of_dataset(name).like_the_best()
+            bold[each] = {i for i, line in enumerate(shown) if line["method"] in alike}
+    return format_table(shown, form, title, bold)
 
 
 def by_shots(part: pd.DataFrame, title: str, form: str) -> str:

@@ -60,7 +60,8 @@ class Running:
 def announced(
     store: Store, command: str, processes: int, runs: Sequence[Planned], force: bool = False
 ) -> Iterator[None]:
-    """Meanwhile the plan can be read by others. Where it cannot be written, it is not."""
+    """Meanwhile the plan can be read by others; afterwards, too, if it was stopped before its end.
+    Where it cannot be written, it is not."""
     started = datetime.now(UTC).timestamp()
     plan = Plan(command, platform.node(), os.getpid(), started, processes, runs, force)
     path = store.folder / ".plans" / f"{plan.host}-{plan.pid}-{int(started * 1000)}.json"
@@ -71,13 +72,30 @@ def announced(
         atomically(path, lambda p: p.write_text(json.dumps(asdict(plan)), encoding="utf-8"))
     except (OSError, Timeout) as error:
         warnings.warn(f"status will not show this command: {error}", stacklevel=2)
+    _forget_stopped(store, {run.key for run in runs})
     try:
         yield
-    finally:
+    except BaseException:
         lock.release()
-        for each in (path, path.with_suffix(".lock")):
-            with suppress(OSError):
-                each.unlink(missing_ok=True)
+        raise
+    lock.release()
+    _forget(path)
+
+
+def _forget_stopped(store: Store, keys: set[str]) -> None:
+    """A plan that was stopped is forgotten once another command goes on with all that it lacks."""
+    records = {record.key for record in store.records() if record.final}
+    for path, plan in _plans(store):
+        if {run.key for run in plan.runs} - records <= keys and not _held(
+            path.with_suffix(".lock")
+        ):
+            _forget(path)
+
+
+def _forget(path: Path) -> None:
+    for each in (path, path.with_suffix(".lock")):
+        with suppress(OSError):
+            each.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -96,14 +114,20 @@ def at_work(store: Store, fit: str, name: str) -> Iterator[None]:
 
 def live_plans(store: Store) -> list[Plan]:
     """The plans of commands that live."""
-    found = []
+    return [plan for path, plan in _plans(store) if _held(path.with_suffix(".lock"))]
+
+
+def stopped_plans(store: Store) -> list[Plan]:
+    """The plans of commands that ended before all was done, however they ended."""
+    return [plan for path, plan in _plans(store) if not _held(path.with_suffix(".lock"))]
+
+
+def _plans(store: Store) -> Iterator[tuple[Path, Plan]]:
     for path in sorted((store.folder / ".plans").glob("*.json")):
-        if _held(path.with_suffix(".lock")):
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                content = json.loads(path.read_text(encoding="utf-8"))
-                runs = [Planned(**each) for each in content.pop("runs")]
-                found.append(Plan(runs=runs, **content))
-    return found
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            runs = [Planned(**each) for each in content.pop("runs")]
+            yield path, Plan(runs=runs, **content)
 
 
 def running(store: Store) -> list[Running]:

@@ -98,6 +98,14 @@ def test_status_says_all_of_it(store, capsys):
         assert main(["status", "--json", "--results", str(store.folder)]) == 0
         (found,) = json.loads(capsys.readouterr().out)
         assert found["commands"][0]["left"] == 3
+    with pytest.raises(KeyboardInterrupt), plans.announced(store, "run it", 1, planned()):
+        raise KeyboardInterrupt
+    main(["status", "--results", str(store.folder)])
+    shown = capsys.readouterr().out
+    assert "run it" in shown
+    assert "stopped: 1 of 4 done, 0 failed, 3 left. The same command goes on." in shown
+    with plans.announced(store, "run it", 1, planned()):
+        assert plans.stopped_plans(store) == []
     main(["status", "--results", str(store.folder)])
     assert "No command is running here." in capsys.readouterr().out
 

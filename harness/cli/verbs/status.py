@@ -36,7 +36,9 @@ def status(arguments: argparse.Namespace) -> int:
         store, now = Store(folder), time.time()
         records = store.records()
         live = [plans.progress(plan, records, now) for plan in plans.live_plans(store)]
-        found.append((folder, records, live, plans.running(store), now))
+        stopped = [plans.progress(plan, records, now) for plan in plans.stopped_plans(store)]
+        stopped = [each for each in stopped if each.left or each.failed]
+        found.append((folder, records, live, stopped, plans.running(store), now))
     if arguments.json:
         print(json.dumps([_content(*each) for each in found], indent=1, allow_nan=False))
     else:
@@ -45,7 +47,12 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def _text(
-    folder: Any, records: list[Record], live: list[Progress], running: list[Running], now: float
+    folder: Any,
+    records: list[Record],
+    live: list[Progress],
+    stopped: list[Progress],
+    running: list[Running],
+    now: float,
 ) -> str:
     counts = Counter(record.status for record in records)
     said = ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts)) or "no records"
@@ -61,6 +68,12 @@ def _text(
         ])]  # fmt: skip
     if not live:
         lines.append("No command is running here.")
+    for each in stopped:
+        lines += ["", *wrapped([
+            harmless(each.plan.command),
+            f"stopped: {each.done:,} of {len(each.plan.runs):,} done, {each.failed:,} failed, "
+            f"{each.left:,} left. The same command goes on.",
+        ])]  # fmt: skip
     if running:
         rows = [
             {"running": each.name, "started": _ago(each.since, now),
@@ -84,12 +97,18 @@ def _ago(moment: float, now: float) -> str:
 
 
 def _content(
-    folder: Any, records: list[Record], live: list[Progress], running: list[Running], now: float
+    folder: Any,
+    records: list[Record],
+    live: list[Progress],
+    stopped: list[Progress],
+    running: list[Running],
+    now: float,
 ) -> dict[str, Any]:
     return {
         "folder": str(folder),
         "records": dict(Counter(record.status for record in records)),
         "commands": [each.as_json() for each in live],
+        "stopped": [each.as_json() for each in stopped],
         "running": [asdict(each) for each in running],
         "time": now,
     }
