@@ -200,7 +200,9 @@ def _one(each: Comparison, title: str, by_dataset: bool) -> str:
         row = {"what may be another": f"({level}) {what}", "difference": signed(one),
                "p": p_value(one.p)}  # fmt: skip
         if one.low is None:
-            why = {1: "one seed", 2: "all images of some dataset are one unit", 3: "one dataset"}
+            why = {1: "one seed", 2: "all images of some dataset are one unit", 3: (
+                "one dataset" if len(sample.datasets) < 2 else "the same on every dataset"
+            )}  # fmt: skip
             row["difference"] = f"{100 * one.value:+.2f} (no interval: {why[level]})"
         row["adjusted p"] = p_value(each.adjusted) if level == 2 else ""
         rows.append(row)

@@ -15,6 +15,7 @@ from harness.records.summary import Table
 from harness.records.tables import count
 
 ZERO_SHOT = "zero_shot"
+PLACE = "place:"  # begins the sentence on a column that LaTeX leaves out
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,10 @@ class Certainty:
             sample = self._of_dataset(dataset)
         return sample.interval(sample.labels.index(label))
 
+    def has(self, dataset: str) -> bool:
+        """Whether there are intervals of a dataset, or of the average."""
+        return self.sample is not None and dataset in ("average", *self.sample.datasets)
+
     def _of_dataset(self, dataset: str) -> Sample:
         assert self.sample is not None
         return self.sample.of_dataset(dataset)
@@ -125,8 +130,10 @@ class Certainty:
         lines = [f"No interval: {'; '.join(without)}."] if without else []
         if sample is None:
             return lines or [f"No intervals: {self.sampled.why}."]
+        if not self.has(dataset):
+            return [f"No intervals: {dataset} is not part of the average."]
         if dataset != "average":
-            sample = self._of_dataset(dataset) if dataset in sample.datasets else sample
+            sample = self._of_dataset(dataset)
         level = (
             LEVELS[2] if len(sample.seeds) > 1 else "other images; one seed says nothing of seeds"
         )
@@ -148,7 +155,7 @@ class Certainty:
         if self.against is not None:
             return [f"{told} of {number} are told apart from {self.against}; {needs}."]
         said = [
-            "place: where a method may stand; all hold at once with 95%.",
+            f"{PLACE} where a method may stand; all hold at once with 95%.",
             f"{told} of {number} pairs are told apart; {needs}.",
         ]
         best = sample.labels[int(sample.values.argmax())]

@@ -409,7 +409,8 @@ class Pairs:
     @property
     def needed(self) -> float:
         """The difference at which a typical pair is told apart."""
-        return self.critical * float(np.median(self.errors))
+        error = float(np.median(self.errors))
+        return self.critical * error if error > NONE else -math.log(1 - SURE) / self.sample.unseen
 
     def beats(self) -> Array:
         """[M, M]: whether a method exceeds another beyond doubt."""
@@ -446,8 +447,10 @@ def _t(value: float, variance: float, degrees: float) -> Difference:
 
 
 def _student(value: float, each: Sequence[float] | Array) -> Difference:
-    """One value a dataset."""
+    """One value a dataset; where they are all the same, nothing is known of others."""
     variance = float(np.var(each, ddof=1)) / len(each)
+    if variance <= NONE**2:
+        return Difference(value)
     return _t(value, variance, len(each) - 1)
 
 

@@ -85,13 +85,24 @@ class Leaderboard:
         return tables(record for record in self.chosen() if not record.measures)
 
     def certainties(self, table: pd.DataFrame) -> dict[tuple[str, ...], Certainty]:
-        """What is known of how sure each table is, of the rows that are shown."""
-        found = {}
-        for key, each in self.tables.items():
+        """What is known of how sure each table is, of the rows that are shown; a table without the
+        row of `against` compares each with each.
+
+        Raises:
+            HarnessError: no table has that row, or it has no interval.
+        """
+        rows = dict[tuple[str, ...], list[str]]()
+        for key in self.tables:
             mine = (table[list(TABLES)].astype(str) == list(key)).all(axis=1)
-            labels = list(dict.fromkeys(table[mine]["label"]))
-            found[key] = Certainty.of(each, labels, self.against)
-        return found
+            rows[key] = list(dict.fromkeys(table[mine]["label"]))
+        there = {label for labels in rows.values() for label in labels}
+        if self.against is not None and self.against not in there:
+            hint = " Name it in --methods, too." if self.methods is not None else ""
+            raise HarnessError(f"--against: {unknown('row', self.against, there)}{hint}")
+        return {
+            key: Certainty.of(each, rows[key], self.against if self.against in rows[key] else None)
+            for key, each in self.tables.items()
+        }
 
     def chosen(self) -> list[Record]:
         """The records of the task, methods, datasets and backbone that were asked for.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from harness.certainty.intervals import Certainty, p_value, signed
+from harness.certainty.intervals import PLACE, Certainty, p_value, signed
 from harness.certainty.intervals import shown as shown_interval
 from harness.leaderboards import costs
 from harness.records.store import CHANGE
@@ -37,7 +37,8 @@ def scores_table(
     names = evaluations(part)
     both = _paired(part) and dataset == "average"
     best = _unbeaten(rows, _main(part), spent) if spent and names else ()
-    sure = certainty.sample is not None and not certainty.sample.few_units
+    sample = certainty.sample if certainty.has(dataset) else None
+    sure = sample is not None and not sample.few_units
     deviates = every_column or not sure
     runs = every_column or not sure or _worth_saying(rows)
     swept = _swept(rows) if form in ("markdown", "latex", "html") else []
@@ -79,12 +80,8 @@ def scores_table(
         notes.append("HM: of the averaged base and new." +
                      " Mean of HMs: over the datasets' HMs." * deviates)  # fmt: skip
     notes += certainty.notes(dataset)
-    if dataset == "average":
-        notes += [
-            each
-            for each in certainty.comparisons()
-            if not each.startswith("place: ") or any("place" in line for line in shown)
-        ]
+    said = certainty.comparisons() if dataset == "average" else []
+    notes += [each for each in said if form != "latex" or not each.startswith(PLACE)]
     if certainty.against is not None and dataset == "average":
         notes.append("p: adjusted for all comparisons of this table (step-down max-T).")
     if CHANGE in names:

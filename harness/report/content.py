@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.certainty.intervals import ZERO_SHOT, Certainty
+from harness.certainty.intervals import PLACE, ZERO_SHOT, Certainty
 from harness.errors import HarnessError
 from harness.leaderboards.leaderboard import Leaderboard
 from harness.records.entry import TABLES
@@ -129,7 +129,7 @@ def chapter(
     result["scores"] = of
     result["rows"] = [_row(row) for row in average.to_dict("records")]
     result["notes"] = certain.notes()
-    result["findings"] = [each for each in certain.comparisons() if not each.startswith("place:")]
+    result["findings"] = [each for each in certain.comparisons() if not each.startswith(PLACE)]
     result["places"] = places(labels, certain)
     result["heat"] = heat(labels, table, of)
     result["pairs"] = pairs(labels, certain)

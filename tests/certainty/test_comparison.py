@@ -205,3 +205,37 @@ def test_units_that_are_added_while_a_program_runs_are_noticed(tmp_path):
     write(tmp_path, {"coop": 0.5, "dra": 0.6})
     (found,) = compare(read_all([tmp_path]), "coop", "dra")
     assert found.sample.units == 400
+
+
+def test_a_table_without_the_row_that_all_are_compared_with_compares_each_with_each(tmp_path):
+    write(tmp_path, METHODS)
+    write(tmp_path, {"coop": 0.5, "zero_shot": 0.6}, task="few_shot", evaluations=("accuracy",))
+    shown = Leaderboard(read_all([tmp_path]), against="dra").text()
+    assert "2 of 2 are told apart from dra" in shown
+    assert "1 of 1 pairs are told apart" in shown
+
+
+def test_a_row_that_is_filtered_out_cannot_be_compared_with_and_the_remedy_is_said(records):
+    with pytest.raises(HarnessError, match=r"unknown row 'dra'.*Name it in --methods, too"):
+        Leaderboard(records, methods="coop,zero_shot", against="dra").text()
+
+
+def test_latex_says_nothing_of_a_column_that_it_leaves_out(records):
+    assert "place" not in Leaderboard(records).text("latex")
+
+
+def test_the_source_of_a_transfer_task_is_not_shown_with_the_images_of_its_targets(tmp_path):
+    write(tmp_path, METHODS, task="cross_dataset", evaluations=("accuracy",),
+          datasets=("source", "toy_a", "toy_b"), task_fields={"source": "source"})  # fmt: skip
+    shown = Leaderboard(read_all([tmp_path]), by_dataset=True).text()
+    of_source = shown.partition("16 shots, source.")[2].partition("16 shots, toy_a.")[0]
+    assert "No intervals: source is not part of the average." in of_source
+    assert "95%" not in of_source
+
+
+def test_what_is_the_same_on_two_datasets_says_nothing_of_a_third(tmp_path):
+    write(tmp_path, {"dra": 1.2, "coop": 1.3})
+    (found,) = compare(read_all([tmp_path]), "dra", "coop")
+    assert found.at(3).low is None
+    assert "(no interval: the same on every dataset)" in text([found])
+    assert found.sample.all_pairs.needed > 0
