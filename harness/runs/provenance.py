@@ -36,8 +36,9 @@ def provenance_of(device: torch.device) -> dict[str, Any]:
 
 
 def _command(arguments: list[str]) -> str:
-    """The command that makes the record again, without where this machine keeps what it makes."""
-    places = ("--cache-dir", "--results")
+    """The command that makes the record again, without where this machine keeps what it makes, and
+    without the address of a cluster."""
+    places = ("--cache-dir", "--results", "--address")
     kept, rest = list[str](), iter(arguments)
     for argument in rest:
         if argument in places:

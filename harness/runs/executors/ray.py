@@ -5,43 +5,32 @@ import logging
 import math
 import os
 import pickle
+import socket
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, chdir, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from harness.config import Binding, cache_folder
 from harness.errors import HarnessError
-from harness.records import plans
-from harness.records.labels import differing, run_name
 from harness.records.store import Record, Store
-from harness.records.tables import harmless
 from harness.runs.context import PreparedRun
-from harness.runs.engine import execute
 from harness.runs.executors import local
 from harness.runs.executors.cards import VISIBLE
-from harness.runs.executors.remote import (
-    Finished,
-    Order,
-    Refused,
-    SentPlugin,
-    Weights,
-    run_fit,
-)
+from harness.runs.executors.fits import Fits
+from harness.runs.executors.remote import Finished, Order, Refused, SentPlugin, run_fit
 from harness.runs.plan import Request
 from harness.task import Measurement
 
 ROOT = Path(__file__).parents[3]  # this harness
+PATIENCE = 10  # seconds for a cluster to answer
 RETRIES = 3  # of a fit whose worker or node is lost
-MOST = 256  # fits that are with Ray at once: each holds a lock file open
 
 
 @dataclass(frozen=True)
@@ -106,7 +95,11 @@ def carry_out(
                 gpus = 1.0 if pending[0].context.clip.device.type == "cuda" else 0.0
             with local.announced(store, pending, 1), connected(placement.address) as ray:
                 cluster = Cluster(ray, cpus, gpus, placement.address)
-                fits.carry_out(cluster, pickle.dumps(order(request, plugins, cluster)))
+                told = ray.put(pickle.dumps(order(request, plugins, cluster)))
+                task = ray.remote(  # by default a worker with a card would end after each task
+                    num_cpus=cpus, num_gpus=gpus, max_calls=0, max_retries=RETRIES
+                )(on_its_card)
+                fits.carry_out(ray, partial(task.remote, told), cluster.places)
     return local.all_in_time(fits.ended, pending, store, max_hours)
 
 
@@ -120,8 +113,8 @@ def check(request: Request, pending: Sequence[PreparedRun]) -> None:
     for given in request.bindings:
         if given.target == "engine" and given.name in ("jobs", "jobs_per_gpu"):
             raise HarnessError(
-                f"{given.origin} is of --executor local. With --executor ray, --cpus-per-run and "
-                "--gpus-per-run decide how many runs go at once."
+                f"{given.origin} belongs to --executor local. With --executor ray, "
+                "--cpus-per-run and --gpus-per-run decide how many runs go at once."
             )
     if ":" in (request.device or ""):
         raise HarnessError(f"--device {request.device}: Ray chooses the card. Give --device cuda.")
@@ -142,15 +135,18 @@ def connected(address: str | None) -> Iterator[Any]:
     import ray
 
     own = {"include_dashboard": False} if address is None else {}
+    host, _, port = (address or "").rpartition(":")
     try:
+        if port.isdecimal() and "/" not in host:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), PATIENCE).close()
         with chdir(ROOT):  # workers search this folder for modules, and not the user's
             ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
-    except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise HarnessError(
-            f"no connection to a Ray cluster at {address}: {said}. Start one with `ray start "
-            "--head`, or leave --address out for a Ray on this machine."
-            if address else f"Ray cannot be started on this machine: {said}."
+            f"no connection to a Ray cluster at {address}: {said.rstrip('.')}. Start one with `ray "
+            "start --head`, or leave --address out for a Ray on this machine."
+            if address else f"Ray cannot be started on this machine: {said.rstrip('.')}."
         ) from error  # fmt: skip
     try:
         yield ray
@@ -160,7 +156,7 @@ def connected(address: str | None) -> Iterator[Any]:
 
 @dataclass
 class Cluster:
-    """Ray's nodes, seen as places for runs of `cpus` processors and `gpus` cards."""
+    """Ray's nodes, seen as places for runs of `cpus` threads and `gpus` cards."""
 
     ray: Any
     cpus: int
@@ -176,7 +172,7 @@ class Cluster:
         """
         count = sum(self._of(node["Resources"]) for node in self.ray.nodes() if node["Alive"])
         if not count and not self.warned:
-            said = f"no node has {self.cpus} processors and {self.gpus:g} cards for a run"
+            said = f"no node has room for a run with CPUs: {self.cpus}, GPUs: {self.gpus:g}"
             if self.address is None:
                 raise HarnessError(f"{said}. Ask for less with --cpus-per-run and --gpus-per-run.")
             warnings.warn(f"{said}: all runs wait until one has.", stacklevel=2)
@@ -223,153 +219,3 @@ def on_its_card(
         os._exit(1)  # CUDA keeps its first card: Ray tries again in another process
     _card = card
     return run_fit(order, wanted, weights)
-
-
-@dataclass
-class Flight:
-    """A fit that was given to Ray: its runs, and the claim on it."""
-
-    runs: Sequence[PreparedRun]
-    claim: ExitStack
-
-
-class Fits:
-    """The fits that are to be done, and what became of each run: a record in `ended`, or in `lost`
-    the reason why there is none."""
-
-    def __init__(
-        self,
-        store: Store,
-        pending: Sequence[PreparedRun],
-        versions: Mapping[str, str | None],
-        force: bool,
-        deadline: float | None,
-    ) -> None:
-        self.store, self.pending, self.versions, self.force = store, pending, versions, force
-        self.apart = differing(run.identity for run in pending)
-        self.pace = local.Pace(pending, deadline)
-        groups: dict[str, list[PreparedRun]] = {}
-        for run in pending:
-            if not run.refusal:
-                groups.setdefault(run.fit_key, []).append(run)
-        self.queue = list(groups.values())
-        self.flights: dict[Any, Flight] = {}
-        self.ended: dict[str, Record] = {}
-        self.lost: dict[str, str] = {}
-        self.refused: str | None = None
-        self.bar = tqdm(total=len(pending), desc="runs", unit="run", disable=None)
-
-    def __enter__(self) -> "Fits":
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        for flight in self.flights.values():
-            flight.claim.close()
-        self.bar.close()
-
-    def refused_here(self) -> None:
-        """The records of runs that a method cannot serve: nothing is computed for them."""
-        for run in self.pending:
-            if run.refusal:
-                record, _, _ = execute(run.run, run.context)
-                self.store.write(record, {})
-                self._count(run, record)
-
-    def carry_out(self, cluster: Cluster, order: bytes) -> None:
-        """Gives the fits to Ray, and writes the records as they arrive.
-
-        Raises:
-            HarnessError: a worker refuses, or runs were lost; all others were waited for.
-            KeyboardInterrupt: with a sentence on what is kept and how to go on.
-        """
-        ray = cluster.ray
-        told = ray.put(order)
-        task = ray.remote(  # by default a worker with a card would end after each task
-            num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_calls=0, max_retries=RETRIES
-        )(on_its_card)
-        try:
-            while self.queue or self.flights:
-                self._give(cluster.places(), partial(task.remote, told))
-                if self.flights:
-                    for ref in ray.wait([*self.flights], timeout=1)[0]:
-                        self._take(ray, ref)
-                elif self.queue:
-                    self.bar.set_postfix_str("waiting for another process")
-                    time.sleep(1)
-        except KeyboardInterrupt:
-            if self.flights:
-                for ref in ray.wait([*self.flights], num_returns=len(self.flights), timeout=0)[0]:
-                    self._take(ray, ref)
-            raise local.interrupted(self.store, self.pending, self.versions, self.force) from None
-        kept = (f"{len(self.ended)} of {len(self.pending)} runs are finished and kept in "
-                f"{self.store.folder}. The same command goes on with the rest.")  # fmt: skip
-        if self.refused:
-            raise HarnessError(f"{self.refused} {kept}")
-        if self.lost:
-            name, why = next(iter(self.lost.items()))
-            raise HarnessError(f"{len(self.lost)} runs were lost with their workers, such as "
-                               f"{name} ({why}). {kept}")  # fmt: skip
-
-    def _give(self, places: int, start: Callable[..., Any]) -> None:
-        """Gives Ray as many fits as it has places for, and some more, so that none is empty; where
-        the time is limited no more, so that they begin at once."""
-        self.pace.processes = max(1, places)
-        room = places if self.pace.deadline is not None else 2 * places + 4
-        waiting = []
-        while self.queue and len(self.flights) < min(MOST, room):
-            group, claim = self.queue.pop(0), ExitStack()
-            fit = group[0].fit_key
-            if not claim.enter_context(self.store.claim(fit)):
-                waiting.append(group)
-                continue
-            left = [run for run in group if not self._elsewhere(run)]
-            if not left or not self.pace.allows(*left):
-                claim.close()
-                continue
-            name = harmless(run_name(left[0].identity, self.apart))
-            claim.enter_context(plans.at_work(self.store, fit, name))
-            weights = None
-            with suppress(OSError):
-                weights = None if self.force else self.store.weights(fit).read_bytes()
-            ref = start({run.key: run.identity for run in left}, weights)
-            self.flights[ref] = Flight(left, claim)
-        self.queue += waiting
-
-    def _elsewhere(self, run: PreparedRun) -> bool:
-        """Whether another process has done it meanwhile."""
-        before = self.versions.get(run.key)
-        record = self.store.ended(run.identity, run.key, before, self.force)
-        if record is not None:
-            self._count(run, record, elsewhere=True)
-        return record is not None
-
-    def _take(self, ray: Any, ref: Any) -> None:
-        """Writes what a task returned."""
-        flight = self.flights[ref]
-        try:
-            answer = ray.get(ref)
-        except ray.exceptions.RayTaskError as error:
-            said = str(error).strip().rpartition("\n")[2]
-            answer = Refused(f"a worker failed: {said}. Is the same version of the harness "
-                             "installed on every node?")  # fmt: skip
-        except ray.exceptions.RayError as error:
-            answer = []
-            why = type(error).__name__
-            self.lost |= {run_name(run.identity, self.apart): why for run in flight.runs}
-        if isinstance(answer, Refused):
-            self.refused, self.queue = answer.reason, []
-            answer = []
-        for run, each in zip(flight.runs, answer, strict=False):
-            model = each.weights and Weights(each.weights, run.train.classes)
-            self.store.write(each.record, each.predictions, model)
-            self.pace.finished(run)
-            self._count(run, each.record)
-        del self.flights[ref]
-        flight.claim.close()
-
-    def _count(self, run: PreparedRun, record: Record, elsewhere: bool = False) -> None:
-        self.ended[run.key] = record
-        if not run.refusal:
-            said = local.outcome(run, record, elsewhere, self.apart)
-            tqdm.write(harmless(said) + local.left(self.bar, len(self.ended)))
-        self.bar.update()
