@@ -31,8 +31,13 @@ def provenance_of(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that make the numbers."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def _command(arguments: list[str]) -> str:

@@ -1,6 +1,7 @@
 """The fits of a plan that a cluster carries out, and their records, which are written here."""
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from harness.runs.context import PreparedRun
 from harness.runs.engine import execute
 from harness.runs.executors import local
 from harness.runs.executors.remote import Finished, Refused, Weights
+from harness.runs.provenance import versions as versions_here
 
 MOST = 256  # fits that are with the cluster at once: each holds a lock file open
 
@@ -53,6 +55,8 @@ class Fits:
         self.ended: dict[str, Record] = {}
         self.lost: dict[str, str] = {}
         self.refused: str | None = None
+        self.packages = versions_here()
+        self.others: set[tuple[str, str]] = set()
         self.bar = tqdm(total=len(pending), desc="runs", unit="run", disable=None)
 
     def __enter__(self) -> "Fits":
@@ -149,7 +153,7 @@ class Fits:
             else:
                 ended = answer
         except ray.exceptions.RayTaskError as error:
-            said = str(error).strip().rpartition("\n")[2]
+            said = str(error).strip().rpartition("\n")[2].rstrip(".")
             self.refused = (f"a worker failed: {said}. Is the same version of the harness "
                             "installed on every node?")  # fmt: skip
         except ray.exceptions.RayError as error:
@@ -158,12 +162,21 @@ class Fits:
         if self.refused:
             self.queue = []
         for run, each in zip(flight.runs, ended, strict=False):
+            self._compare(each.record.provenance["versions"])
             model = each.weights and Weights(each.weights, run.train.classes)
             self.store.write(each.record, each.predictions, model)
             self.pace.finished(run)
             self._count(run, each.record)
         del self.flights[ref]
         flight.claim.close()
+
+    def _compare(self, versions: Mapping[str, str]) -> None:
+        """A warning, once for each, that a worker has another version of a package."""
+        for name, mine in self.packages.items():
+            if versions[name] != mine and (name, versions[name]) not in self.others:
+                self.others.add((name, versions[name]))
+                warnings.warn(f"a worker has {name} {versions[name]}, and this command {mine}: "
+                              "numbers may differ in the last digits.", stacklevel=2)  # fmt: skip
 
     def _count(self, run: PreparedRun, record: Record, elsewhere: bool = False) -> None:
         self.ended[run.key] = record
