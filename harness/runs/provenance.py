@@ -31,13 +31,19 @@ def provenance_of(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
     }
 
 
+def versions() -> dict[str, str]:
+    """Of the packages that make the numbers."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
 def _command(arguments: list[str]) -> str:
-    """The command that makes the record again, without where this machine keeps what it makes."""
-    places = ("--cache-dir", "--results")
+    """The command that makes the record again, without where this machine keeps what it makes, and
+    without the address of a cluster."""
+    places = ("--cache-dir", "--results", "--address")
     kept, rest = list[str](), iter(arguments)
     for argument in rest:
         if argument in places:

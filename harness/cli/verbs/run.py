@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import config, registry
-from harness.cli import options
+from harness.cli import executor, options
 from harness.errors import HarnessError
 from harness.records.labels import differing, run_name
 from harness.records.store import Record, Store
@@ -105,6 +105,7 @@ def shared(parser: argparse.ArgumentParser) -> None:
         "--jobs-per-gpu", type=int, metavar="N", help="processes on each card, where --jobs does "
         "not say how many there are in all (default: 1)",
     )  # fmt: skip
+    executor.add(parser)
     parser.add_argument(
         "--on-bad-image", choices=("error", "skip"), help="if images cannot be read: stop before "
         "the first fit, or leave them out and record that (default: error)",
@@ -156,10 +157,11 @@ def carried_out(arguments: argparse.Namespace) -> list[Record] | None:
     from harness.runs.executors import local
     from harness.runs.images import check_images
 
+    placement = executor.placement(arguments)
     request, store, runs = _request(arguments), Store(arguments.results), planned(arguments)
     done, pending = local.done_and_pending(runs, store, arguments.force)
     seconds = local.estimated_seconds(pending, runs, done)
-    jobs = local.process_count(pending, seconds)
+    jobs = 1 if placement else local.process_count(pending, seconds)
     print(plan_text.describe(runs, done, seconds, jobs, arguments.dry_run))
     if arguments.dry_run:
         if arguments.check_images:
@@ -168,9 +170,7 @@ def carried_out(arguments: argparse.Namespace) -> list[Record] | None:
         return None
     if not pending:
         print("Everything is done already; --force runs it again.")
-    made = local.carry_out(
-        request, arguments.plugin, store, runs, pending, arguments.force, jobs, arguments.max_hours
-    )
+    made = executor.carry_out(arguments, placement, jobs, request, store, runs, pending)
     ended = {**done, **made}
     named = ("overrides", "given")  # a table of this request speaks its words
     return [

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,15 +141,7 @@ def carry_out(
         OutOfTime: there are `max_hours`, and not all could be done.
         KeyboardInterrupt: with a sentence on what is kept and how to go on.
     """
-    if max_hours is not None and not max_hours > 0:
-        raise HarnessError(f"--max-hours must be more than 0, not {max_hours:g}.")
-    deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
-    store.open()
-    check_images(pending)
-    for split, dataset in {s.fingerprint: (s, r.run.data[s.classes.dataset])
-                           for r in runs for s in r.evaluated.values()}.values():  # fmt: skip
-        store.write_split(split.fingerprint, as_kept(split, dataset))
-    versions = {run.key: store.version(run.identity, run.key) for run in pending}
+    versions, deadline = begun(store, runs, pending, max_hours)
     device = pending[0].context.clip.device if pending else torch.device("cpu")
     every, settings = cards(device), pending[0].run.settings if pending else Engine()
     if every:  # a helper sees one card, and must know how many it shares it with
@@ -161,19 +153,76 @@ def carry_out(
         Share(request, plugins, store.folder, versions, force, number / jobs, deadline, known)
         for number in range(1, jobs)
     ]
+    with announced(store, pending, jobs, force):
+        with helper_processes(shares, every):
+            ended = execute_all(store, pending, versions, force, deadline=deadline)
+        return all_in_time(ended, pending, store, max_hours)
+
+
+def begun(
+    store: Store,
+    runs: Sequence[PreparedRun],
+    pending: Sequence[PreparedRun],
+    max_hours: float | None,
+) -> tuple[dict[str, str | None], float | None]:
+    """The results folder and the images are looked at, and the lists of images are written: the
+    versions of the pending records that are there, and until when on this machine's clock.
+
+    Raises:
+        HarnessError: the results folder cannot be used, or images cannot be read.
+    """
+    if max_hours is not None and not max_hours > 0:
+        raise HarnessError(f"--max-hours must be more than 0, not {max_hours:g}.")
+    deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
+    store.open()
+    check_images(pending)
+    for split, dataset in {s.fingerprint: (s, r.run.data[s.classes.dataset])
+                           for r in runs for s in r.evaluated.values()}.values():  # fmt: skip
+        store.write_split(split.fingerprint, as_kept(split, dataset))
+    return {run.key: store.version(run.identity, run.key) for run in pending}, deadline
+
+
+def announced(
+    store: Store, pending: Sequence[PreparedRun], processes: int, force: bool
+) -> AbstractContextManager[None]:
+    """Meanwhile others can read the plan."""
     apart = differing(run.identity for run in pending)
     every_run = [plans.Planned(run.key, run.fit_key, run_name(run.identity, apart), seconds)
                  for run, seconds in zip(pending, each_seconds(pending), strict=True)]  # fmt: skip
-    command = provenance_of(device)["command"] if pending else ""
-    announced = plans.announced(store, command, jobs, every_run, force)
-    with announced, helper_processes(shares, every):
-        ended = execute_all(store, pending, versions, force, deadline=deadline)
+    command = provenance_of(pending[0].context.clip.device)["command"] if pending else ""
+    return plans.announced(store, command, processes, every_run, force)
+
+
+def all_in_time(
+    ended: dict[str, Record],
+    pending: Sequence[PreparedRun],
+    store: Store,
+    max_hours: float | None,
+) -> dict[str, Record]:
+    """The records, if none is missing.
+
+    Raises:
+        OutOfTime: there was no time for some.
+    """
     if len(ended) < len(pending):
         raise OutOfTime(
             f"--max-hours {max_hours:g}: {len(ended)} of {len(pending)} runs are finished and kept "
             f"in {store.folder}. The same command goes on with the rest."
         )
     return ended
+
+
+def interrupted(
+    store: Store, pending: Sequence[PreparedRun], versions: Mapping[str, str | None], force: bool
+) -> KeyboardInterrupt:
+    """What a command that was stopped says: what is kept, and how to go on."""
+    kept = sum(
+        store.ended(r.identity, r.key, versions.get(r.key), force) is not None for r in pending
+    )
+    return KeyboardInterrupt(
+        f"{kept} of {len(pending)} runs are finished and kept in {store.folder}.\n"
+        "The same command goes on with the rest."
+    )
 
 
 def as_kept(split: Split, dataset: Dataset) -> dict[str, Any]:
@@ -276,48 +325,44 @@ def execute_all(
                             pace.finished(run)
                         ended[run.key] = record
                         if not run.refusal:
-                            said = _outcome(run, record, elsewhere, apart)
-                            tqdm.write(harmless(said) + _left(bar, len(ended)))
+                            said = outcome(run, record, elsewhere, apart)
+                            tqdm.write(harmless(said) + left(bar, len(ended)))
                         bar.update()
                 if len(waiting) == len(queue):
                     bar.set_postfix_str("waiting for another process")
                     time.sleep(1)
                 queue = waiting
         except KeyboardInterrupt:
-            kept = sum(
-                store.ended(r.identity, r.key, versions.get(r.key), force) is not None
-                for r in pending
-            )
-            raise KeyboardInterrupt(
-                f"{kept} of {len(pending)} runs are finished and kept in {store.folder}.\n"
-                "The same command goes on with the rest."
-            ) from None
+            raise interrupted(store, pending, versions, force) from None
     return ended
 
 
 class Pace:
-    """How long runs take here, compared with the forecast, and whether another one may begin."""
+    """How long runs take here, compared with the forecast, and whether more may begin.
+
+    processes: how many share the work that `finished` counts.
+    """
 
     def __init__(self, pending: Sequence[PreparedRun], deadline: float | None) -> None:
         self.deadline, self.started = deadline, time.monotonic()
         seconds = each_seconds(pending) if deadline is not None else [0.0] * len(pending)
         self.seconds = {r.key: s for r, s in zip(pending, seconds, strict=True)}
-        self.forecast = 0.0
+        self.forecast, self.processes = 0.0, 1
 
     def finished(self, run: PreparedRun) -> None:
-        """Counts a run that this process has done."""
+        """Counts a run that is done."""
         self.forecast += self.seconds[run.key]
 
-    def allows(self, run: PreparedRun) -> bool:
-        """Whether the run will end before the deadline, as far as that is known."""
+    def allows(self, *runs: PreparedRun) -> bool:
+        """Whether one process ends the runs before the deadline, as far as that is known."""
         if self.deadline is None:
             return True
         now = time.monotonic()
-        factor = (now - self.started) / self.forecast if self.forecast else 0.0
-        return now + factor * self.seconds[run.key] < self.deadline
+        factor = self.processes * (now - self.started) / self.forecast if self.forecast else 0.0
+        return now + factor * sum(self.seconds[run.key] for run in runs) < self.deadline
 
 
-def _left(bar: Any, done: int) -> str:
+def left(bar: Any, done: int) -> str:
     """Where there is no bar: how much is done, and how long the rest may take."""
     if not bar.disable or done == bar.total:
         return ""
@@ -325,7 +370,8 @@ def _left(bar: Any, done: int) -> str:
     return f" [{done} of {bar.total}, {duration(gone / done * (bar.total - done))} left]"
 
 
-def _outcome(run: PreparedRun, record: Record, elsewhere: bool, apart: Sequence[str]) -> str:
+def outcome(run: PreparedRun, record: Record, elsewhere: bool, apart: Sequence[str]) -> str:
+    """What is said of a run that ended."""
     name = run_name(run.identity, apart)
     if record.status != "done":
         return f"{name}: {record.status}, {record.reason}"
