@@ -242,7 +242,7 @@ ANSWERS = {  # what the card would say, by the function that is asked
 }
 SEEN_THROUGH = [  # functions written in Python are not asked for, but what they call
     (module, name)
-    for module in (torch.nn.functional, torch.functional, torch._tensor)
+    for module in (torch.nn.functional, torch.functional, torch._tensor, torch.autograd)
     for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
     if hasattr(module, name)
 ]
