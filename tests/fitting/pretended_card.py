@@ -31,14 +31,14 @@ NO_SCALARS = {  # of these operands not even a number may lie on the CPU
 
 # CUDA's autocast: what runs in the lower precision, and what in float32
 LOWER = {
-    "linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "addmm", "baddbmm", "einsum",
-    "conv2d", "scaled_dot_product_attention",
+    "linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "addmm", "baddbmm",
+    "einsum", "conv2d", "scaled_dot_product_attention",
 }  # fmt: skip
 WHOLE = {
-    "layer_norm", "group_norm", "linalg_vector_norm", "norm", "exp", "log", "pow", "__pow__", "square",
-    "rsqrt", "reciprocal", "logsumexp", "cosine_similarity", "cross_entropy_loss", "nll_loss",
-    "kl_div", "mse_loss", "softmax", "log_softmax", "sum", "prod", "cumsum", "cumprod", "softplus",
-    "cdist", "dist", "expm1", "log1p", "log2", "log10",
+    "layer_norm", "group_norm", "linalg_vector_norm", "norm", "exp", "log", "pow", "__pow__",
+    "square", "rsqrt", "reciprocal", "logsumexp", "cosine_similarity", "cross_entropy_loss",
+    "nll_loss", "kl_div", "mse_loss", "softmax", "log_softmax", "sum", "prod", "cumsum", "cumprod",
+    "softplus", "cdist", "dist", "expm1", "log1p", "log2", "log10",
 }  # fmt: skip
 
 
