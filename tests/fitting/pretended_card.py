@@ -19,10 +19,8 @@ aten = torch.ops.aten
 CUDA, META, CPU = torch.device("cuda:0"), torch.device("meta"), torch.device("cpu")
 NAME, MEMORY = "Pretended Card", 80 * 2**30
 MOVES = {aten._to_copy.default, aten.copy_.default}
-INDEXED = {  # indices may lie on the CPU
-    aten.index.Tensor, aten.index_put_.default, aten.index_put.default,
-    aten._index_put_impl_.default,
-}  # fmt: skip
+WRITES = {aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
+INDEXED = {aten.index.Tensor, *WRITES}  # a card's tensor, whose indices may lie on the CPU
 NO_SCALARS = {  # of these operands not even a number may lie on the CPU
     aten.cat.default, aten.stack.default, aten.gather.default, aten.index_select.default,
     aten.embedding.default, aten.scatter.src, aten.scatter_.src, aten.scatter.value,
@@ -106,7 +104,7 @@ def check_devices(func: Any, operands: list[torch.Tensor]) -> None:
     if len(here) in (0, len(operands)) or func in MOVES:
         return
     if func in INDEXED and type(operands[0]) is OnCard:
-        return
+        here = [each for each in operands[-1:] if func in WRITES and type(each) is not OnCard]
     written = func._schema.is_mutable and type(operands[0]) is not OnCard
     if written or func in NO_SCALARS or any(each.ndim for each in here):
         shapes = [(str(each.device), tuple(each.shape)) for each in operands]

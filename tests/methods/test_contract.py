@@ -30,11 +30,12 @@ def served(name: str) -> list[Classes]:
     return [FIT] if PLUGINS.plugins["methods"][name].cls.only_fitted_classes else [FIT, OTHER]
 
 
-def images(count: int = 8, like: torch.Tensor = torch.zeros((), dtype=torch.float64)):
-    """Random images, on the device and in the precision of another tensor."""
+def images(count: int = 8, like: torch.Tensor | None = None) -> torch.Tensor:
+    """Random images, on the device and in the precision of another tensor; else in float64."""
     generator = torch.Generator().manual_seed(1)
-    made = torch.randn(count, 3, SIZE, SIZE, dtype=like.dtype, generator=generator)
-    return made.to(like.device)
+    dtype, device = (torch.float64, "cpu") if like is None else (like.dtype, like.device)
+    made = torch.randn(count, 3, SIZE, SIZE, dtype=dtype, generator=generator)
+    return made.to(device)
 
 
 def grafted(name: str, clip, **fields) -> Model:
