@@ -50,9 +50,9 @@ def on_card():
         return {d: toy_backbone.load().to("cuda", d) for d in (torch.float32, torch.float64)}
 
 
-def learned(name, clip, chunks=None):
+def learned(name, clip, chunks=None, **fields):
     """Logits of what a method serves, the loss of a step and its gradients, on the processor."""
-    model = grafted(name, clip)
+    model = grafted(name, clip, **fields)
     shake(model)
     found = [logits(model, each, images(like=clip.logit_scale)) for each in served(name)]
     if model.parameters():
