@@ -36,6 +36,9 @@ FAMILIES = [name for name in METHODS if not name.startswith("dra-")]  # one of e
 
 def pytest_addoption(parser):
     parser.addoption("--faults-table", help="where `-m faults` keeps its table")
+    parser.addoption(
+        "--pretend-card", action="store_true", help="run `-m gpu` on a card that is not there"
+    )
 
 
 @pytest.fixture(scope="session")

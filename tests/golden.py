@@ -27,20 +27,20 @@ STEPS = 4
 EMBEDDING = {"lfa": 4}
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(name: str, device: str = "cpu", **settings: Any) -> dict[str, Any]:
     """Losses of a fit on the toy dataset, sums of its trained tensors, and logits of two random
     images on the classes that were fitted and on others, if the method can serve others."""
     torch.set_default_dtype(torch.float64)  # so that initial values are drawn in it
     try:
-        return _measure(name)
+        return _measure(name, device, settings)
     finally:
         torch.set_default_dtype(torch.float32)
 
 
-def _measure(name: str) -> dict[str, Any]:
+def _measure(name: str, device: str, engine: dict[str, Any]) -> dict[str, Any]:
     plugin = PLUGINS.plugins["methods"][name]
-    clip = toy_backbone.load(EMBEDDING.get(name, 36)).double()
-    settings = Engine(max_steps=STEPS, precision="fp32", crop_scale=(0.5, 1.0))
+    clip = toy_backbone.load(EMBEDDING.get(name, 36)).double().to(device)
+    settings = Engine(max_steps=STEPS, precision="fp32", crop_scale=(0.5, 1.0), **engine)
     short = {"batch_size": 4, "warmup_epochs": 0, "shots": 2}
     method = Configured(name, plugin.cls(**plugin.fixed | _those_of(plugin.cls, short)))
     task = "few_shot" if plugin.cls.only_fitted_classes else "base2new"
@@ -48,11 +48,12 @@ def _measure(name: str) -> dict[str, Any]:
     record, _, model = execute(run)
     assert record.status == "done", record.error
     assert model is not None
-    pixels = torch.rand((2, 3, 48, 48), generator=torch.Generator().manual_seed(2)) * 4 - 2
+    draws = torch.Generator().manual_seed(2)
+    pixels = (torch.rand((2, 3, 48, 48), generator=draws) * 4 - 2).to(device)
     with torch.no_grad():
         features = model.clip.image(pixels)
         image = model.rest(model.clip.image, model.prefix(model.clip.image, pixels), pixels,
-                             _rows(2))  # fmt: skip
+                             _rows(pixels))  # fmt: skip
     logits = {}
     for evaluation, split in run.evaluated.items():
         prompts = texts(model, split.classes, training=False)
@@ -80,17 +81,17 @@ def _summary(state: dict[str, torch.Tensor]) -> dict[str, list[float]]:
         value = tensor.double().flatten()
         like = re.sub(r"\d+", "*", name)
         place = places[like] = places.get(like, 0) + 1
-        weighted = float(value @ torch.linspace(-1, 2, len(value)).double())
+        weighted = float(value @ torch.linspace(-1, 2, len(value)).to(value))
         total = sums.setdefault(like, [0.0, 0.0])
         total[0] += place * weighted
         total[1] += place * float(value @ value)
     return sums
 
 
-def _rows(count: int) -> Any:
+def _rows(images: torch.Tensor) -> Any:
     from harness.towers.edit import Rows
 
-    return Rows(torch.arange(count), count, False, ())
+    return Rows(torch.arange(len(images), device=images.device), len(images), False, ())
 
 
 def _those_of(cls: type, settings: dict[str, Any]) -> dict[str, Any]:

@@ -3,14 +3,18 @@
 import contextlib
 import datetime
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from harness.bench import device as devices
 from harness.bench import dra
+from harness.bench import jobs as processes
+from harness.bench import launches as launching
 from harness.bench.matrix import MATRIX, matrix
 from harness.bench.memory import MemoryRow, memory_rows, memory_table
 from harness.bench.step import names
@@ -23,7 +27,34 @@ from harness.method import Method
 from harness.towers import backbone as backbones
 from harness.towers.openclip import Clip, cast_once
 
-PARTS = ("steps", "memory", "matrix", "dra", "coverage", "sequential", "scale")
+PARTS = ("steps", "memory", "matrix", "dra", "device", "launches", "jobs", "coverage",
+         "sequential", "scale")  # fmt: skip
+CARD = ("device", "launches", "jobs")  # what a card is measured for
+
+
+@dataclass
+class Card:
+    """What the parts of a card have measured so far."""
+
+    rate: float = math.nan
+    device: list[devices.DeviceRow] = field(default_factory=list)
+    launches: list[launching.LaunchRow] = field(default_factory=list)
+    jobs: dict[str, Any] | None = None
+
+    def tables(self, device: str) -> list[str]:
+        """Of what there is."""
+        found = [devices.table(self.device, self.rate, device)] if self.device else []
+        found += [launching.table(self.launches)] if self.launches else []
+        return found + ([processes.table(self.jobs)] if self.jobs else [])
+
+    def content(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "matrix_rate": self.rate if self.device else None,
+            "device": [asdict(row) for row in self.device],
+            "launches": [asdict(row) for row in self.launches],
+            "jobs": self.jobs,
+        }
 
 
 def report(
@@ -32,6 +63,7 @@ def report(
     whole: Mapping[str, Any] | None,
     noise: Mapping[str, float] | None,
     about: Mapping[str, Any],
+    card: "Card | None" = None,
 ) -> str:
     """All that was measured as text, with the device."""
     parts = [f"{about['backbone']}, {about['precision']}, {about['device']}, "
@@ -51,6 +83,8 @@ def report(
         )
     if noise:
         parts.append(dra.table(noise))
+    if card:
+        parts += card.tables(str(about["device_type"]))
     return "\n\n".join(parts)
 
 
@@ -61,7 +95,7 @@ def save(path: Path, content: Mapping[str, Any], text: str) -> None:
     path.with_suffix(".md").write_text(f"```\n{text}\n```\n", encoding="utf-8")
 
 
-def _check(clip: Clip, methods: Mapping[str, Method]) -> None:
+def _check(clip: Clip, methods: Mapping[str, Method], untrained: bool = False) -> None:
     few = Classes("bench", names(2), "a photo of a {}.")
     for name, method in methods.items():
         trained = method.batch_size and Model(clip, method, few, seed=1).parameters()
@@ -70,7 +104,7 @@ def _check(clip: Clip, methods: Mapping[str, Method]) -> None:
                 f"bench counts operations class by class; {name} takes other texts in each step. "
                 "Measure it with `run --tasks efficiency`."
             )
-        if method.frozen_images or not trained:
+        if method.frozen_images or not (trained or untrained):
             raise HarnessError(
                 f"bench times training steps on batches of images; {name} takes none, or needs "
                 "their frozen features too. Measure it with `run --tasks efficiency`."
@@ -102,18 +136,21 @@ def run(
         "backbone": backbone, "device": device_name(torch.device(device)),
         "threads": torch.get_num_threads(), "torch": torch.__version__,
         "precision": "bf16" if device.startswith("cuda") else "fp32", "repeats": repeats,
+        "device_type": torch.device(device).type,
     }  # fmt: skip
+    card = Card()
 
     def so_far() -> str:
-        text = report(rows, sizes, whole, noise, about)
+        text = report(rows, sizes, whole, noise, about, card)
         if out:
             lists = {"steps": [asdict(r) for r in rows], "memory": [asdict(r) for r in sizes]}
-            save(out, {"about": about, **lists, "matrix": whole, "dra": noise}, text)
+            found = {"about": about, **lists, "matrix": whole, "dra": noise, **card.content()}
+            save(out, found, text)
         return text
 
-    if {"steps", "memory"} & set(parts):
+    if {"steps", "memory", "device", "launches"} & set(parts):
         clip = backbones.load(backbone, device)
-        _check(clip, methods)
+        _check(clip, methods, untrained=set(parts) <= set(CARD))
         bf16 = about["precision"] == "bf16"
         with (
             torch.autocast(clip.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False),
@@ -127,10 +164,23 @@ def run(
                 for row in steps(clip, methods, counts, repeats):
                     rows.append(row)
                     so_far()
+            if "device" in parts:
+                dtype = torch.bfloat16 if bf16 else torch.float32
+                card.rate = devices.matrix_rate(clip.device, dtype, repeats)
+                for measured in devices.rows(clip, methods, counts, repeats):
+                    card.device.append(measured)
+                    so_far()
+            if "launches" in parts:
+                for step in launching.rows(clip, methods, repeats, min(counts)):
+                    card.launches.append(step)
+                    so_far()
         del clip
     if "matrix" in parts:
         options = ["--device", device, *(f"--plugin={each}" for each in plugins)]
         whole = matrix(list(methods), *MATRIX, options)
+    if "jobs" in parts:
+        options = ["--device", device, *(f"--plugin={each}" for each in plugins)]
+        card.jobs = processes.jobs(list(methods), options)
     if "dra" in parts:
         noise = dra.measured()
     return so_far()

@@ -34,20 +34,24 @@ def names(count: int) -> tuple[str, ...]:
 class StepBenchmark:
     """A method on a backbone with some classes, and one step of it, either way."""
 
-    def __init__(self, clip: Clip, method: Method, count: int, memory: int) -> None:
+    def __init__(
+        self, clip: Clip, method: Method, count: int, memory: int, scored: int = SCORED
+    ) -> None:
         self.clip, self.method = clip, method
         self.classes = Classes("bench", names(count), "a photo of a {}.")
         self.model = Model(clip, method, self.classes, seed=1)
         self.model.trained.to(clip.logit_scale.dtype)
-        size = (max(method.batch_size, SCORED), 3, clip.size, clip.size)
+        size = (max(method.batch_size, scored), 3, clip.size, clip.size)
         self.pixels = torch.randint(0, 256, size, generator=generator("pixels"), dtype=torch.uint8)
         self.labels = (torch.arange(method.batch_size) % count).to(clip.device)
-        self.optimiser = method.optimiser(self.model.parameters())
+        # PyTorch refuses an optimiser of nothing
+        trained = self.model.parameters() or [torch.nn.Parameter(torch.zeros(()))]
+        self.optimiser = method.optimiser(trained)
         self.cache = Cache()
         self.prompts = self.encode()
         self.chunks = choose(self.model, method.batch_size, self.prompts, memory)
         self.memory, self.number = memory, 0
-        self.scored = SCORED if not method.text_per_image else SCORED // 8
+        self.scored = scored if not method.text_per_image else max(1, scored // 8)
 
     @functools.cached_property
     def fits_naively(self) -> bool:
@@ -71,7 +75,10 @@ class StepBenchmark:
 
     def normalised(self, pixels: Tensor) -> Tensor:
         clip = self.clip
-        images = data.normalise(pixels.to(clip.device), clip.mean, clip.std)
+        if clip.device.type == "cuda":  # as the engine does it
+            pixels = pixels.pin_memory()
+        moved = pixels.to(clip.device, non_blocking=True)
+        images = data.normalise(moved, clip.mean, clip.std)
         return images.to(clip.logit_scale.dtype)
 
     def engine(self, chunks: Chunks | None = None) -> None:
@@ -101,8 +108,7 @@ class StepBenchmark:
 
     def evaluate(self) -> Callable[[], object]:
         """Scores a batch of decoded images, the texts being there unless each image has its own."""
-        prompts = texts(self.model, self.classes, training=False, cache=self.cache)
-        shared = None if self.method.text_per_image else text_features(self.model, prompts)
+        prompts, shared = self.evaluation_texts()
         given = HeadContext(self.clip.logit_scale.exp(), prompts.references)
 
         @torch.no_grad()
@@ -113,6 +119,13 @@ class StepBenchmark:
             self.model.output(image, own, given).logits.argmax(-1)
 
         return once
+
+    @torch.no_grad()
+    def evaluation_texts(self) -> tuple[Texts, Tensor | None]:
+        """The texts of an evaluation, and their features unless each image has its own."""
+        prompts = texts(self.model, self.classes, training=False, cache=self.cache)
+        own = self.method.text_per_image
+        return prompts, None if own else text_features(self.model, prompts)
 
     @torch.no_grad()
     def bare(self, images: Tensor) -> None:

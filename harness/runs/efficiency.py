@@ -189,7 +189,7 @@ def measured(
     """
     model, method, split = images.model, images.model.method, images.split
     cost: dict[str, Any] = {
-        "trainable_parameters": run.summary.parameters,
+        "trainable_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "stored_bytes": model.stored_bytes(),
         "classes": len(split.classes.names),
         "cuda": model.clip.device.type == "cuda",

@@ -252,6 +252,7 @@ def _precision(run: PreparedRun) -> Any:
     device = run.context.clip.device.type
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is what it says, in convolutions too
     bf16 = run.settings.precision == "bf16"
     # no cache of cast weights: it would outlive the optimiser's steps and freeze the first ones
     with torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):

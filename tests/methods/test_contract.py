@@ -30,9 +30,12 @@ def served(name: str) -> list[Classes]:
     return [FIT] if PLUGINS.plugins["methods"][name].cls.only_fitted_classes else [FIT, OTHER]
 
 
-def images(count: int = 8, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+def images(count: int = 8, like: torch.Tensor | None = None) -> torch.Tensor:
+    """Random images, on the device and in the precision of another tensor; else in float64."""
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(count, 3, SIZE, SIZE, dtype=dtype, generator=generator)
+    dtype, device = (torch.float64, "cpu") if like is None else (like.dtype, like.device)
+    made = torch.randn(count, 3, SIZE, SIZE, dtype=dtype, generator=generator)
+    return made.to(device)
 
 
 def grafted(name: str, clip, **fields) -> Model:
@@ -46,8 +49,8 @@ class EightImages:
     """What `prepare` may use: random images of the fitted classes."""
 
     def __init__(self, model: Model) -> None:
-        self.features = model.clip.image(images(dtype=model.clip.logit_scale.dtype))
-        self.labels = torch.arange(8) % len(FIT.names)
+        self.features = model.clip.image(images(like=model.clip.logit_scale))
+        self.labels = torch.arange(8, device=model.clip.device) % len(FIT.names)
         self.scale, self.seed, self.model = model.clip.logit_scale.exp(), 1, model
 
     @property
@@ -80,13 +83,13 @@ def shake(model: Model) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-            parameter += 0.05 * noise
+            parameter += 0.05 * noise.to(parameter.device)
 
 
 def batch(model: Model, step: int = 0, chunks: Chunks | None = None) -> Batch:
-    pixels = images(dtype=model.clip.logit_scale.dtype)
+    pixels = images(like=model.clip.logit_scale)
     x = model.prefix(model.clip.image, pixels)
-    labels = torch.arange(8) % len(FIT.names)
+    labels = torch.arange(8, device=pixels.device) % len(FIT.names)
     frozen = model.clip.image(pixels) if model.method.frozen_images else None
     return Batch(
         model, x, texts(model, FIT, training=True), labels, (1, step), chunks or Chunks(), frozen

@@ -9,6 +9,9 @@ from harness import config
 from harness.cli import options
 from harness.errors import HarnessError, unknown
 
+METHODS = "coop,cocoop,kgcoop,maple,mma,adapter,dra"
+ON_CARD = "coop,cocoop,maple,mma,adapter,dra,lora,zero_shot"
+
 
 def add(verbs: Any) -> None:
     """Adds the command to the parser."""
@@ -22,14 +25,13 @@ def add(verbs: Any) -> None:
         "processor cores. Run nothing else at the same time.",
     )
     bench.add_argument(
-        "--methods", default="coop,cocoop,kgcoop,maple,mma,adapter,dra", metavar="NAMES",
-        help="see `list methods` (default: %(default)s)",
+        "--methods", metavar="NAMES", help="see `list methods` (default: "
+        f"{METHODS}; of the parts device, launches and jobs {ON_CARD})",
     )  # fmt: skip
     bench.add_argument(
         "--classes",
-        default="100,1000",
         metavar="LIST",
-        help="numbers of classes (default: %(default)s)",
+        help="numbers of classes (default: 100,1000; of the part device on a CPU 10)",
     )
     bench.add_argument(
         "--backbone", default="ViT-B-16-quickgelu:random", metavar="NAME",
@@ -45,11 +47,12 @@ def add(verbs: Any) -> None:
     bench.add_argument(
         "--parts", default="steps,memory,matrix", metavar="NAMES", help="what to measure: "
         "training steps and evaluation, the memory of a step, the matrix of runs, and dra: what "
-        "DRA's noise leaves of its order; and coverage, alone: whether intervals hold what they "
-        "promise, in worlds made from the records in --results; and sequential, alone: whether "
-        "`recommend` holds its error rate, in simulated worlds; and scale, alone: how long a whole "
-        "comparison takes on many devices, from the efficiency records in --results (default: "
-        "%(default)s)",
+        "DRA's noise leaves of its order; device: images a second, the share of the device's "
+        "arithmetic, and where the rest goes; launches: what compiled blocks and CUDA graphs gain "
+        "in small steps; jobs: several runs at once; and, each alone: coverage: whether intervals "
+        "hold what they promise, in worlds made from the records in --results; sequential: whether "
+        "`recommend` holds its error rate, in simulated worlds; scale: how long a whole comparison "
+        "takes on many devices, from the efficiency records in --results (default: %(default)s)",
     )  # fmt: skip
     bench.add_argument(
         "--memory", type=float, default=5, metavar="GB", help="memory that a step may use in the "
@@ -90,14 +93,17 @@ def measure(arguments: argparse.Namespace) -> int:
             if arguments.worlds < 1:
                 raise HarnessError(f"--worlds must be at least 1, not {arguments.worlds}.")
             return part(arguments)
-    chosen = options.plugins(arguments.plugin).find("methods", arguments.methods)
-    counts = options.numbers("--classes", arguments.classes)
+    of_card = set(parts) <= set(bench.CARD)
+    asked = arguments.methods or (ON_CARD if of_card else METHODS)
+    chosen = options.plugins(arguments.plugin).find("methods", asked)
+    device = plan.usable_device(arguments.device)
+    usual = "10" if of_card and not device.startswith("cuda") else "100,1000"
+    counts = options.numbers("--classes", arguments.classes or usual)
     if min(counts) < 1:
         raise HarnessError(f"--classes {arguments.classes!r}: at least 1.")
     methods = {
         p.name: config.build(p, [], plan.recipe(p, "base2new", "bench", 16))[0] for p in chosen
     }
-    device = plan.usable_device(arguments.device)
     print(bench.run(
         methods, counts, arguments.backbone, device, arguments.repeats, parts, arguments.memory,
         arguments.out, arguments.plugin,

@@ -1,0 +1,137 @@
+"""On a CUDA device: the processor's numbers, bfloat16, repeated runs, memory, compiled blocks.
+
+pytest -m gpu                  skips where there is no card
+pytest -m gpu --pretend-card   as far as it goes without one (see tests/fitting/pretended_card)
+"""
+
+import pytest
+import torch
+
+from harness.fitting import step
+from tests import golden, toy_backbone
+from tests.conftest import METHODS, execute
+from tests.fitting.pretended_card import card
+from tests.fitting.test_pretended_card import learned
+from tests.methods.test_golden import GOLDEN, close
+
+pytestmark = pytest.mark.gpu
+DROPS = ("lora", "comp_lora")  # the dropout of a card is not the processor's
+FEW = ("coop", "cocoop", "metaprompt", "adapter", "dra", "lora")
+
+
+@pytest.fixture
+def pretended(request):
+    """Whether the card is not there, and pretended."""
+    if torch.cuda.is_available():
+        return False
+    if not request.config.getoption("--pretend-card"):
+        pytest.skip("there is no CUDA device")
+    return True
+
+
+@pytest.fixture
+def cuda(pretended, monkeypatch):
+    """The device, while a test runs."""
+    if not pretended:
+        yield torch.device("cuda")
+        return
+    with card(monkeypatch):
+        yield torch.device("cuda")
+
+
+@pytest.fixture
+def real(pretended):
+    """For what only a card can show."""
+    if pretended:
+        pytest.skip("a pretended card cannot show this")
+    return torch.device("cuda")
+
+
+@pytest.fixture
+def single(cuda):
+    """The toy backbone on the card, float32."""
+    return toy_backbone.load().to(cuda)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_logits_loss_and_gradients_in_float32_are_the_processors(name, toy, single, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    if name == "lfa":  # where LAPACK decides nothing; see `golden`
+        monkeypatch.setattr("harness.methods.lfa.aligned", lambda x, y, beta: y.T @ x)
+    fields = {"dropout": 0.0} if name in DROPS else {}
+    expected = learned(name, toy, **fields)
+    for one, other in zip(learned(name, single, **fields), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in DROPS])
+def test_a_fit_in_float64_comes_to_the_golden_values(name, cuda):
+    expected = {part: value for part, value in GOLDEN[name].items() if part != "code"}
+    close(golden.measure(name, "cuda"), expected, name)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_in_bfloat16_trains_and_scores(name, make_run, single):
+    run = make_run(name, backbone=single, precision="bf16")
+    record, _, _ = execute(run)
+    assert record.status == "done", record.error
+    assert "no trained parameter moved" not in record.checks
+    assert record.cost["peak_memory_bytes"] > 0
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_equal_runs_predict_the_same(name, make_run, single):
+    runs = (make_run(name, backbone=single, precision="bf16") for _ in range(2))
+    one, other = (execute(run)[1] for run in runs)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(each, other[part]) for part, each in one.items())
+
+
+def test_pixels_are_moved_from_pinned_memory(make_run, single, monkeypatch):
+    pinned, pin = [], torch.Tensor.pin_memory
+
+    def noted(self):
+        pinned.append(self.dtype)
+        return pin(self)
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", noted)
+    record, _, _ = execute(make_run("adapter", backbone=single, precision="bf16"))
+    assert record.status == "done", record.error
+    assert set(pinned) == {torch.uint8}
+
+
+def test_a_step_that_does_not_fit_is_done_again_in_parts(make_run, single, real, monkeypatch):
+    whole, asked = step.gradients, []
+
+    def greedy(batch, loss=None):
+        asked.append(batch.chunks)
+        if len(asked) == 1:
+            torch.empty(2**50, dtype=torch.uint8, device=real)
+        return whole(batch, loss)
+
+    monkeypatch.setattr(step, "gradients", greedy)
+    record, _, _ = execute(make_run("adapter", backbone=single))
+    assert record.status == "done", record.error
+    assert record.cost["micro_batches"]["made_smaller"] == 1
+
+
+def test_compiled_blocks_give_what_plain_ones_give(single, real):
+    images = torch.randn(4, 3, single.size, single.size, device=real)
+    with torch.no_grad():
+        plain = single.image(images)
+        single.image.compiled = True
+        try:
+            compiled = single.image(images)
+        finally:
+            single.image.compiled = False
+    torch.testing.assert_close(compiled, plain, atol=1e-3, rtol=1e-3)
+
+
+def test_the_device_of_the_benchmark_is_measured(real, single):
+    from harness.bench import device as devices
+    from harness.methods.dra import DRA
+
+    assert devices.matrix_rate(real, torch.bfloat16, 3) > 1e12
+    (row,) = devices.rows(single, {"dra": DRA()}, [4], 1)
+    assert row.train.profile.kernels > 100
+    assert 0 < row.train.profile.busy <= 1
