@@ -83,7 +83,10 @@ class SiteContext:
         """
         self.rows.drawn = True
         drawn = uniform((self.rows.total, *shape), *self.rows.key, self.site, purpose)
-        return drawn[self.rows.numbers.cpu()].to(self.rows.numbers.device)
+        numbers = self.rows.numbers
+        if numbers.is_cuda:  # pinned, and chosen there: nothing waits for the device
+            drawn = drawn.pin_memory()
+        return drawn.to(numbers.device, non_blocking=True)[numbers]
 
     def dropout(self, x: Tensor, rate: float, purpose: str = "dropout") -> Tensor:
         """x [R, L, D] with a fraction `rate` of its numbers dropped in training, the rest scaled.

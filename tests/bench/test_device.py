@@ -49,11 +49,12 @@ def test_bench_measures_a_processor_and_says_that_it_is_no_card(tmp_path, capsys
     assert frozen["inference"]["images"] == 4
 
 
-def test_the_operations_of_a_card_are_those_of_the_processor(monkeypatch, toy):
+@pytest.mark.parametrize("name", ["clip_adapter", pytest.param("dra", marks=pytest.mark.slow)])
+def test_the_operations_of_a_card_are_those_of_the_processor(name, monkeypatch, toy):
     monkeypatch.setattr("harness.fitting.texts.PASS", {})  # else it groups texts otherwise
     monkeypatch.setattr(device, "profiled", lambda *_: Profile(1.0, 1))  # asks the driver
     monkeypatch.setattr(device, "CHUNK", 4)
-    chosen = methods("coop", batch_size=2)
+    chosen = methods(name, batch_size=2)
     (expected,) = device.rows(toy, chosen, [2], 1)
     with card(monkeypatch):
         (found,) = device.rows(toy_backbone.load().to("cuda"), chosen, [2], 1)

@@ -13,6 +13,7 @@ from harness.images.cache import Cache, Disk
 from harness.runs.context import Context
 from harness.runs.run import Configured, Run
 from harness.towers import backbone as backbones
+from harness.towers.edit import Rows, SiteContext
 from harness.towers.openclip import cast_once
 from tests import golden, toy_backbone
 from tests.conftest import FAMILIES, METHODS, PLUGINS, execute
@@ -23,7 +24,7 @@ from tests.methods.test_golden import GOLDEN, close
 CLOSED = ("metaprompt", "lfa", "linear_probe", "tip_adapter")  # unlike others, in prepare or finish
 EACH = [pytest.param(n, marks=[] if n in FAMILIES else pytest.mark.slow) for n in METHODS]
 FITS = [pytest.param(n, marks=[] if n in CLOSED else pytest.mark.slow) for n in METHODS]
-MEASURED = ("cocoop", "tip_adapter_f")
+MEASURED = ("cocoop", "comp_lora")  # texts for each image; reads whole matrices
 COSTS = [pytest.param(n, marks=[] if n in MEASURED else pytest.mark.slow) for n in METHODS]
 PARTS = {"proda": 64, "metaprompt": 20, "cocoop": 12}  # about half of a step's texts
 HALF, WHOLE = torch.bfloat16, torch.float32
@@ -141,7 +142,20 @@ def test_a_run_in_bfloat16_is_recorded_with_what_the_card_says(make_run, on_card
     assert record.status == "done", record.error
     assert record.cost["peak_memory_bytes"] == torch.cuda.max_memory_allocated()
     assert NAME in str(record.provenance)
+    assert not torch.backends.cudnn.allow_tf32
     assert not any(isinstance(each, OnCard) for each in predictions.values())
+
+
+def test_noise_is_the_processors_and_waits_for_no_card(cuda, monkeypatch):
+    def noise(numbers):
+        return SiteContext("text.tokens", None, Rows(numbers, 4, True, (1, 0))).noise("x", 3)
+
+    some = torch.tensor([2, 0])
+    expected = noise(some)
+    monkeypatch.setattr(OnCard, "cpu", None, raising=False)  # what it would wait in
+    found = noise(some.to("cuda"))
+    assert found.is_cuda
+    assert found.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("name", COSTS)
