@@ -35,6 +35,7 @@ REQUEST = Request(
 def order(monkeypatch):
     """An order for the toy dataset; the process is as it was afterwards."""
     monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setitem(sys.modules, "harness_plugin_toy", sys.modules["harness_plugin_toy"])
     monkeypatch.chdir(Path.cwd())
     planned.cache_clear()
     threads = torch.get_num_threads()
