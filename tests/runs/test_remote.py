@@ -35,6 +35,7 @@ REQUEST = Request(
 def order(monkeypatch):
     """An order for the toy dataset; the process is as it was afterwards."""
     monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setitem(sys.modules, "harness_plugin_toy", sys.modules["harness_plugin_toy"])
     monkeypatch.chdir(Path.cwd())
     planned.cache_clear()
     threads = torch.get_num_threads()
@@ -132,8 +133,9 @@ def test_options_of_ray_without_ray_are_refused(options, said, tmp_path, capsys,
     ("numbers", "said"),
     [
         ({"cpus": 0}, "--cpus-per-run must be at least 1"),
-        ({"gpus": 1.5}, "--gpus-per-run must be from 0 to 1, or a whole number"),
+        ({"gpus": 1.5}, "from 0 to 1, with up to four decimals, or a whole number"),
         ({"gpus": -1.0}, "--gpus-per-run must be"),
+        ({"gpus": 1 / 3}, "--gpus-per-run must be"),
         ({"gpus": float("nan")}, "--gpus-per-run must be"),
     ],
 )

@@ -60,9 +60,11 @@ class Placement:
         if self.cpus is not None and self.cpus < 1:
             raise HarnessError(f"--cpus-per-run must be at least 1, not {self.cpus}.")
         gpus = self.gpus or 0
-        if not (0 <= gpus <= 1 or (math.isfinite(gpus) and gpus == int(gpus) > 0)):
+        part = 0 <= gpus <= 1 and round(gpus, 4) == gpus  # Ray counts in ten thousandths
+        if not part and not (math.isfinite(gpus) and gpus == int(gpus) > 0):
             raise HarnessError(
-                f"--gpus-per-run must be from 0 to 1, or a whole number, not {gpus:g}."
+                "--gpus-per-run must be from 0 to 1, with up to four decimals, or a whole number, "
+                f"not {gpus:g}."
             )
         return self
 
