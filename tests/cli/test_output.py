@@ -167,9 +167,9 @@ def test_the_plan_names_the_cap_beside_the_recipes_steps(capsys, tmp_path, monke
 
 
 def test_long_estimates_are_in_days():
-    from harness.cli.plan_text import _duration
+    from harness.records.tables import duration
 
-    texts = [_duration(seconds) for seconds in (89, 600, 7200, 5 * 86400)]
+    texts = [duration(seconds) for seconds in (89, 600, 7200, 5 * 86400)]
     assert texts == ["89 s", "10 min", "2.0 h", "5.0 days"]
 
 
