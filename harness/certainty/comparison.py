@@ -136,7 +136,7 @@ def _compared(key: tuple[str, ...], table: Table, first: str, second: str) -> Co
         reason = "; ".join(f"{name}: {why}" for name, why in (sampled.left_out or {}).items())
         sampled = Sampled(None, reason or "one of them has no finished runs")
     elif not shared.averaged:
-        sampled = Sampled(None, "they have no dataset and seed in common")
+        sampled = Sampled(None, "no seed is there of both on every dataset that they share")
     whole = of_table(table).sample
     adjusted, number = None, 1
     if whole is not None and {first, second} <= {*whole.labels} and not whole.few_units:

@@ -21,7 +21,7 @@ import numpy as np
 from scipy import special
 
 from harness.certainty.paired import sign_test
-from harness.certainty.statistics import SAME, SURE, Array, Difference, Sample
+from harness.certainty.statistics import NONE, SAME, SURE, Array, Difference, Sample
 
 
 def share_of(methods: int, looks: int) -> float:
@@ -139,7 +139,7 @@ class Look:
         error = math.sqrt(spread.units + spread.fits)
         if self.sample.few_units:
             return Difference(value, error)
-        half = spread.half(1 - SURE) if error else self._unseen(1 - SURE)
+        half = spread.half(1 - SURE) if error > NONE else self._unseen(1 - SURE)
         return Difference(value, error, max(least, value - half), min(1.0, value + half),
                           p=spread.beyond(value))  # fmt: skip
 

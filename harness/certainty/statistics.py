@@ -26,9 +26,7 @@ Array = np.ndarray[Any, Any]
 DRAWS, BAYESIAN_DRAWS, SEED = 10_000, 20_000, 0
 SURE = 0.95
 MOST_UNITS = 2_000  # of a table; above, the normal distribution replaces the bootstrap
-NONE = (
-    1e-9  # errors up to this are none but for rounding: one image of a million is 1000 times that
-)
+NONE = 3e-8  # errors up to this are rounding alone; one image of a million gives 1e-6
 SAME = 0.005  # differences up to this are practically none: half a point
 LEVELS = {
     1: "other seeds, these images",

@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Sequence
 
-from harness.certainty.statistics import LEVELS
 from harness.errors import HarnessError
 from harness.leaderboards.leaderboard import Leaderboard
 from harness.literature import published
@@ -71,8 +70,8 @@ def text(compared: Compared, form: str, alone: bool = False) -> str:
     if not alone and any(line.ours for line in lines):
         notes += [
             f"Percent. Difference: our {heads} minus the printed one. Our 95%: the interval of our "
-            f"{heads} ({LEVELS[2]}), and whether the printed one lies inside. The printed one has "
-            "an error of its own, which is not known.",
+            f"{heads}, and whether the printed one lies inside. The printed one has an error of "
+            "its own, which is not known.",
         ]
     if any(where.endswith(" (mean)") for line in lines for where in line.whose):
         notes.append("(mean): averaged here from the printed datasets, over the same as ours.")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from harness.certainty import samples
 from harness.certainty.samples import Sampled
-from harness.certainty.statistics import Difference
+from harness.certainty.statistics import LEVELS, Difference
 from harness.errors import unknown
 from harness.leaderboards.leaderboard import Leaderboard
 from harness.literature import published
@@ -157,6 +157,10 @@ def _notes(ours: _Ours, engine: Mapping[str, Any]) -> list[str]:
     """What a reader must know of our numbers."""
     seeds = ", ".join(map(str, ours.table.seeds))
     notes, reasons = [f"Our seeds: {seeds}."], dict[str, list[str]]()
+    if ours.sampled.sample is not None:
+        one = "other images; one seed says nothing of other seeds"
+        level = LEVELS[2] if len(ours.table.seeds) > 1 else one
+        notes.append(f"Our intervals are for {level}.")
     if caps := [f"{name}={engine[name]}" for name in CAPS if engine.get(name)]:
         notes.append(f"Our fits had the settings {', '.join(caps)}, the printed ones had not.")
     if ours.sampled.sample is None and ours.sampled.why:

@@ -74,3 +74,12 @@ def test_images_of_one_unit_say_nothing():
     one = look(np.array([1.0]), np.array([0.0]))
     assert one.p("a", "b") == 1.0
     assert one.difference("a", "b").low is None
+
+
+def test_rounding_is_no_certainty_that_methods_are_the_same():
+    rows = (np.random.default_rng(2).random((2, 9)) < 0.7).astype(float)
+    taken = look(rows[0], rows[1], rows[0])
+    by_unit, by_seed, by_both = (np.array(part) for part in taken.sample.products)
+    by_unit[0, 0, 0] += 1e-17
+    taken.sample.__dict__["products"] = by_unit, by_seed, by_both
+    assert taken.difference("a", "c").high == pytest.approx(-math.log(0.05) / 9)

@@ -219,3 +219,13 @@ def test_methods_with_the_same_predictions_do_not_widen_what_others_need():
     twice = np.concatenate([hits, hits[:1]])
     pair = Sample.against(one_dataset(twice), 3).critical
     assert pair == pytest.approx(one_dataset(hits).against(0).critical, abs=0.1)
+
+
+def test_rounding_is_no_certainty_that_methods_with_the_same_predictions_differ_by_nothing():
+    """Sums of products of equal rows differ in their last bits, which is a variance above 0."""
+    for seed in range(40):
+        draw = np.random.default_rng(seed)
+        hits = (draw.random((int(draw.integers(3, 30)), 3, 9)) < 0.7).astype(float)
+        hits[-1] = hits[0]
+        found = one_dataset(hits).difference(0, len(hits) - 1)
+        assert found.high == -found.low == pytest.approx(-np.log(0.05) / 9)

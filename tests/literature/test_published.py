@@ -14,7 +14,8 @@ from harness.literature.beside import beside
 from harness.records.entry import harmonic_mean
 from harness.records.predictions import PREDICTIONS
 from harness.records.record import Record
-from harness.records.store import digest
+from harness.records.store import digest, read_all
+from tests.records import worlds
 
 OURS = "ViT-B-16-quickgelu:openai"
 ELEVEN = sorted(published.AVERAGED["base2new"])
@@ -205,6 +206,17 @@ def test_an_interval_holds_a_printed_number_or_does_not(tmp_path):
     assert of["coop"].inside("base") is True  # printed 79.44, ours 80 of 100
     assert of["mma"].inside("base") is False
     assert of["mma"].inside("hm") is False
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [((1,), "other images; one seed says nothing of other seeds"), ((1, 2), "other images and")],
+)
+def test_what_our_intervals_are_for_is_said(tmp_path, seeds, said):
+    worlds.write(tmp_path, {"coop": 0.6}, datasets=("dtd",), seeds=seeds,
+                 backbone="ViT-B-16-quickgelu:openai")  # fmt: skip
+    shown = " ".join(beside(Leaderboard(read_all([tmp_path])), "dra").split())
+    assert f"Our intervals are for {said}" in shown
 
 
 def test_there_is_no_interval_without_predictions():
