@@ -62,7 +62,7 @@ class Trial:
 
     def finished(self) -> set[str]:
         """Keys of the finished records; one that is no JSON is an error."""
-        records = [json.loads(path.read_text()) for path in self.folder.rglob("*.json")]
+        records = [json.loads(path.read_text()) for path in self.folder.glob("base2new/*/*.json")]
         keys = Counter(record["key"] for record in records if record["status"] == "done")
         self.seen["doubled"] += sum(count - 1 for count in keys.values())
         return set(keys)
@@ -192,7 +192,7 @@ def test_a_disk_that_is_read_only(trial):
 
 def test_results_that_are_deleted_meanwhile(trial):
     process = trial.start("--jobs", 1)
-    while process.poll() is None and not list(trial.folder.rglob("*.json")):
+    while process.poll() is None and not list(trial.folder.glob("base2new/*/*.json")):
         time.sleep(0.05)
     shutil.rmtree(trial.folder, ignore_errors=True)
     _, error = process.communicate()
@@ -224,12 +224,12 @@ def test_a_pipe_among_the_images(trial, tmp_path):
 def test_a_clock_that_was_wrong(where, seconds, trial):
     trial.complete(12)
     times = time.time() + seconds
-    for path in trial.folder.rglob("*.json"):
+    for path in trial.folder.glob("base2new/*/*.json"):
         os.utime(path, (times, times))
-    before = {path: path.read_bytes() for path in trial.folder.rglob("*.json")}
+    before = {path: path.read_bytes() for path in trial.folder.glob("base2new/*/*.json")}
     done = trial.run("--jobs", 2, "--force")
     assert done.returncode == 0, done.stderr
-    after = {path: path.read_bytes() for path in trial.folder.rglob("*.json")}
+    after = {path: path.read_bytes() for path in trial.folder.glob("base2new/*/*.json")}
     assert after.keys() == before.keys()
     trial.seen["lost"] += sum(after[path] == before[path] for path in before)
     trial.report(f"a clock that was {where} when the records were written, then --force", 1)

@@ -56,7 +56,7 @@ def test_an_image_is_opened_once_for_all_methods_and_seeds(tmp_path, monkeypatch
 
     monkeypatch.setattr(ImageSource, "open", counted)
     monkeypatch.setattr(
-        "harness.runs.executors.local.estimated_seconds", lambda pending: 0.0
+        "harness.runs.executors.local.estimated_seconds", lambda *_: 0.0
     )  # opens some
     options = ("--datasets", f"folder:{home}", "--dry-run", "--check-images", "--seeds", "1-3")
     assert run(tmp_path / "r", *options, methods="zero_shot,adapter", tasks="few_shot") == 0
