@@ -296,6 +296,9 @@ def test_jobs_share_the_runs_and_change_no_prediction(tmp_path, capsys):
     assert done.returncode == 0, done.stderr
     assert "in 2 processes" in done.stdout
     assert (done.stdout + done.stderr).count(": base ") == 2
+    commands = {record.provenance["command"] for record in runs(tmp_path / "2")}
+    assert len(commands) == 1  # also of what the other process made
+    assert "--methods adapter,coop" in commands.pop()
     one, two = files(tmp_path / "1"), files(tmp_path / "2")
     assert len(one) == 2
     assert one.keys() == two.keys()

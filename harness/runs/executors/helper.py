@@ -28,6 +28,7 @@ def main() -> None:
     """Works on the share that the parent sends."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
     share = pickle.load(sys.stdin.buffer)
+    sys.argv[1:] = share.arguments
     threading.Thread(target=end_with_parent, daemon=True).start()
     from harness import registry
     from harness.records.store import Store

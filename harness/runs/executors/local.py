@@ -110,8 +110,8 @@ def done_and_pending(
 @dataclass(frozen=True)
 class Share:
     """What a helper process is told: the request as the first process got it, the versions of the
-    records that were there before, where in the list of runs to begin, until when, and the lists of
-    images that the first process has drawn."""
+    records that were there before, where in the list of runs to begin, until when, the lists of
+    images that the first process has drawn, and the arguments of its command, for the records."""
 
     request: Request
     plugins: Sequence[str]
@@ -121,6 +121,7 @@ class Share:
     first: float
     deadline: float | None
     known: bytes = b""
+    arguments: Sequence[str] = ()
 
 
 def carry_out(
@@ -150,7 +151,17 @@ def carry_out(
         request = replace(request, device="cuda", bindings=bindings)
     known = pending[0].context.known() if jobs > 1 else b""
     shares = [
-        Share(request, plugins, store.folder, versions, force, number / jobs, deadline, known)
+        Share(
+            request,
+            plugins,
+            store.folder,
+            versions,
+            force,
+            number / jobs,
+            deadline,
+            known,
+            sys.argv[1:],
+        )
         for number in range(1, jobs)
     ]
     with announced(store, pending, jobs, force):
