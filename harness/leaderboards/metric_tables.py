@@ -204,7 +204,9 @@ def _table(title: str, shown: Sequence[Line], names: Sequence[str], form: str) -
     notes += [METRICS[name].what for name in names]
     notes += _few(shown) if "top5" in names else []
     notes += [*_incomplete(shown), *_why(shown)]
-    return format_table(rows, form, "\n".join(textwrap.fill(note, width()) for note in notes))
+    filled = (textwrap.fill(note, width(), break_on_hyphens=False, break_long_words=False)
+              for note in notes)  # fmt: skip
+    return format_table(rows, form, "\n".join(filled))
 
 
 def _runs(line: Line) -> str:

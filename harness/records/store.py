@@ -233,14 +233,21 @@ def _light(record: Record) -> Record:
 
 def one_record_a_key(records: Iterable[Record]) -> list[Record]:
     """Of records with the same key one, whatever their order: one with scores before one that is
-    not applicable, and that before a failed one; then the newest. A run is in a folder twice if a
-    file or a folder was copied."""
+    not applicable, and that before a failed one; then the newest; of copies one with its
+    predictions. A run is in a folder twice if a file or a folder was copied."""
     found = dict[str, Record]()
     for record in records:
         there = found.setdefault(record.key, record)
-        if there is not record and _rank(record) > _rank(there):
+        if there is record:
+            continue
+        new, old = _rank(record), _rank(there)
+        if new > old or (new == old and _predicts(record) and not _predicts(there)):
             found[record.key] = record
     return list(found.values())
+
+
+def _predicts(record: Record) -> bool:
+    return record.file is not None and record.file.with_suffix(PREDICTIONS).is_file()
 
 
 def _rank(record: Record) -> tuple[bool, bool, str, str]:

@@ -1,6 +1,7 @@
 """Two methods compared, in numbers and in words; and what the leaderboard says of certainty."""
 
 import json
+import shutil
 
 import pytest
 
@@ -239,3 +240,13 @@ def test_what_is_the_same_on_two_datasets_says_nothing_of_a_third(tmp_path):
     assert found.at(3).low is None
     assert "(no interval: the same on every dataset)" in text([found])
     assert found.sample.all_pairs.needed > 0
+
+
+def test_of_two_copies_of_a_folder_that_with_predictions_counts(tmp_path):
+    write(tmp_path / "whole", METHODS)
+    shutil.copytree(tmp_path / "whole", tmp_path / "light")
+    for path in (tmp_path / "light").rglob("*.predictions.safetensors"):
+        path.unlink()
+    for order in (("whole", "light"), ("light", "whole")):
+        (found,) = compare(read_all([tmp_path / name for name in order]), "dra", "coop")
+        assert found.sample is not None

@@ -276,3 +276,16 @@ def test_a_dataset_called_method_does_not_hide_the_methods(tmp_path):
     worlds.write(tmp_path, {"coop": 0.5, "dra": 0.6}, datasets=("my_method", "my_cats"))
     shown = Leaderboard(read_all([tmp_path])).text()
     assert shown.count("| dra ") == shown.count("| coop ") == 2
+
+
+def test_shots_that_are_averaged_over_other_datasets_are_said(tmp_path):
+    about = {"task": "few_shot", "evaluations": ("test",)}
+    worlds.write(tmp_path, {"coop": 0.6, "dra": 0.7}, shots=1, **about)
+    worlds.write(tmp_path, {"coop": 0.6, "dra": 0.7}, shots=16, **about)
+    assert "Not of the same" not in Leaderboard(read_all([tmp_path])).text()
+    worlds.write(tmp_path, {"coop": 0.6}, shots=4, seeds=(1,), datasets=("toy_a",), **about)
+    shown = Leaderboard(read_all([tmp_path])).text()
+    assert (
+        "Not of the same datasets or seeds: 1 shot: 2 datasets, 3 seeds; 4 shots: 1 dataset, "
+        "1 seed; 16 shots: 2 datasets, 3 seeds." in shown
+    )

@@ -43,7 +43,10 @@ def add(verbs: Any) -> None:
         "a comma list of top5, per-class, ece (calibration error) and nll (negative "
         "log-likelihood); all of them without NAMES",
     )  # fmt: skip
-    board.add_argument("--methods", metavar="NAMES", help="only these; comma lists and wildcards")
+    board.add_argument(
+        "--methods", metavar="NAMES", help="only these; comma lists and wildcards; places and p "
+        "are then among these alone",
+    )  # fmt: skip
     board.add_argument("--datasets", metavar="NAMES", help="only these; the average is over them")
     board.add_argument("--backbone", metavar="NAMES", help="only these")
     board.add_argument(
