@@ -251,7 +251,7 @@ def test_what_is_finished_is_kept_and_no_process_goes_on(ended, jobs, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 120
-    while len(list(tmp_path.rglob("*.lock"))) < 1 + int(jobs) and time.monotonic() < deadline:
+    while len(list(tmp_path.glob(".locks/*.lock"))) < 1 + int(jobs) and time.monotonic() < deadline:
         time.sleep(0.1)  # until every process trains
     process.send_signal(ended)
     _, error = process.communicate(timeout=60)
