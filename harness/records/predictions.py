@@ -70,7 +70,7 @@ def read(record: Record, evaluation: str, whole: bool = True) -> Predicted:
     path = _beside(record)
     try:
         with safe_open(str(path), "np") as file:
-            there = set(file.keys())
+            there, key = set(file.keys()), (file.metadata() or {}).get("key", record.key)
             parts = ["class", "predictions", "labels"]
             parts += ["best", "probabilities", "true"] if whole else []
             found = {
@@ -80,6 +80,8 @@ def read(record: Record, evaluation: str, whole: bool = True) -> Predicted:
             }
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise Missing(f"the predictions in {shown(path)} cannot be read: {error}") from error
+    if key != record.key:
+        raise Missing(f"the predictions in {shown(path)} are those of another run")
     classes = found.get("class", found.get("predictions"))
     if classes is None:
         raise Missing(f"{shown(path)} has no predictions of {evaluation}")

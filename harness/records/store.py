@@ -101,7 +101,8 @@ class Store:
 
                 contents = {name: value.contiguous() for name, value in predictions.items()}
                 side = self.path(record.run, record.key, PREDICTIONS)
-                atomically(side, lambda p: safetensors.torch.save_file(contents, str(p)))
+                about = {"key": record.key}
+                atomically(side, lambda p: safetensors.torch.save_file(contents, str(p), about))
             if model is not None and record.fit:
                 weights = self.weights(record.fit)
                 if not record.cost.get("fit_shared"):

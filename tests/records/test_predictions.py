@@ -78,6 +78,11 @@ def test_an_altered_score_is_not_that_of_the_predictions(record):
         predictions.read(replace(record, scores=scores), "base")
 
 
+def test_predictions_of_another_run_are_not_taken(record):
+    with pytest.raises(predictions.Missing, match="are those of another run"):
+        predictions.read(replace(record, key="0123456789abcdef"), "base")
+
+
 def test_what_is_missing_or_damaged_is_said(record):
     with pytest.raises(predictions.Missing, match="no predictions of other"):
         predictions.read(record, "other")
