@@ -120,6 +120,7 @@ def test_the_parts_of_a_card_take_methods_that_train_nothing_and_others_do_not(c
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at all of them
 def test_compiled_blocks_take_a_step(mini):
     bed = StepBenchmark(mini, *methods("coop", batch_size=4).values(), 2, 2**40)
     launches._compiled(bed)()
