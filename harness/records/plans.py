@@ -84,11 +84,12 @@ def announced(
 
 def _forget_stopped(store: Store, keys: set[str]) -> None:
     """A plan that was stopped is forgotten once another command goes on with all that it lacks."""
+    stopped = [each for each in _plans(store) if not _held(each[0].with_suffix(".lock"))]
+    if not stopped:  # the usual case, for which no record is read
+        return
     records = {record.key for record in store.records() if record.final}
-    for path, plan in _plans(store):
-        if {run.key for run in plan.runs} - records <= keys and not _held(
-            path.with_suffix(".lock")
-        ):
+    for path, plan in stopped:
+        if {run.key for run in plan.runs} - records <= keys:
             _forget(path)
 
 
