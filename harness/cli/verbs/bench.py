@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,11 @@ def measure(arguments: argparse.Namespace) -> int:
         if name in parts:
             if arguments.worlds < 1:
                 raise HarnessError(f"--worlds must be at least 1, not {arguments.worlds}.")
-            return part(arguments)
+            content, text = part(arguments)
+            if arguments.out:
+                bench.save(arguments.out, content, text)
+            print(text)
+            return 0
     of_card = set(parts) <= set(bench.CARD)
     asked = arguments.methods or (ON_CARD if of_card else METHODS)
     chosen = options.plugins(arguments.plugin).find("methods", asked)
@@ -111,9 +116,8 @@ def measure(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _coverage(arguments: argparse.Namespace) -> int:
+def _coverage(arguments: argparse.Namespace) -> tuple[Mapping[str, Any], str]:
     from harness.bench import coverage
-    from harness.bench.run import save
     from harness.certainty.samples import of_table
     from harness.records.store import read_all
     from harness.records.summary import tables
@@ -130,28 +134,18 @@ def _coverage(arguments: argparse.Namespace) -> int:
             f"none{why}."
         )
     content = coverage.measured(sample, arguments.worlds)
-    text = coverage.table(content)
-    if arguments.out:
-        save(arguments.out, content, text)
-    print(text)
-    return 0
+    return content, coverage.table(content)
 
 
-def _sequential(arguments: argparse.Namespace) -> int:
+def _sequential(arguments: argparse.Namespace) -> tuple[Mapping[str, Any], str]:
     from harness.bench import sequential
-    from harness.bench.run import save
 
     content = sequential.measured(arguments.worlds)
-    text = sequential.table(content)
-    if arguments.out:
-        save(arguments.out, content, text)
-    print(text)
-    return 0
+    return content, sequential.table(content)
 
 
-def _scale(arguments: argparse.Namespace) -> int:
+def _scale(arguments: argparse.Namespace) -> tuple[Mapping[str, Any], str]:
     from harness.bench import scale
-    from harness.bench.run import save
     from harness.records.store import read_all
 
     records = [r for r in read_all(arguments.results) if r.measures and r.status == "done"]
@@ -165,8 +159,4 @@ def _scale(arguments: argparse.Namespace) -> int:
     published = {p.name: p.cls(**p.fixed).published for p in known if not p.lacks_path}
     datasets = {n: (f.classes, f.images["test"]) for n, f in published.items() if f}
     content = scale.measured(records, datasets)
-    text = scale.table(content)
-    if arguments.out:
-        save(arguments.out, content, text)
-    print(text)
-    return 0
+    return content, scale.table(content)
