@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from harness.certainty.statistics import SURE, Array, Cell, Sample
+from harness.certainty.statistics import SURE, Array, Cell, Sample, between
 from harness.records.tables import format_table
 
 TOGETHER = 0.6  # correlation of what a seed does to the evaluations of a fit, about 0.6 squared
@@ -110,14 +110,9 @@ def _claims(world: Sample, truth: Array) -> tuple[float, ...]:
     true = truth[pairs.first] - truth[pairs.second]
     off = np.abs(pairs.differences - true)
     by_unit, (by_seed, *_) = world.products[0], replace(world, shared_fit=True).products[1:]
-    alone = []
-    for part in (by_unit, by_seed):
-        of_pair = (
-            part[:, pairs.first, pairs.first]
-            + part[:, pairs.second, pairs.second]
-            - 2 * part[:, pairs.first, pairs.second]
-        )
-        alone.append(np.sqrt(of_pair.sum(0)))
+    alone = [
+        np.sqrt(between(part, pairs.first, pairs.second).sum(0)) for part in (by_unit, by_seed)
+    ]
     variance, degrees = np.square(pairs.errors), pairs.degrees
     half = special.stdtrit(degrees, (1 + SURE) / 2)
     usual = special.stdtrit(len(world.seeds) - 1, (1 + SURE) / 2)

@@ -21,7 +21,7 @@ import numpy as np
 from scipy import special
 
 from harness.certainty.paired import sign_test
-from harness.certainty.statistics import NONE, SAME, SURE, Array, Difference, Sample
+from harness.certainty.statistics import NONE, SAME, SURE, Array, Difference, Sample, between
 
 
 def share_of(methods: int, looks: int) -> float:
@@ -110,8 +110,7 @@ class Look:
         b = None if second is None else self.labels.index(second)
 
         def of(part: Array) -> Array:
-            alone = part[..., a, a]
-            return alone if b is None else alone + part[..., b, b] - 2 * part[..., a, b]
+            return part[..., a, a] if b is None else between(part, a, b)
 
         sample = self.sample
         by_unit, by_seed, by_both = map(of, sample.products)

@@ -241,12 +241,7 @@ class Sample:
         if level == 3:
             each = self._by_dataset
             return _student(value, each[first] - each[second] + value)
-        variance, degrees = self.variances(
-            lambda part: (
-                part[..., first, first] + part[..., second, second] - 2 * part[..., first, second]
-            ),
-            level,
-        )
+        variance, degrees = self.variances(lambda part: between(part, first, second), level)
         found = self._t(value, float(variance), float(degrees), level)
         low, high = max(-1.0, found.low or 0.0), min(1.0, found.high or 0.0)
         return replace(found, low=low, high=high)
@@ -352,12 +347,7 @@ class Pairs:
 
     @cached_property
     def _variances(self) -> tuple[Array, Array]:
-        first, second = self.first, self.second
-        return self.sample.variances(
-            lambda part: (
-                part[..., first, first] + part[..., second, second] - 2 * part[..., first, second]
-            )
-        )
+        return self.sample.variances(lambda part: between(part, self.first, self.second))
 
     @cached_property
     def z(self) -> Array:
@@ -424,6 +414,16 @@ class Pairs:
         beats = self.beats()
         number = len(beats)
         return [(1 + int(beats[:, m].sum()), number - int(beats[m].sum())) for m in range(number)]
+
+
+def between(products: Array, first: Any, second: Any) -> Array:
+    """Of products of influences [..., M, M] that of the differences of two methods, or of pairs:
+    (a - b)^2 = a^2 + b^2 - 2ab."""
+    return (
+        products[..., first, first]
+        + products[..., second, second]
+        - 2 * products[..., first, second]
+    )
 
 
 def _harmonic(accuracy: Array) -> Array:
