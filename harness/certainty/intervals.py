@@ -72,25 +72,24 @@ class Certainty:
         if sample is None or label not in sample.labels:
             return None
         if dataset != "average":
-            if dataset not in sample.datasets:
-                return None
-            sample = self._of_dataset(dataset)
-        return sample.interval(sample.labels.index(label))
+            sample = self._by_dataset.get(dataset)
+        return None if sample is None else sample.interval(sample.labels.index(label))
 
     def has(self, dataset: str) -> bool:
         """Whether there are intervals of a dataset, or of the average."""
-        return self.sample is not None and dataset in ("average", *self.sample.datasets)
+        return self.sample is not None and dataset in ("average", *self._by_dataset)
 
-    def _of_dataset(self, dataset: str) -> Sample:
-        assert self.sample is not None
-        return self.sample.of_dataset(dataset)
+    @cached_property
+    def _by_dataset(self) -> Mapping[str, Sample]:
+        """The statistics of each dataset alone, which every row is asked for."""
+        sample = self.sample
+        return {name: sample.of_dataset(name) for name in sample.datasets} if sample else {}
 
     def of_dataset(self, dataset: str) -> "Certainty":
         """The same of one dataset alone."""
-        sample = self.sample
-        if sample is None or dataset not in sample.datasets:
+        if dataset not in self._by_dataset:
             return Certainty(Sampled(None, f"nothing is known of {dataset} alone"))
-        return Certainty(replace(self.sampled, sample=sample.of_dataset(dataset)))
+        return Certainty(replace(self.sampled, sample=self._by_dataset[dataset]))
 
     def compared(self, label: str) -> Difference | None:
         """By how much a row exceeds the one that all are compared with."""
@@ -133,7 +132,7 @@ class Certainty:
         if not self.has(dataset):
             return [f"No intervals: {dataset} is not part of the average."]
         if dataset != "average":
-            sample = self._of_dataset(dataset)
+            sample = self._by_dataset[dataset]
         level = (
             LEVELS[2] if len(sample.seeds) > 1 else "other images; one seed says nothing of seeds"
         )

@@ -113,7 +113,8 @@ def _cells(
                        for label, found in rows.items()}  # fmt: skip
             _same_images(of_rows, evaluation)
             entries = [each for found in of_rows.values() for each in found]
-            known = known and _units(entries, evaluation) is not None
+            numbers = _units(entries, evaluation)
+            known = known and numbers is not None
             files = [
                 path for each in entries for path in predictions.files(each.record, evaluation)
             ]
@@ -123,7 +124,7 @@ def _cells(
                 [each.record.scores.get(evaluation) for each in entries],
             ]
             cells[dataset, evaluation] = kept.cell(
-                files, about, partial(_cell, of_rows, evaluation)
+                files, about, partial(_cell, of_rows, evaluation, numbers)
             )
     return cells, known
 
@@ -144,8 +145,8 @@ def _units(entries: Iterable[Entry], evaluation: str) -> Array | None:
     return min(found.values(), key=lambda numbers: int(numbers.max()), default=None)
 
 
-def _cell(rows: Mapping[str, Sequence[Entry]], evaluation: str) -> Cell:
-    return Cell.of(*_hits(rows, evaluation))
+def _cell(rows: Mapping[str, Sequence[Entry]], evaluation: str, numbers: Array | None) -> Cell:
+    return Cell.of(*_hits(rows, evaluation, numbers))
 
 
 def _same_images(rows: Mapping[str, Sequence[Entry]], evaluation: str) -> None:
@@ -159,10 +160,11 @@ def _same_images(rows: Mapping[str, Sequence[Entry]], evaluation: str) -> None:
         raise Missing("seeds were scored on different images")
 
 
-def _hits(rows: Mapping[str, Sequence[Entry]], evaluation: str) -> tuple[Array, Array]:
+def _hits(
+    rows: Mapping[str, Sequence[Entry]], evaluation: str, numbers: Array | None
+) -> tuple[Array, Array]:
     """Of each row and seed the numbers of right images in each unit [M, S, U], and the units' sizes
-    [U]."""
-    numbers = _units((entry for entries in rows.values() for entry in entries), evaluation)
+    [U]; `numbers`: the unit of each image, see `_units`."""
     found, labels = list[Array](), None
     for label, entries in rows.items():
         try:
