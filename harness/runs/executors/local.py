@@ -36,7 +36,6 @@ from harness.runs.provenance import provenance_of
 from harness.splits import Split
 from harness.task import Measurement
 
-STARTED = time.monotonic()
 START = 15  # seconds of work that repay the start of a process
 
 
@@ -337,7 +336,7 @@ def execute_all(
                         ended[run.key] = record
                         if not run.refusal:
                             said = outcome(run, record, elsewhere, apart)
-                            tqdm.write(harmless(said) + left(bar, len(ended)))
+                            tqdm.write(harmless(said) + left(bar, len(ended), pace.started))
                         bar.update()
                 if len(waiting) == len(queue):
                     bar.set_postfix_str("waiting for another process")
@@ -373,11 +372,12 @@ class Pace:
         return now + factor * sum(self.seconds[run.key] for run in runs) < self.deadline
 
 
-def left(bar: Any, done: int) -> str:
-    """Where there is no bar: how much is done, and how long the rest may take."""
+def left(bar: Any, done: int, started: float) -> str:
+    """Where there is no bar: how much is done, and how long the rest may take at the pace since
+    `started`, on the monotonic clock."""
     if not bar.disable or done == bar.total:
         return ""
-    gone = time.monotonic() - STARTED
+    gone = time.monotonic() - started
     return f" [{done} of {bar.total}, {duration(gone / done * (bar.total - done))} left]"
 
 
