@@ -53,13 +53,15 @@ class HeadContext:
 
 class Output(NamedTuple):
     """A forward pass: logits [B, C], features of images [B, E] and texts [C, T, E] (or
-    [B, C, T, E]) before normalisation, the edits' auxiliary loss, and what else is given."""
+    [B, C, T, E]) before normalisation, the edits' auxiliary loss, what else is given, and the head
+    that made the logits."""
 
     logits: Tensor
     image: Tensor
     text: Tensor
     auxiliary: Tensor | float
     given: HeadContext
+    head: nn.Module
 
 
 class CosineHead(nn.Module):
@@ -90,19 +92,22 @@ class Views:
 
     crop: `random` (resized crop and flip), or `five`: corners and centre, one of them for all
     images of an epoch. scale: the crop's area, None for the engine's. drop_last: whether an
-    incomplete last batch is left out, as the field does.
+    incomplete last batch is left out, as the field does. count: how many random views of each image
+    there are, which the epochs take in turn; 0: a fresh one every epoch.
     """
 
     crop: Literal["random", "five"] = "random"
     scale: tuple[float, float] | None = None
     drop_last: bool = True
+    count: int = 0
 
 
 class Support(Protocol):
     """The few-shot images of a fit, for what is computed before the first and after the last step.
 
     labels: [N]. text: features [C, T, E] of the prompts. Features are not normalised.
-    scale: exp(logit_scale). seed: the run's.
+    scale: exp(logit_scale). seed: the run's. unfrozen: the backbone's parameters that the method
+    trains, by name: frozen, and as they are.
     """
 
     labels: Tensor
@@ -111,6 +116,8 @@ class Support(Protocol):
 
     @property
     def text(self) -> Tensor: ...
+    @property
+    def unfrozen(self) -> Mapping[str, tuple[Tensor, nn.Parameter]]: ...
 
     def view(self, number: int) -> Tensor:
         """Features [N, E] of one pass over the training views (of five crops: the crop)."""
@@ -238,6 +245,12 @@ class Method:
         """What is inserted, by site. Random initialisation may use torch's global generator."""
         return {}
 
+    def unfrozen(self, clip: Clip) -> Iterable[str]:
+        """Which of the backbone's own parameters are trained, of those in `clip.parameters_by_name`
+        (as `image.blocks.3.ln1.weight`). The backbone itself stays as it is: copies are trained,
+        and stand in for them while the towers run."""
+        return ()
+
     def head(self, clip: Clip, classes: Classes) -> nn.Module:
         """A module (image [B, E], text [C, T, E] or [B, C, T, E], given) -> logits [B, C]."""
         return CosineHead()
@@ -266,6 +279,16 @@ class Method:
         return torch.optim.SGD(
             parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
+
+    def rate_factor(self, name: str) -> float:
+        """What the learning rate of a trained parameter is multiplied by; its name is the one in
+        `Step.parameters`, as `edits.text/blocks/0/q.b` or `head.weight`."""
+        return 1.0
+
+    def epoch_weight(self, epoch: int, epochs: int) -> float | None:
+        """How much the parameters at the end of an epoch (from 0) count in the weighted mean that
+        the fit ends with. None: it ends with the last ones."""
+        return None
 
     def steps(self, steps_an_epoch: int) -> int:
         """Optimiser steps of a whole fit."""

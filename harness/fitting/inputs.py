@@ -5,11 +5,11 @@ and (in training) the view, which is a function of (seed, epoch, position). Meth
 that need the same values share them, under a size budget.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.errors import HarnessError
 from harness.fitting.model import Model, at_least_float32
@@ -120,6 +120,13 @@ class FewShotSupport:
     def __init__(self, images: Images, prompts: Texts, val: Images | None, seed: int) -> None:
         self._images, self._prompts, self._val, self.seed = images, prompts, val, seed
         self.labels, self.scale = images.labels, images.model.clip.logit_scale.exp()
+
+    @property
+    def unfrozen(self) -> Mapping[str, tuple[Tensor, nn.Parameter]]:
+        """The backbone's parameters that the method trains, by name: frozen, and as they are."""
+        model = self._images.model
+        frozen = model.clip.parameters_by_name()
+        return {name: (frozen[name], copy) for name, copy in model.unfrozen.items()}
 
     @property
     def text(self) -> Tensor:

@@ -3,9 +3,11 @@
 import difflib
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -38,6 +40,7 @@ class Model:
             torch.manual_seed(seed_of("initialisation", seed))
             edits, head = method.edits(clip, classes), method.head(clip, classes)
         _check_sites(clip, method, edits)
+        self.unfrozen = _copies(clip, method)
         if method.text_per_image and any(site.startswith("image.") for site in edits):
             raise HarnessError(f"{method.name} has texts for each image: it may not edit images.")
         self.edits = edits
@@ -45,8 +48,12 @@ class Model:
             {"edits": nn.ModuleDict({site.replace(".", "/"): e for site, e in edits.items()})}
         )
         self.trained["head"] = head
+        if self.unfrozen:
+            named = {name.replace(".", "/"): copy for name, copy in self.unfrozen.items()}
+            self.trained["unfrozen"] = nn.ParameterDict(named)
         self.trained.to(clip.device)
         self.checkpointing = False
+        self._own = {t.name: _by_part(t, self.unfrozen) for t in (clip.image, clip.text)}
 
     @property
     def head(self) -> nn.Module:
@@ -55,6 +62,17 @@ class Model:
     def parameters(self) -> list[nn.Parameter]:
         """What is optimised; a parameter that several edits share appears once."""
         return list(self.trained.parameters())
+
+    def optimiser(self) -> torch.optim.Optimizer:
+        """The method's own; parameters with a `rate_factor` are in groups that hold it."""
+        groups = dict[float, list[nn.Parameter]]()
+        for name, parameter in self.trained.named_parameters():
+            groups.setdefault(self.method.rate_factor(name), []).append(parameter)
+        if groups.keys() <= {1.0}:
+            # PyTorch refuses an optimiser of nothing
+            return self.method.optimiser(self.parameters() or [nn.Parameter(torch.zeros(()))])
+        grouped: Any = [{"params": group, "factor": factor} for factor, group in groups.items()]
+        return self.method.optimiser(grouped)
 
     def stored_bytes(self) -> int:
         """Of the trained modules' state, what is shared counted once."""
@@ -67,16 +85,18 @@ class Model:
     def cut(self, tower: Tower) -> int | None:
         """How much of a tower never changes: -1 nothing (its tokens are edited), n its stem and its
         first n blocks, None all of it."""
-        sites = self.edits_of(tower)
-        if not sites:
+        sites, own = self.edits_of(tower), self._own[tower.name]
+        if not sites and not own:
             return None
-        if f"{tower.name}.tokens" in sites:
+        if f"{tower.name}.tokens" in sites or "stem" in own:
             return -1
         return min(self._blocks(tower), default=len(tower.blocks))
 
     def _blocks(self, tower: Tower) -> set[int]:
-        """The blocks with edits, from 0."""
-        return {int(s.split(".")[2]) for s in self.edits_of(tower) if ".blocks." in s}
+        """The blocks that the method changes, from 0."""
+        edited = {int(s.split(".")[2]) for s in self.edits_of(tower) if ".blocks." in s}
+        own = {int(part.split(".")[1]) for part in self._own[tower.name] if "." in part}
+        return edited | own
 
     def mixes_text(self) -> bool:
         """Whether training looks across text positions, so that texts may not be cropped."""
@@ -108,8 +128,9 @@ class Model:
         cut = self.cut(tower)
         if cut is None:
             return x
+        own = self._own[tower.name]
         if cut < 0:
-            x = tower.stem(x, edit)
+            x = tower.call("stem", own.get("stem", {}), x, edit)
         branches = None
         if rows.shared:
             branches = SharedPrefix(rows.shared, rows.copies, self.clip.text.mask(x.shape[1]))
@@ -117,13 +138,14 @@ class Model:
         edited = self._blocks(tower)
         for index in range(max(cut, 0), len(tower.blocks)):
             given = index, x, edit if index in edited else unedited, branches
+            run = partial(tower.call, "block", own.get(f"blocks.{index}", {}))
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(tower.block, *given, use_reentrant=False)
+                x = checkpoint(run, *given, use_reentrant=False)
             else:
-                x = tower.block(*given)
+                x = run(*given)
         if branches:
             _, x = branches.parted(x)
-        return tower.head(x, inputs, edit)
+        return tower.call("head", own.get("head", {}), x, inputs, edit)
 
     def output(
         self, image: Tensor, text: Tensor, given: HeadContext, auxiliary: Tensor | float = 0.0
@@ -139,7 +161,7 @@ class Model:
             given, scale=at_least_float32(given.scale), references=references, image=seen
         )
         with torch.autocast(image.device.type, enabled=False):
-            return Output(self.head(image, text, given), image, text, auxiliary, given)
+            return Output(self.head(image, text, given), image, text, auxiliary, given, self.head)
 
     def save(self, path: Path, about: dict[str, str] | None = None) -> None:
         """The trained modules' state as safetensors, with a checksum of it and of `about`; shared
@@ -172,6 +194,33 @@ class Model:
             ) from error
         if about.get("sha256") != self._checksum(about):
             raise HarnessError(f"{path} is damaged: its checksum does not fit what it holds.")
+
+
+def _copies(clip: Clip, method: Method) -> dict[str, nn.Parameter]:
+    """Copies of the backbone's parameters that the method trains, by name."""
+    known = clip.parameters_by_name()
+    chosen = list(method.unfrozen(clip))
+    for name in chosen:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise HarnessError(
+                f"{method.name} trains {name!r}, and {clip.name} has no such parameter.{hint}"
+            )
+    return {name: nn.Parameter(known[name].detach().clone()) for name in chosen}
+
+
+def _by_part(tower: Tower, copies: Mapping[str, nn.Parameter]) -> dict[str, dict[str, Tensor]]:
+    """The copies of a tower's parameters by part (`stem`, `blocks.3`, `head`) and by the names that
+    they have in the tower."""
+    parts = dict[str, dict[str, Tensor]]()
+    for name, (here, _) in tower.own_parameters().items() if copies else ():
+        copy = copies.get(f"{tower.name}.{name}")
+        if copy is not None:
+            part = re.match(r"stem|head|blocks\.\d+", name)
+            assert part is not None
+            parts.setdefault(part[0], {})[here] = copy
+    return parts
 
 
 def _inserted(edit: Edit, entered: Tensor, left: Tensor, at: SiteContext) -> Tensor:

@@ -92,7 +92,7 @@ class TrainingStep:
 
     def __post_init__(self) -> None:
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate
+            group["lr"] = self.rate * group.get("factor", 1.0)
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:

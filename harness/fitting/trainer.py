@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.errors import HarnessError
 from harness.fitting.inputs import FewShotSupport, Images
@@ -45,6 +45,31 @@ class Schedule:
         return math.ceil(self.total / self.steps)
 
 
+class WeightedMean:
+    """The parameters at the ends of epochs, averaged by `Method.epoch_weight`."""
+
+    def __init__(self) -> None:
+        self.total, self.sums = 0.0, list[Tensor]()
+
+    @torch.no_grad()
+    def add(self, parameters: list[nn.Parameter], weight: float | None) -> None:
+        if weight is None:
+            return
+        self.sums = self.sums or [torch.zeros_like(p) for p in parameters]
+        self.total += weight
+        for each, parameter in zip(self.sums, parameters, strict=True):
+            each.add_(parameter, alpha=weight)
+
+    @torch.no_grad()
+    def load(self, parameters: list[nn.Parameter]) -> None:
+        """Puts the mean in the place of the parameters, if there is one."""
+        if self.sums and self.total <= 0:
+            raise HarnessError("no epoch has a weight in the mean of the parameters: see the "
+                               "method's fields for it.")  # fmt: skip
+        for each, parameter in zip(self.sums, parameters, strict=bool(self.sums)):
+            parameter.copy_(each / self.total)
+
+
 @dataclass(frozen=True)
 class FitReport:
     """What a fit says of itself: mean loss of each epoch, optimiser steps, images seen, whether a
@@ -78,8 +103,7 @@ def fit(
     before = [p.detach().clone() for p in model.parameters()]
     support = FewShotSupport(images, texts, val, seed)
     method.prepare(model.head, support)
-    # PyTorch refuses an optimiser of nothing
-    optimiser = method.optimiser(model.parameters() or [nn.Parameter(torch.zeros(()))])
+    optimiser, mean = model.optimiser(), WeightedMean()
     frozen = images.frozen() if method.frozen_images else None
     losses, seen, done = [], 0, 0
     room = AdaptiveChunks(chunks)
@@ -103,9 +127,11 @@ def fit(
                 seen, done = seen + len(batch), done + 1
                 bar.update()
             losses.append(float(torch.stack(epoch_losses).mean()))
+            mean.add(model.parameters(), method.epoch_weight(epoch, schedule.epochs))
             bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
             if not math.isfinite(losses[-1]):
                 raise HarnessError(f"the loss of {method.name} is not finite in epoch {epoch + 1}")
+    mean.load(model.parameters())
     method.finish(model.head, support)
     for name, value in model.trained.state_dict().items():
         if not value.isfinite().all():

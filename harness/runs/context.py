@@ -266,7 +266,7 @@ class PreparedRun:
         views, settings = method.views(), self.settings
         if views.crop == "five":
             return FiveCrop()
-        return Augmentation(views.scale or settings.crop_scale, views=settings.views)
+        return Augmentation(views.scale or settings.crop_scale, views=settings.views or views.count)
 
     @cached_property
     def identity(self) -> dict[str, Any]:

@@ -237,7 +237,7 @@ def _training(
     model, split, device = images.model, images.split, images.model.clip.device
     (batch,) = epoch_order(len(split.items), model.method.batch_size, run.seed, 0)[:1]
     view = images.augmentation.view(run.seed, 0)
-    labels, optimiser = images.labels[batch], model.method.optimiser(model.parameters())
+    labels, optimiser = images.labels[batch], model.optimiser()
 
     def read() -> Tensor:
         """The views; a method with frozen features beside its own reads them for each."""

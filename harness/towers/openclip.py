@@ -17,6 +17,7 @@ class ImageTower(Tower):
     """open_clip's VisionTransformer."""
 
     name = "image"
+    stem_names = ("conv1.", "class_embedding", "positional_embedding", "ln_pre.")
 
     def __init__(self, visual: oc.VisionTransformer) -> None:
         super().__init__()
@@ -44,6 +45,7 @@ class TextTower(Tower):
     """open_clip's causal TextTransformer, pooled at the end-of-text token (the largest id)."""
 
     name = "text"
+    stem_names = ("token_embedding.", "positional_embedding", "cls_emb")
 
     def __init__(self, text: oc.TextTransformer) -> None:
         super().__init__()
@@ -102,6 +104,15 @@ class Clip(nn.Module):
     def sites(self) -> list[Site]:
         """Every site of both towers."""
         return self.image.sites() + self.text.sites()
+
+    def parameters_by_name(self) -> dict[str, nn.Parameter]:
+        """The parameters of both towers: `image.stem.conv1.weight`, `text.blocks.3.ln1.weight`,
+        `text.blocks.3.attn.weight` (of queries, keys and values together), `image.head.proj`."""
+        return {
+            f"{tower.name}.{name}": parameter
+            for tower in (self.image, self.text)
+            for name, (_, parameter) in tower.own_parameters().items()
+        }
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids [R, L] on this model's device.

@@ -7,12 +7,14 @@ Shapes: B images, R text rows, L tokens, D width, E embedding, H heads.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from open_clip import transformer as oc
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from harness.towers.shared_prefix import Mask, SharedPrefix
 
@@ -127,6 +129,7 @@ class Tower(nn.Module):
     width: int
     length: int
     blocks: nn.ModuleList
+    stem_names: tuple[str, ...]  # what the parameters outside of the blocks that it has begin with
     compiled = False  # whether blocks without edits run through torch.compile
 
     def stem(self, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
@@ -157,11 +160,43 @@ class Tower(nn.Module):
             x = self.block(index, x, edit)
         return self.head(x, inputs, edit)
 
+    def own_parameters(self) -> dict[str, tuple[str, nn.Parameter]]:
+        """Every parameter by a name that begins with its part (`stem`, `blocks.3`, `head`), beside
+        the name that it has in this module."""
+        found = dict[str, tuple[str, nn.Parameter]]()
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            rest = name.partition(".")[2]  # without `blocks` or open_clip's module
+            if name.startswith("blocks."):
+                found[name] = name, parameter
+            elif not rest.startswith("transformer."):
+                part = "stem" if rest.startswith(self.stem_names) else "head"
+                found[f"{part}.{rest}"] = name, parameter
+        return found
+
+    def call(self, part: str, own: Mapping[str, Tensor], *arguments: Any) -> Tensor:
+        """`stem`, `block` or `head` with other tensors in the place of some parameters, by the
+        names that these have in this module."""
+        if not own:
+            return getattr(self, part)(*arguments)
+        named = {f"tower.{name}": tensor for name, tensor in own.items()}
+        return functional_call(_Part(self, part), named, arguments, tie_weights=False)
+
     def sites(self) -> list[Site]:
         """Every site of this tower, in the order in which they run."""
         blocks = [f"{self.name}.blocks.{i}" for i in range(len(self.blocks))]
         points = [f"{block}.{point}" for block in blocks for point in POINTS]
         return [f"{self.name}.tokens", *blocks, *points, f"{self.name}.features"]
+
+
+class _Part(nn.Module):
+    """A method of a tower, as the module that `functional_call` asks for."""
+
+    def __init__(self, tower: Tower, part: str) -> None:
+        super().__init__()
+        self.tower, self.part = tower, part
+
+    def forward(self, *arguments: Any) -> Tensor:
+        return getattr(self.tower, self.part)(*arguments)
 
 
 @functools.cache
