@@ -1,13 +1,15 @@
 """Golden values: what short fits of every method come to, in float64, on the toy backbone.
 
-    python -m tests.golden
+    python -m tests.golden [NAME ...]
 
-makes tests/golden.json again. Do so after a change that is meant to change numbers, and say in the
-commit which numbers and why; a method's own change moves only its own values.
+makes tests/golden.json again, or the values of some methods. Do so after a change that is meant to
+change numbers, and say in the commit which numbers and why; a method's own change moves only its
+own values.
 """
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from harness.method import HeadContext
 from harness.runs.run import ENGINE, Configured, method_code
 from tests import toy_backbone
 from tests.conftest import METHODS, PLUGINS, execute, prepared
+from tests.methods.test_contract import fitting
 
 FILE = Path(__file__).with_suffix(".json")
 STEPS = 4
@@ -42,7 +45,8 @@ def _measure(name: str, device: str, engine: dict[str, Any]) -> dict[str, Any]:
     clip = toy_backbone.load(EMBEDDING.get(name, 36)).double().to(device)
     settings = Engine(max_steps=STEPS, precision="fp32", crop_scale=(0.5, 1.0), **engine)
     short = {"batch_size": 4, "warmup_epochs": 0, "shots": 2}
-    method = Configured(name, plugin.cls(**plugin.fixed | _those_of(plugin.cls, short)))
+    settings_of = plugin.fixed | fitting(name) | _those_of(plugin.cls, short)
+    method = Configured(name, plugin.cls(**settings_of))
     task = "few_shot" if plugin.cls.only_fitted_classes else "base2new"
     run = prepared(clip, method, task, "toy", 2, 1, settings)
     record, _, model = execute(run)
@@ -99,12 +103,14 @@ def _those_of(cls: type, settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name in fields}
 
 
-def main() -> None:
-    classes = {name: PLUGINS.plugins["methods"][name].cls for name in METHODS}
-    methods = {name: {"code": method_code(classes[name]), **measure(name)} for name in METHODS}
-    values = {"engine": ENGINE, "methods": methods}
+def main(chosen: list[str]) -> None:
+    kept = json.loads(FILE.read_text(encoding="utf-8"))["methods"] if chosen else {}
+    for name in chosen or METHODS:
+        code = method_code(PLUGINS.plugins["methods"][name].cls)
+        kept[name] = {"code": code, **measure(name)}
+    values = {"engine": ENGINE, "methods": {name: kept[name] for name in METHODS if name in kept}}
     FILE.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
