@@ -98,10 +98,10 @@ from pathlib import Path
 from safetensors.torch import load_file
 from harness.fitting.model import Model
 from tests import toy_backbone
-from tests.methods.test_contract import FIT, build, images, logits, served
+from tests.methods.test_contract import FIT, build, fitting, images, logits, served
 clip = toy_backbone.load().double()
 for name, expected in load_file({str(tmp_path / "expected")!r}).items():
-    model = Model(clip, build(name), FIT, seed=7)
+    model = Model(clip, build(name, **fitting(name)), FIT, seed=7)
     model.trained.double()
     model.load(Path({str(tmp_path)!r}) / f"{{name}}.safetensors")
     assert torch.equal(logits(model, served(name)[-1], images(2)), expected), name
