@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from harness.method import Classes, Clip, HeadContext, Method, Support, published
@@ -50,6 +49,8 @@ class LinearProbe(Method):
         assert isinstance(head, Linear)
         features, labels = support.test().cpu().numpy(), support.labels.cpu().numpy()
         held, truth = (each.cpu().numpy() for each in support.val())
+        from sklearn.linear_model import LogisticRegression  # takes a second, and few need it
+
         tried: dict[float, tuple[float, LogisticRegression]] = {}
 
         def attempt(exponent: float) -> None:

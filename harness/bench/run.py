@@ -28,7 +28,7 @@ from harness.towers import backbone as backbones
 from harness.towers.openclip import Clip, cast_once
 
 PARTS = ("steps", "memory", "matrix", "dra", "device", "launches", "jobs", "coverage",
-         "sequential", "scale")  # fmt: skip
+         "sequential", "scale", "starts")  # fmt: skip
 CARD = ("device", "launches", "jobs")  # what a card is measured for
 
 

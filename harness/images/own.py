@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
-from sklearn.model_selection import train_test_split
 
 from harness.code import code_hash
 from harness.dataset import PARTS, Dataset, Item
@@ -237,6 +236,8 @@ class UserImages(Dataset):
                 )
             sizes = {part: max(1, round(share * len(rest))) for part, share in SHARES.items()}
             for part, size in sizes.items():
+                from sklearn.model_selection import train_test_split  # takes a second
+
                 rest, taken = train_test_split(rest, test_size=size, random_state=0)
                 parts[part] += [image for unit in taken for image in units[unit]]
             parts["train"] += [image for unit in rest for image in units[unit]]

@@ -59,3 +59,16 @@ def test_a_second_call_imports_no_torch(cache):
     )
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
     assert "important tokens" in done.stdout
+
+
+def test_a_plan_imports_nothing_that_only_some_fits_need(cache):
+    code = (
+        "import sys; from harness import registry; from harness.runs import plan; "
+        "from harness.cli import plan_text; registry.load(); "
+        "heavy = ('sklearn', 'scipy', 'pandas', 'transformers', 'ray'); "
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr

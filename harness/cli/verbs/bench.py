@@ -53,7 +53,8 @@ def add(verbs: Any) -> None:
         "in small steps; jobs: several runs at once; and, each alone: coverage: whether intervals "
         "hold what they promise, in worlds made from the records in --results; sequential: whether "
         "`recommend` holds its error rate, in simulated worlds; scale: how long a whole comparison "
-        "takes on many devices, from the efficiency records in --results (default: %(default)s)",
+        "takes on many devices, from the efficiency records in --results; starts: what commands "
+        "take that compute nothing (default: %(default)s)",
     )  # fmt: skip
     bench.add_argument(
         "--memory", type=float, default=5, metavar="GB", help="memory that a step may use in the "
@@ -86,7 +87,9 @@ def measure(arguments: argparse.Namespace) -> int:
     for name in parts:
         if name not in bench.PARTS:
             raise unknown("part", name, bench.PARTS)
-    alone = {"coverage": _coverage, "sequential": _sequential, "scale": _scale}
+    alone = {
+        "coverage": _coverage, "sequential": _sequential, "scale": _scale, "starts": _starts,
+    }  # fmt: skip
     for name, part in alone.items():
         if name in parts and parts != [name]:
             raise HarnessError(f"--parts {name} is measured alone.")
@@ -142,6 +145,13 @@ def _sequential(arguments: argparse.Namespace) -> tuple[Mapping[str, Any], str]:
 
     content = sequential.measured(arguments.worlds)
     return content, sequential.table(content)
+
+
+def _starts(arguments: argparse.Namespace) -> tuple[Mapping[str, Any], str]:
+    from harness.bench import starts
+
+    content = starts.measured(arguments.repeats)
+    return content, starts.table(content)
 
 
 def _scale(arguments: argparse.Namespace) -> tuple[Mapping[str, Any], str]:

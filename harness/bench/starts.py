@@ -1,0 +1,75 @@
+"""What commands take that compute nothing: imports, files, and the text they print."""
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.records.tables import format_table
+
+FIRST = ("run", "--methods", "zero_shot", "--tasks", "base2new")  # as the main command, quick to do
+LIMIT = 5.0  # seconds of a second call of the main command
+
+
+def measured(repeats: int) -> Mapping[str, Any]:
+    """Seconds of wall clock and processor, the least of `repeats` calls, of each command.
+
+    Raises:
+        HarnessError: a command failed, with its last line.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        results = ["--results", str(Path(folder) / "results")]
+        commands: Mapping[str, Sequence[str]] = {
+            "--help": ["--help"],
+            "list methods": ["list", "methods"],
+            "show dra": ["show", "dra"],
+            "run, a second time": [*FIRST, *results],
+            "leaderboard": ["leaderboard", *results],
+            "status": ["status", *results],
+        }
+        environment = os.environ | {"HARNESS_CACHE": str(Path(folder) / "cache")}
+        for command in ([*FIRST, *results], ["list", "methods"]):  # what is kept is there then
+            _taken(command, environment)
+        rows = []
+        for name, command in commands.items():
+            taken = [_taken(command, environment) for _ in range(repeats)]
+            wall, processor = (min(each) for each in zip(*taken, strict=True))
+            rows.append({"command": name, "seconds": wall, "processor_seconds": processor})
+    return {"repeats": repeats, "python": sys.version.split()[0], "rows": rows}
+
+
+def _taken(command: Sequence[str], environment: Mapping[str, str]) -> tuple[float, float]:
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    ended = subprocess.run(
+        [sys.executable, "-m", "harness", *command], env=dict(environment), capture_output=True,
+        text=True,
+    )  # fmt: skip
+    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if ended.returncode:
+        lines = ended.stderr.strip().splitlines() or ["it printed nothing"]
+        raise HarnessError(f"`python -m harness {' '.join(command)}` failed: {lines[-1]}")
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def table(content: Mapping[str, Any]) -> str:
+    """The measurements as a table."""
+    rows = [
+        {
+            "command": row["command"],
+            "seconds": f"{row['seconds']:.2f}",
+            "of the processor": f"{row['processor_seconds']:.2f}",
+        }
+        for row in content["rows"]
+    ]
+    shown = format_table(rows, "markdown", "Seconds of commands that compute nothing.")
+    return (
+        f"{shown}\n\nThe least of {content['repeats']} calls, Python {content['python']}, files in "
+        f"the system's cache. A second call of the main command should take less than {LIMIT:g} "
+        "seconds."
+    )
