@@ -1,5 +1,7 @@
 """What commands take that compute nothing: the least of several calls, and failures by name."""
 
+import os
+
 import pytest
 
 from harness.bench import starts
@@ -21,7 +23,6 @@ def test_the_least_of_the_calls_counts_and_what_is_kept_is_made_before(monkeypat
     assert "| run, a second time |      2.00 |               1.00 |" in starts.table(content)
 
 
-def test_a_command_that_fails_is_named_with_what_it_said(monkeypatch, tmp_path):
-    monkeypatch.setattr(starts, "FIRST", ("run", "--methods", "zero_sot"))
-    with pytest.raises(HarnessError, match=r"harness run --methods zero_sot.* failed: .*zero_shot"):
-        starts.measured(1)
+def test_a_command_that_fails_is_named_with_what_it_said():
+    with pytest.raises(HarnessError, match=r"harness show zero_sot` failed: .*zero_shot"):
+        starts._taken(["show", "zero_sot"], os.environ)

@@ -115,3 +115,13 @@ def test_records_from_before_are_not_done_where_all_is_run_again(store):
     before = made(store, "k0", moment="2025-12-31T00:00:00+00:00")
     found = plans.progress(plan, [before, made(store, "k1")], at(15))
     assert (found.done, found.left) == (1, 3)
+
+
+def test_status_adds_up_several_folders_as_of_shards(store, tmp_path, capsys):
+    other = Store(tmp_path / "other").open()
+    made(store, "k0")
+    made(other, "k1")
+    with plans.announced(store, "one", 1, planned()), plans.announced(other, "two", 1, planned()):
+        main(["status", "--results", str(store.folder), str(other.folder)])
+    shown = capsys.readouterr().out
+    assert "In all 2 folders: 2 done, 6 left; the last command ends in about" in shown

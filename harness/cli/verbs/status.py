@@ -43,7 +43,19 @@ def status(arguments: argparse.Namespace) -> int:
         print(json.dumps([_content(*each) for each in found], indent=1, allow_nan=False))
     else:
         print("\n\n".join(_text(*each) for each in found))
+        if len(found) > 1:
+            print("\n" + _total(found))
     return 0
+
+
+def _total(found: list[tuple[Any, ...]]) -> str:
+    """All folders together, as of the shards of one plan."""
+    counts = Counter(record.status for _, records, *_ in found for record in records)
+    commands = [each for _, _, live, stopped, *_ in found for each in (*live, *stopped)]
+    said = ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts)) or "no records"
+    left, ends = sum(each.left for each in commands), [e.seconds for e in commands if e.seconds]
+    last = f"; the last command ends in about {duration(max(ends))}" if ends else ""
+    return f"In all {len(found)} folders: {said}, {left:,} left{last}."
 
 
 def _text(
