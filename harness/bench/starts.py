@@ -34,8 +34,8 @@ def measured(repeats: int) -> Mapping[str, Any]:
             "status": ["status", *results],
         }
         environment = os.environ | {"HARNESS_CACHE": str(Path(folder) / "cache")}
-        for command in ([*FIRST, *results], ["list", "methods"]):  # what is kept is there then
-            _taken(command, environment)
+        for prepared in ([*FIRST, *results], ["list", "methods"]):  # what is kept is there then
+            _taken(prepared, environment)
         rows = []
         for name, command in commands.items():
             taken = [_taken(command, environment) for _ in range(repeats)]

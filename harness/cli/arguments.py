@@ -11,6 +11,7 @@ from harness.cli.verbs import (
     leaderboard,
     names,
     paper,
+    predict,
     published,
     recommend,
     report,
@@ -19,8 +20,8 @@ from harness.cli.verbs import (
 )
 
 VERBS = (
-    run, recommend, status, leaderboard, compare, errors, report, published, paper, data, names,
-    bench,
+    run, recommend, predict, status, leaderboard, compare, errors, report, published, paper, data,
+    names, bench,
 )  # fmt: skip
 
 

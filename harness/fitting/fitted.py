@@ -1,7 +1,8 @@
 """A fitted model that is used by itself: images in, logits over its class names out."""
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from harness.decoding import open_rgb, to_rgb
 from harness.errors import HarnessError
 from harness.fitting.inputs import image_features
 from harness.fitting.model import Model
-from harness.fitting.texts import text_features, texts
+from harness.fitting.texts import Texts, text_features, texts
 from harness.images.pixels import centre, normalise
 from harness.method import HeadContext, Method
 from harness.records.store import Record, Store
@@ -27,10 +28,14 @@ Picture = str | Path | Image.Image
 
 
 class FittedModel:
-    """A method's fit on a backbone: class names, preprocessing, features and logits."""
+    """A method's fit on a backbone: class names, preprocessing, features and logits.
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    run: what the fit depends on, as in the records of its runs.
+    """
+
+    def __init__(self, model: Model, run: Mapping[str, Any]) -> None:
+        self.model, self.run = model, run
+        self._known = dict[Classes, tuple[Texts, Tensor | None]]()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -71,24 +76,46 @@ class FittedModel:
             HarnessError: other class names, of a method that knows the fitted ones alone.
         """
         model, clip = self.model, self.model.clip
-        classes = model.classes
-        if isinstance(class_names, str) or (class_names is not None and not len(class_names)):
-            raise HarnessError(f"class_names must be a list of names, not {class_names!r}.")
-        if class_names is not None and tuple(class_names) != classes.names:
-            if model.method.only_fitted_classes:
-                raise HarnessError(
-                    f"{model.method.name} classifies only the classes that it was fitted on: "
-                    f"{', '.join(classes.names[:5])}, ..."
-                )
-            classes = Classes(classes.dataset, tuple(class_names), classes.template)
+        classes = self.classes(class_names)
         pixels = self._pixels(images).to(clip.device, clip.logit_scale.dtype)
         image = self.features(pixels)
         seen = clip.image(pixels) if model.method.frozen_images else None
-        prompts = texts(model, classes, training=False)
-        own = image if model.method.text_per_image else None
+        prompts, text = self._texts(classes)
         fitted = classes == model.classes
         given = HeadContext(clip.logit_scale.exp(), prompts.references, seen, fitted)
-        return model.output(image, text_features(model, prompts, own), given).logits
+        own = text_features(model, prompts, image) if text is None else text
+        return model.output(image, own, given).logits
+
+    def classes(self, class_names: Sequence[str] | None = None) -> Classes:
+        """The fitted classes, or others by their names.
+
+        Raises:
+            HarnessError: no names, one that is given twice, or any of a method that knows the
+                fitted classes alone.
+        """
+        fitted, method = self.model.classes, self.model.method
+        if class_names is None or tuple(class_names) == fitted.names:
+            return fitted
+        if isinstance(class_names, str) or not len(class_names):
+            raise HarnessError(f"class_names must be a list of names, not {class_names!r}.")
+        twice = [name for name, count in Counter(class_names).items() if count > 1]
+        if twice:
+            raise HarnessError(f"the class name {twice[0]!r} is given twice.")
+        if method.only_fitted_classes:
+            raise HarnessError(
+                f"{method.name} classifies only the classes that it was fitted on: "
+                f"{', '.join(fitted.names[:5])}, ..."
+            )
+        return Classes(fitted.dataset, tuple(class_names), fitted.template)
+
+    def _texts(self, classes: Classes) -> tuple[Texts, Tensor | None]:
+        """The prompts of some classes, and their features [C, T, E], found once; no features where
+        each image has its own."""
+        if classes not in self._known:
+            prompts = texts(self.model, classes, training=False)
+            own = self.model.method.text_per_image
+            self._known[classes] = prompts, None if own else text_features(self.model, prompts)
+        return self._known[classes]
 
     def _pixels(self, images: Sequence[Picture] | Tensor) -> Tensor:
         if isinstance(images, Tensor):
@@ -135,7 +162,7 @@ def load_fit(
         )
     model = Model(clip, method, kept, seed)
     model.load(path)
-    return FittedModel(model)
+    return FittedModel(model, run)
 
 
 def _weights_of(fit: Record | str | Path) -> Path:

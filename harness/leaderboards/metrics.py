@@ -54,10 +54,15 @@ def ece(found: Predicted) -> float:
     """
     if found.probabilities is None:
         raise Missing(NO_PROBABILITIES)
-    confidence = found.probabilities[:, 0].astype(np.float64)
     # fifteen times a float16 is exact in float64, and so is the bin
+    confidence = found.probabilities[:, 0].astype(np.float64)
+    return calibration_error(confidence, found.classes == found.labels)
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """`ece` of the predicted classes' probabilities [N] and whether they were right [N]."""
     bins = np.maximum(np.ceil(confidence * BINS).astype(np.int64) - 1, 0)
-    gaps = np.bincount(bins, weights=(found.classes == found.labels) - confidence)
+    gaps = np.bincount(bins, weights=correct - confidence)
     return float(np.abs(gaps).sum() / len(confidence))
 
 

@@ -33,7 +33,7 @@ def of(clip, method):
     """The method on the backbone, in float64."""
     model = Model(clip, method, Classes("toy", ("red", "blue"), "a photo of a {}."), seed=1)
     model.trained.double()
-    return FittedModel(model)
+    return FittedModel(model, {})
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,102 @@
+"""What a fitted model says of images in files, folders and patterns."""
+
+import glob
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.decoding import SUFFIXES
+from harness.errors import HarnessError
+from harness.files import is_hidden, shown
+from harness.fitting.fitted import FittedModel
+from harness.images.own import natural
+
+BATCH = 100  # images a forward pass, as in an evaluation
+THREADS = 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that were read, their logits [B, C], and why others could not be."""
+
+    paths: list[Path]
+    logits: Tensor
+    unreadable: dict[Path, str]
+
+
+def images_of(given: Sequence[str]) -> list[Path]:
+    """The image files that are meant: files as they are, folders with all that is below them, and
+    patterns such as 'photos/*.jpg'; each once.
+
+    Raises:
+        HarnessError: one that is not there, or that holds no images.
+    """
+    found = dict[Path, None]()
+    for each in given:
+        path = Path(each).expanduser()
+        if path.is_dir():
+            inside = sorted(_below(path), key=lambda file: natural(str(file)))
+        elif path.exists():
+            inside = [path]
+        else:
+            matching = glob.glob(str(path), recursive=True)  # noqa: PTH207 - may be absolute
+            inside = [Path(p) for p in sorted(matching, key=natural) if Path(p).is_file()]
+            if not inside:
+                raise HarnessError(f"there is no image {shown(path)}.")
+        if not inside:
+            known = ", ".join(sorted(SUFFIXES)[:6])
+            raise HarnessError(f"{shown(path)} holds no images (known: {known}, ...).")
+        found |= dict.fromkeys(inside)
+    return list(found)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        inside = path.relative_to(folder)
+        hidden = any(is_hidden(part) for part in inside.parts)
+        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
+            yield path
+
+
+def batches(
+    fitted: FittedModel, paths: Sequence[Path], class_names: Sequence[str] | None = None
+) -> Iterator[Batch]:
+    """All images in order. The next ones are read while the model looks at these."""
+    groups = [paths[at : at + BATCH] for at in range(0, len(paths), BATCH)]
+    with ThreadPoolExecutor(THREADS) as pool:
+
+        def begun(group: Sequence[Path]) -> list[tuple[Path, object]]:
+            return [(path, pool.submit(_read, fitted, path)) for path in group]
+
+        ahead = begun(groups[0]) if groups else []
+        for after in itertools.chain(groups[1:], [()]):
+            reading, ahead = ahead, begun(after)
+            pixels, kept, unreadable = list[Tensor](), list[Path](), dict[Path, str]()
+            for path, future in reading:
+                value = future.result()  # type: ignore[attr-defined]
+                if isinstance(value, str):
+                    unreadable[path] = value
+                else:
+                    pixels.append(value)
+                    kept.append(path)
+            count = len(fitted.classes(class_names).names)
+            logits = torch.zeros(0, count)
+            if pixels:
+                logits = fitted.logits(torch.stack(pixels), class_names).float().cpu()
+            if not logits.isfinite().all():
+                raise HarnessError("the logits are not finite: nothing can be predicted.")
+            yield Batch(kept, logits, unreadable)
+
+
+def _read(fitted: FittedModel, path: Path) -> Tensor | str:
+    """What the image tower takes, or why it cannot be had."""
+    try:
+        return fitted.preprocess(path)
+    except HarnessError as error:
+        cause = error.__cause__ or error
+        return " ".join(str(cause).split()) or type(cause).__name__

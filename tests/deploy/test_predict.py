@@ -1,0 +1,150 @@
+"""A fit names images in files and folders, and says what it cannot read or tell apart."""
+
+import csv
+
+import pytest
+import torch
+
+import harness
+from harness.cli.commands import main
+from harness.deploy import predict
+from harness.deploy.calibration import Calibration, temperature
+from harness.errors import HarnessError
+from tests.conftest import TOY
+from tests.toy import NAMES, Toy
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """The results folder of a short fit and of one that knows the fitted classes alone."""
+    folder = tmp_path_factory.mktemp("results")
+    harness.run(
+        ["clip_adapter", "taskres"], "few_shot", "toy", shots=2, results=folder,
+        plugins=[str(TOY)], settings={"engine.max_steps": 2}, cache_limit=0,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Discs of the toy dataset as files, in a folder with others that are none."""
+    folder, toy = tmp_path_factory.mktemp("pictures"), Toy()
+    for number, item in enumerate(toy.read(None)["test"][::4]):
+        place = folder / f"sub{number % 2}"
+        place.mkdir(exist_ok=True)
+        toy.open(item, None).save(place / f"{number}.png")
+    (folder / "sub0" / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_bytes(b"no image")
+    return folder
+
+
+def called(fitted, *arguments: object) -> int:
+    options = ["--results", str(fitted), "--plugin", str(TOY), "--device", "cpu"]
+    return main(["predict", *map(str, arguments), *options])
+
+
+def test_a_folder_is_named_in_natural_order_with_the_probabilities_of_the_fit(
+    fitted, pictures, tmp_path
+):
+    out = tmp_path / "predictions.csv"
+    assert called(fitted, "clip_adapter", pictures, "--top", 3, "--out", out) == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    paths = predict.images_of([str(pictures)])
+    assert [row["image"] for row in rows] == list(map(str, paths))
+    assert [path.name for path in paths[:6]] == ["0.png", "2.png", "4.png", "6.png", "8.png",
+                                                 "10.png"]  # fmt: skip
+    (record,) = (r for r in harness.leaderboard(fitted).records if r.run["method"] != "taskres")
+    logits = harness.load(record, plugins=[str(TOY)], device="cpu").logits(paths)
+    values, labels = logits.softmax(-1).topk(3)
+    for row, value, label in zip(rows, values.tolist(), labels.tolist(), strict=True):
+        assert [row["class"], row["class_2"], row["class_3"]] == [NAMES[each] for each in label]
+        assert float(row["probability_2"]) == pytest.approx(value[1], abs=6e-5)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_an_unreadable_image_is_named_left_out_and_makes_the_exit_code_1(
+    fitted, pictures, tmp_path, capsys
+):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"\x89PNG")
+    assert called(fitted, "clip_adapter", bad, pictures / "sub0" / "0.png") == 1
+    said = capsys.readouterr()
+    assert "bad.png cannot be read as an image" in said.err
+    assert "1 of 2 images could not be read" in said.err
+    assert "0.png" in said.out
+
+
+def test_other_class_names_are_asked_by_name_or_refused_with_the_reason(
+    fitted, pictures, tmp_path, capsys
+):
+    names = tmp_path / "names.txt"
+    names.write_text("\ufeffa dark disc\n\na bright disc\n", encoding="utf-8")
+    image = pictures / "sub0" / "0.png"
+    assert called(fitted, "clip_adapter", image, "--top", 9, "--classes", names) == 0
+    shown = capsys.readouterr().out
+    assert "a dark disc" in shown
+    assert "a bright disc" in shown
+    assert called(fitted, "taskres", image, "--classes", names) == 2
+    assert "classifies only the classes that it was fitted on" in capsys.readouterr().err
+    names.write_text("disc\ndisc\n")
+    assert called(fitted, "clip_adapter", image, "--classes", names) == 2
+    assert "'disc' is given twice" in capsys.readouterr().err
+
+
+def test_below_the_threshold_it_is_none_of_these(fitted, pictures, capsys):
+    assert called(fitted, "clip_adapter", pictures, "--threshold", 0.999) == 0
+    shown = capsys.readouterr().out
+    assert "none of these" in shown
+    assert called(fitted, "clip_adapter", pictures, "--threshold", 1.5) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("nothing.png", "there is no image"), ("no/*.png", "there is no image"), (".", "no images")],
+)
+def test_what_is_no_image_is_said_before_anything_is_loaded(
+    given, said, fitted, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert called(fitted, "clip_adapter", given) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_temperature_has_the_highest_likelihood_and_is_judged_on_the_other_half():
+    draws = torch.Generator().manual_seed(1)
+    true = torch.randn(4000, 5, generator=draws)
+    labels = torch.multinomial(true.softmax(-1), 1, generator=draws)[:, 0]
+    logits = 3 * true  # three times too sure
+    found = Calibration.of(logits, labels)
+    assert found.temperature == pytest.approx(3, rel=0.05)
+    assert found.before > 0.15
+    assert found.after < 0.03
+    grid = [torch.nn.functional.cross_entropy(logits.double() / t, labels) for t in (2, 3, 4)]
+    at = torch.nn.functional.cross_entropy(
+        logits.double() / temperature(logits.double(), labels), labels
+    )
+    assert at <= min(grid)
+
+
+def test_without_mistakes_there_is_no_temperature():
+    logits = torch.eye(4).repeat(3, 1)
+    with pytest.raises(HarnessError, match="12 of 12 validation images are named correctly"):
+        Calibration.of(logits, torch.arange(4).repeat(3))
+
+
+def test_calibration_takes_the_validation_images_of_the_fit_and_no_others(
+    fitted, pictures, capsys, monkeypatch
+):
+    assert called(fitted, "clip_adapter", pictures / "sub0" / "0.png", "--calibrate") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "On 14 validation images the expected calibration error goes from" in said
+    monkeypatch.setattr(
+        "harness.fitting.fitted.FittedModel.__init__",
+        lambda self, model, run: self.__dict__.update(
+            model=model, _known={},
+            run={**run, "fingerprints": {**run["fingerprints"], "train": "another"}},
+        ),
+    )  # fmt: skip
+    assert called(fitted, "clip_adapter", pictures / "sub0" / "0.png", "--calibrate") == 2
+    assert "has other training images than this fit had" in capsys.readouterr().err
