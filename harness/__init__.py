@@ -79,6 +79,8 @@ def run(
     cache_dir: str | Path | None = None,
     cache_limit: float = 20,
     force: bool = False,
+    template: str | None = None,
+    class_names: str | Path | None = None,
 ) -> Results:
     """Runs every method on every task and dataset, once per seed, with progress on standard error.
 
@@ -98,6 +100,8 @@ def run(
         cache_dir: for decoded images and frozen features (default: $HARNESS_CACHE or the user's
             cache folder); cache_limit: its size in GB, 0 for none.
         force: run again what is done.
+        template, class_names: of `folder:` and `csv:` datasets: the prompt, with {} for the class
+            name, and a csv file that renames classes.
 
     Raises:
         HarnessError: a request that cannot be met, before anything is computed.
@@ -117,6 +121,7 @@ def run(
     bindings = [
         config.bind(name, value, f"settings[{name!r}]") for name, value in (settings or {}).items()
     ]
+    bindings += config.of_own_images(template, class_names)
     if jobs is not None:
         bindings.append(config.Binding("engine", "jobs", jobs, "jobs"))
     request = Request(

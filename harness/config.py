@@ -131,6 +131,23 @@ def bind(name: str, value: Any, origin: str) -> Binding:
     return Binding(target, field_name, value, origin)
 
 
+def of_own_images(template: str | None, class_names: str | Path | None) -> list[Binding]:
+    """The settings of datasets that are given by their paths.
+
+    Raises:
+        HarnessError: a template that names no class.
+    """
+    if template is not None and "{}" not in template:
+        raise HarnessError(f"template {template!r} has no {{}} for the class name.")
+    given = {"template": template, "class_names": str(class_names) if class_names else None}
+    return [
+        Binding(kind, name, value, f"--{name.replace('_', '-')}")
+        for kind in ("folder", "csv")
+        for name, value in given.items()
+        if value is not None
+    ]
+
+
 def read_set(text: str) -> Binding:
     """`name.field=value`: a Python literal, or else a string."""
     name, value = _split_setting("--set", text)

@@ -203,3 +203,27 @@ def test_two_objects_of_one_class_are_two_rows_and_one_object_needs_no_list(tmp_
 def test_a_fit_of_a_class_is_loaded_with_the_class(tmp_path):
     (record,) = run(tmp_path, methods=[Own(rank=2)]).records
     assert harness.load(record, plugins=[str(TOY), Own]).class_names
+
+
+def test_own_images_take_their_template_and_names_as_the_command_does(tmp_path):
+    for name in ("oak", "ash"):
+        for part in ("train", "test"):
+            folder = tmp_path / "leaves" / part / name
+            folder.mkdir(parents=True)
+            Image.new("RGB", (48, 48), (90, len(name), len(part))).save(folder / "1.png")
+    names = tmp_path / "names.csv"
+    names.write_text("oak,Quercus robur\n")
+    asked = {
+        "methods": "zero_shot", "tasks": "few_shot", "datasets": f"folder:{tmp_path / 'leaves'}",
+        "shots": 1, "plugins": [], "settings": {},
+    }  # fmt: skip
+    first = run(tmp_path / "r", **asked)
+    second = run(tmp_path / "r", **asked, template="a leaf of {}.", class_names=names)
+    assert first.records[0].key != second.records[0].key
+    (kept,) = (tmp_path / "r" / "splits").glob(
+        f"{second.records[0].run['fingerprints']['evaluated']['test']}*"
+    )
+    assert '"a leaf of {}."' in kept.read_text()
+    assert "Quercus robur" in kept.read_text()
+    with pytest.raises(HarnessError, match=r"template 'a leaf' has no \{\}"):
+        run(tmp_path / "r", **asked, template="a leaf")

@@ -210,6 +210,12 @@ def _one(each: Comparison, title: str, by_dataset: bool) -> str:
         "\n".join(lines),
         format_table(rows, "markdown", "Points of the difference, with 95%."),
     ]
+    seeded, images = (_width(each.at(level)) for level in (1, 2))
+    if seeded and images and seeded > images:
+        parts.append("\n".join(wrapped([
+            f"(1) is wider than (2) here, although it allows less: {seeds} say little of the "
+            "spread over seeds, so that its t has few degrees of freedom."
+        ])))  # fmt: skip
     if len(sample.datasets) > 1:
         worse, same, better = sample.practically(0, 1)
         parts.append("\n".join(wrapped([
@@ -220,6 +226,10 @@ def _one(each: Comparison, title: str, by_dataset: bool) -> str:
         if by_dataset:
             parts.append(format_table(_datasets(each), "markdown", "By dataset."))
     return "\n\n".join(parts)
+
+
+def _width(found: Difference) -> float | None:
+    return None if found.low is None or found.high is None else found.high - found.low
 
 
 def _datasets(each: Comparison) -> list[dict[str, str]]:

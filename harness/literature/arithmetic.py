@@ -88,7 +88,7 @@ def _average(row: Row, evaluation: str) -> list[Misfit] | None:
     printed = row.numbers[AVERAGE, evaluation]
     each = {name: number for (name, e), number in row.numbers.items()
             if e == evaluation and name != AVERAGE}  # fmt: skip
-    targets = {name: number for name, number in each.items() if name != SOURCE}
+    targets = {name: number for name, number in each.items() if name.casefold() != SOURCE}
     if row.task in TRANSFER:
         each = targets
     if len(each) < 2:

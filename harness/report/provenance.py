@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.files import shown
 from harness.leaderboards import leaderboard
 from harness.records.entry import entry
 from harness.records.labels import differing, run_name
@@ -24,6 +25,12 @@ def trouble(records: Sequence[Record], frame: pd.DataFrame) -> dict[str, Any]:
     for record in records:
         if record.status == "not applicable":
             refused[record.run["method"], record.run["task"], record.reason] = None
+    unread = dict[tuple[str, str], list[str]]()
+    for record in records:
+        for part, paths in record.run.get("skipped", {}).items():
+            unread[f"{record.run['dataset']}, seed {record.run['seed']}", part] = paths
+    skipped = [(f"{where}, {part}", len(paths), ", ".join(map(shown, paths)))
+               for (where, part), paths in unread.items()]  # fmt: skip
     checks = [(run_name(record.run, apart), check) for record in records for check in record.checks]
     lacking = []
     for _, row in frame[(frame["dataset"] != "average") & frame["applicable"]].iterrows():
@@ -34,6 +41,7 @@ def trouble(records: Sequence[Record], frame: pd.DataFrame) -> dict[str, Any]:
     return {
         "failed": cut(failed), "refused": cut(refused), "checks": cut(checks),
         "lacking": cut(lacking), "left_out": cut(leaderboard.differing(map(entry, records))),
+        "skipped": cut(skipped),
         "stale": int(frame[frame["dataset"] == "average"]["stale"].sum()),
     }  # fmt: skip
 

@@ -47,6 +47,11 @@ def _images(number: int) -> str:
 
 def _own_data(name: str, dataset: Dataset, halves: set[Classes], context: Context) -> list[str]:
     found = library.unread(name, dataset, context.root)
+    if _unknown_content(dataset):
+        found.append(
+            f"images, {name}: this plugin does not say what its image files hold (`content`), so "
+            "that a changed image makes no other run. A subclass of FileDataset or UserImages does."
+        )
     if not isinstance(dataset, UserImages):
         return found
     if ":" not in context.clip.name:
@@ -62,6 +67,13 @@ def _own_data(name: str, dataset: Dataset, halves: set[Classes], context: Contex
         base, new = (_ends(names) for names in (every.names[:half], every.names[half:]))
         found.append(f"halves, {name}, in natural order: base {base}, new {new}.")
     return found
+
+
+def _unknown_content(dataset: Dataset) -> bool:
+    """Whether a plugin reads image files that no key knows by their contents."""
+    cls = type(dataset)
+    ours = cls.__module__.startswith("harness.")
+    return not ours and cls.content is Dataset.content and cls.stamp is not Dataset.stamp
 
 
 def _ends(names: Sequence[str]) -> str:

@@ -48,6 +48,17 @@ def test_images_units_seeds_levels_and_datasets_are_shown(records):
     assert "Bayesian" in shown
 
 
+def test_a_level_that_allows_less_and_is_wider_is_explained(tmp_path):
+    records = read_all([write(tmp_path, METHODS, seeds=(1, 2)).folder])
+    seen = set()
+    for pair in (("dra", "coop"), ("dra", "zero_shot"), ("coop", "zero_shot")):
+        (found,) = compare(records, *pair)
+        seeds, images = (found.at(level).high - found.at(level).low for level in (1, 2))
+        assert ("(1) is wider than (2) here" in text([found])) == (seeds > images)
+        seen.add(seeds > images)
+    assert seen == {True, False}
+
+
 def test_what_only_one_of_them_has_is_left_out_and_said(records):
     fewer = [r for r in records if r.run["method"] != "dra" or r.run["seed"] != 3]
     (found,) = compare(fewer, "dra", "coop")

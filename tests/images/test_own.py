@@ -401,7 +401,7 @@ def test_class_names_that_cannot_be_used_are_an_error(text, says, tmp_path, caps
     [
         (
             ["--template", "a photo of a tree."],
-            "--template 'a photo of a tree.' has no {} for the class name.",
+            "template 'a photo of a tree.' has no {} for the class name.",
         ),
         (["--datasets", "folder"], "folder needs a path: write folder:PATH."),
         (["--datasets", "csv"], "csv needs a path: write csv:PATH."),

@@ -61,6 +61,8 @@ def test_the_source_of_a_transfer_is_in_no_average():
     lines = "a,{task},imagenet,70.0\na,{task},dtd,40.0\na,{task},food101,90.0\n"
     text = f"method,task,dataset,accuracy\n{lines}a,{{task}},average,{{average}}\n"
     assert not checked(text.format(task="cross_dataset", average="65.0")).misfits
+    capital = text.replace("imagenet", "ImageNet")
+    assert not checked(capital.format(task="cross_dataset", average="65.0")).misfits
     assert checked(text.format(task="cross_dataset", average="66.7")).misfits
     assert not checked(text.format(task="few_shot", average="66.7")).misfits
     assert checked(text.format(task="few_shot", average="65.0")).misfits

@@ -205,6 +205,19 @@ def test_a_run_that_failed_is_listed_and_its_row_has_no_average(records):
     assert chapter["rows"][place]["state"] == ["incomplete, 5 of 6", "1 failed"]
 
 
+def test_images_that_cannot_be_read_are_listed_once_a_list(records):
+    skipped = {"train": ["a/1.png"], "new": ["b/2.png", "<b>.png"]}
+    bad = [replace(r, run={**r.run, "skipped": skipped}) for r in records]
+    lines = content.report(bad)["trouble"]["skipped"]["lines"]
+    lists = {(r.run["dataset"], r.run["seed"]) for r in records}
+    assert len(lines) == 2 * len(lists)
+    assert (f"{records[0].run['dataset']}, seed {records[0].run['seed']}, new", 2,
+            "b/2.png, <b>.png") in lines  # fmt: skip
+    shown = page.page(content.report(bad))
+    assert "&lt;b&gt;.png" in shown
+    assert "<b>.png" not in shown
+
+
 def test_a_long_text_is_cut(records):
     broken = replace(records[0], status="failed", scores={}, error="x" * 100_000)
     ((_, why),) = content.report([broken, *records[1:]])["trouble"]["failed"]["lines"]

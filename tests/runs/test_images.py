@@ -124,3 +124,20 @@ def test_an_image_that_could_not_be_read_once_is_tried_again(tmp_path, monkeypat
         (record,) = Store(tmp_path / folder).records()
         totals.append(record.scores["test"]["total"])
     assert totals == [7, 8]
+
+
+def test_a_plugin_that_reads_files_of_unknown_content_is_told_so(tmp_path):
+    from harness.runs.remarks import _unknown_content
+    from tests.toy import Toy
+
+    class Files(Toy):
+        def stamp(self, item, root):
+            return item.path
+
+    class Known(Files):
+        def content(self, root):
+            return "known"
+
+    assert _unknown_content(Files())
+    assert not _unknown_content(Known())
+    assert not _unknown_content(Toy())  # drawn: there are no files

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from harness import config
 from harness.cli import options
 from harness.errors import HarnessError
 from harness.records.store import Store
@@ -63,7 +64,6 @@ def add(verbs: Any) -> None:
 def answer(arguments: argparse.Namespace) -> int:
     """The exit code."""
     from harness.cli import recommend_numbers, recommend_text
-    from harness.cli.verbs.run import own_settings
     from harness.runs.budget import seconds_of
     from harness.runs.plan import Request
     from harness.runs.recommend import recommend
@@ -75,7 +75,8 @@ def answer(arguments: argparse.Namespace) -> int:
     request = Request(
         methods=arguments.methods, tasks="few_shot", datasets=arguments.datasets,
         backbone=arguments.backbone, shots=shots, seeds=[1], root=arguments.data_root,
-        bindings=own_settings(arguments), device=arguments.device, disk=options.disk(arguments),
+        bindings=config.of_own_images(arguments.template, arguments.class_names),
+        device=arguments.device, disk=options.disk(arguments),
     )  # fmt: skip
     store, registry = Store(arguments.results), options.plugins(arguments.plugin)
     found = recommend(request, registry, store, budget)

@@ -207,26 +207,12 @@ def failures(records: Iterable[Record]) -> int:
     return 1 if failed else 0
 
 
-def own_settings(arguments: argparse.Namespace) -> list[config.Binding]:
-    """The settings of datasets that are given by their paths."""
-    if arguments.template is not None and "{}" not in arguments.template:
-        raise HarnessError(f"--template {arguments.template!r} has no {{}} for the class name.")
-    names = arguments.class_names and str(arguments.class_names)
-    given = {"template": arguments.template, "class_names": names}
-    return [
-        config.Binding(kind, name, value, f"--{name.replace('_', '-')}")
-        for kind in ("folder", "csv")
-        for name, value in given.items()
-        if value is not None
-    ]
-
-
 def _request(arguments: argparse.Namespace) -> "Request":
     from harness.runs.plan import Request
 
     bindings = config.read_gin(arguments.config) if arguments.config else []
     bindings += [config.read_set(text) for text in arguments.settings]
-    bindings += own_settings(arguments)
+    bindings += config.of_own_images(arguments.template, arguments.class_names)
     engine = (
         ("few_shot.forgetting", arguments.forgetting or None, "--forgetting"),
         ("engine.views", arguments.views, "--views"),
