@@ -81,6 +81,7 @@ def run(
     force: bool = False,
     template: str | None = None,
     class_names: str | Path | None = None,
+    class_texts: Sequence[str | Path] = (),
 ) -> Results:
     """Runs every method on every task and dataset, once per seed, with progress on standard error.
 
@@ -102,11 +103,13 @@ def run(
         force: run again what is done.
         template, class_names: of `folder:` and `csv:` datasets: the prompt, with {} for the class
             name, and a csv file that renames classes.
+        class_texts: files of texts of each class, for methods that read them.
 
     Raises:
         HarnessError: a request that cannot be met, before anything is computed.
     """
     from harness import config, registry
+    from harness.class_texts import read
     from harness.files import cache_folder
     from harness.images.cache import Disk
     from harness.records.store import Store
@@ -135,6 +138,7 @@ def run(
         bindings=bindings,
         device=device,
         disk=Disk(Path(cache_dir or cache_folder()), int(cache_limit * 2**30)),
+        class_texts=[read(Path(each)) for each in _listed(class_texts)],
     )
     runs, store = plan(request, registry.load(plugins)), Store(Path(results))
     for remark in remarks(runs):

@@ -42,13 +42,28 @@ class Classes:
     """What a method may know of the classes that it is fitted on or evaluated on.
 
     `names` are in label order; `template` is the dataset's own zero-shot prompt. `ids` are what
-    knows a class in other datasets, too (WordNet's), where there is such a thing.
+    knows a class in other datasets, too (WordNet's), where there is such a thing; `descriptions`
+    the texts of `--class-texts`, if there are any.
     """
 
     dataset: str
     names: tuple[str, ...]
     template: str
     ids: tuple[str, ...] = field(default=(), repr=False)
+    descriptions: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+
+    def described(self) -> list[list[str]]:
+        """The user's texts of each class: C lists, which may differ in length.
+
+        Raises:
+            HarnessError: none were given.
+        """
+        if len(self.descriptions) != len(self.names):
+            raise HarnessError(
+                f"there are no texts of the classes of {self.dataset}: give a file of them with "
+                "--class-texts."
+            )
+        return [list(texts) for texts in self.descriptions]
 
     def texts(self, *templates: str) -> list[list[str]]:
         """`templates` filled in for each class: C lists of T texts; '_' reads as a space."""

@@ -205,7 +205,12 @@ def select(
         )
     return Split(
         items=tuple(item for _, item in kept),
-        classes=replace(classes, names=names[first:last], ids=classes.ids[first:last]),
+        classes=replace(
+            classes,
+            names=names[first:last],
+            ids=classes.ids[first:last],
+            descriptions=classes.descriptions[first:last],
+        ),
         positions=tuple(position for position, _ in kept),
         content=content,
     )

@@ -14,6 +14,7 @@ import torch
 from hypothesis import settings
 
 from harness import registry
+from harness.class_texts import ClassTexts
 from harness.config import Engine
 from harness.runs import engine
 from harness.runs.context import Context, PreparedRun
@@ -21,6 +22,7 @@ from harness.runs.run import Configured, Run
 from harness.towers import backbone as backbones
 from harness.towers.openclip import Clip
 from tests import toy_backbone
+from tests.toy import NAMES
 
 # the same inputs every time; --hypothesis-profile=default draws others
 settings.register_profile("suite", derandomize=True, deadline=None)
@@ -88,7 +90,8 @@ def prepared(clip, method, task, dataset, shots, seed, settings) -> PreparedRun:
     protocol = Configured(task, PLUGINS.plugins["tasks"][task].cls())
     data = ((dataset, PLUGINS.plugins["datasets"][dataset].cls()),)
     run = Run(method, protocol, dataset, clip.name, shots, seed, settings, data)
-    return Context(clip).prepare(run)
+    texts = ClassTexts("toy", {name: (name, f"a {name} disc") for name in NAMES})
+    return Context(clip, class_texts=[texts]).prepare(run)
 
 
 def execute(run: PreparedRun, weights: Path | None = None):

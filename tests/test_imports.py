@@ -18,7 +18,7 @@ ORDER = [
     {"files"},
     {"decoding"},
     {"registry", "task", "dataset"},
-    {"splits"},
+    {"splits", "class_texts"},
     {"towers", "records"},
     {"certainty"},
     {"leaderboards"},

@@ -43,6 +43,15 @@ def own(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def class_texts(parser: argparse.ArgumentParser) -> None:
+    """--class-texts."""
+    parser.add_argument(
+        "--class-texts", type=Path, action="append", default=[], metavar="FILE", help="texts of "
+        "each class for methods that read them: JSON {class: [text, ...]} as CuPL, CoPrompt and "
+        "DCLIP publish it, or ArGue's YAML; one file a dataset, repeatable",
+    )  # fmt: skip
+
+
 def cache(parser: argparse.ArgumentParser) -> None:
     """--cache-dir and --cache-limit."""
     parser.add_argument(

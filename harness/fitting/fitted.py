@@ -143,7 +143,11 @@ def load_fit(
         with safetensors.safe_open(str(path), "pt") as file:
             about = file.metadata() or {}
         run, classes = json.loads(about["run"]), json.loads(about["classes"])
-        kept = Classes(classes["dataset"], tuple(classes["names"]), classes["template"])
+        described = tuple(map(tuple, classes.get("descriptions", ())))
+        kept = Classes(
+            classes["dataset"], tuple(classes["names"]), classes["template"],
+            descriptions=described,
+        )  # fmt: skip
         name, fields, seed = run["method"], run["hyperparameters"], int(run["seed"])
         backbone, prints = run["backbone"], run["fingerprints"]["weights"]
     except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -164,9 +165,12 @@ class Model:
             return Output(self.head(image, text, given), image, text, auxiliary, given, self.head)
 
     def save(self, path: Path, about: dict[str, str] | None = None) -> None:
-        """The trained modules' state as safetensors, with a checksum of it and of `about`; shared
-        tensors are stored once."""
-        about = dict(about or {})
+        """The trained modules' state as safetensors, with what the image tower takes, and with a
+        checksum of all that and of `about`; shared tensors are stored once."""
+        clip = self.clip
+        pixels = {"size": clip.size, "mean": clip.mean, "std": clip.std,
+                  "resize": "short side to size, bicubic, then the centre"}  # fmt: skip
+        about = {"pixels": json.dumps(pixels), **(about or {})}
         about["sha256"] = self._checksum(about)
         safetensors.torch.save_model(self.trained, str(path), metadata=about)
 

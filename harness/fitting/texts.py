@@ -204,7 +204,8 @@ def _any_image(model: Model) -> Tensor | None:
 
 @torch.no_grad()
 def frozen_texts(clip: Clip, prompts: Sequence[Sequence[str]], cache: Cache) -> Tensor:
-    """Features [C, T, E] of texts on the frozen tower, not normalised."""
+    """Features [C, T, E] of texts on the frozen tower, not normalised; zero in the places that a
+    class with fewer texts than others leaves."""
     flat = [text for each in prompts for text in each]
     key = ("texts", *arithmetic_key(clip), tuple(flat))
 
@@ -217,7 +218,10 @@ def frozen_texts(clip: Clip, prompts: Sequence[Sequence[str]], cache: Cache) -> 
         kept = cache.disk.get("texts", key, live) if cache.disk else live()
         return kept["x"].to(clip.device)
 
-    return cache.get(key, compute).unflatten(0, (len(prompts), -1))
+    features, counts = cache.get(key, compute), [len(each) for each in prompts]
+    if len({*counts}) == 1:
+        return features.unflatten(0, (len(prompts), -1))
+    return nn.utils.rnn.pad_sequence(features.split(counts), batch_first=True)
 
 
 def arithmetic_key(clip: Clip) -> tuple[Hashable, ...]:

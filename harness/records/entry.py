@@ -62,7 +62,7 @@ def entry(record: Record) -> Entry:
         seed=run["seed"],
         source=fields.get("source", ""),
         version=digest([run.get("code"), run.get("engine"), run.get("task_fields")]),
-        content=digest(run.get("hyperparameters")),
+        content=digest([run.get("hyperparameters"), *filter(None, [run.get("class_texts")])]),
         images=digest([prints.get("train"), evaluated]),
         tested=digest(evaluated) if run["settings"].get("split", "test") == "test" else "",
         scores=scores if record.status == "done" else {},

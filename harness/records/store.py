@@ -112,6 +112,7 @@ class Store:
                         "run": json.dumps(record.run),
                         "classes": json.dumps(asdict(model.classes)),
                         "fit": record.fit,
+                        "key": record.key,
                     }
                     atomically(weights, lambda p: model.save(p, about))
             content = {k: v for k, v in asdict(record).items() if k not in WHERE}

@@ -3,13 +3,15 @@
 import json
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from harness.class_texts import ClassTexts
 from harness.config import Engine
 from harness.dataset import Classes, Dataset, FileDataset, Item
 from harness.errors import HarnessError, blaming
@@ -48,6 +50,7 @@ class Context:
     backbone: Clip | Callable[[], Clip]
     root: Path | None = None
     cache: Cache = field(default_factory=Cache)
+    class_texts: Sequence[ClassTexts] = ()
     _prepared: dict[Run, "PreparedRun"] = field(default_factory=dict, repr=False)
     _lists: dict[Dataset, dict[str, list[Item]]] = field(default_factory=dict, repr=False)
     _contents: dict[Dataset, str] = field(default_factory=dict, repr=False)
@@ -94,8 +97,22 @@ class Context:
             lists = self.lists(name, dataset)
             names = tuple(class_names(lists["train"] or lists["test"]))
             found = Classes(name, names, dataset.template, dataset.ids(self.root))
+            for given in self.class_texts:
+                with suppress(HarnessError):  # those of another dataset: see `unmatched`
+                    found = replace(found, descriptions=given.of(names))
+                    break
             self._classes[name, dataset] = found
         return self._classes[name, dataset]
+
+    def unmatched(self, classes: Classes) -> str:
+        """Why no file of texts describes some classes."""
+        reasons = list[str]()
+        for given in self.class_texts:
+            try:
+                given.of(classes.names)
+            except HarnessError as error:
+                reasons.append(str(error))
+        return " ".join(reasons)
 
     def content(self, name: str, dataset: Dataset) -> str:
         """A dataset's hash of its images, made once."""
@@ -246,6 +263,8 @@ class PreparedRun:
     @cached_property
     def refusal(self) -> str | None:
         """Why the method cannot serve the task, or None."""
+        if self.method.value.class_texts and not self.context.class_texts:
+            return f"{self.method.name} needs texts of the classes: give a file with --class-texts"
         if not self.method.value.only_fitted_classes:
             return None
         fitted = self.train.classes
@@ -293,6 +312,8 @@ class PreparedRun:
             "settings": run.settings.identity(),
             "fingerprints": prints | ({"val": self.val.fingerprint} if self.val else {}),
         }
+        if self.method.value.class_texts:
+            identity["class_texts"] = self.class_texts
         if isinstance(self.task.value, Measurement):
             identity["measured_on"] = [device_name(clip.device), torch.get_num_threads()]
         splits = {"train": self.train, **self.evaluated}
@@ -314,6 +335,7 @@ class PreparedRun:
         content["settings"] = {k: v for k, v in self.identity["settings"].items() if k != "split"}
         prints: Mapping[str, Any] = self.identity["fingerprints"]
         content["prints"] = {k: v for k, v in prints.items() if k != "evaluated"}
+        content |= {n: v for n, v in self.identity.items() if n == "class_texts"}
         return digest(content | {"method": type(self.method.value).name})
 
     @cached_property
@@ -340,6 +362,24 @@ class PreparedRun:
             cuts = {tower.name: model.cut(tower) for tower in (clip.image, clip.text)}
             known[key] = ModelSummary(parameters, cuts)
         return known[key]
+
+    @cached_property
+    def class_texts(self) -> str:
+        """A hash of the user's texts of all classes that the run fits or scores."""
+        every = [self.train.classes, *(split.classes for split in self.evaluated.values())]
+        return digest([classes.descriptions for classes in every])
+
+    def check_class_texts(self) -> None:
+        """Raises HarnessError if the method needs texts of classes that no file has."""
+        if not self.method.value.class_texts or self.refusal:
+            return
+        for name, dataset in self.run.datasets:
+            classes = self.context.classes(name, dataset)
+            if not classes.descriptions:
+                raise HarnessError(
+                    f"{self.method.name} needs texts of the classes of {name}. "
+                    f"{self.context.unmatched(classes)}"
+                )
 
     def check_texts(self) -> None:
         """Raises HarnessError for a prompt that is too long for the text tower."""

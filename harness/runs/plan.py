@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from harness import config
+from harness.class_texts import ClassTexts
 from harness.config import Binding
 from harness.dataset import Dataset
 from harness.errors import HarnessError, blaming, unknown
@@ -48,6 +49,7 @@ class Request:
     sweeps: Sequence[Sequence[Binding]] = field(default_factory=lambda: [[]])
     device: str | None = None
     disk: Disk | None = None
+    class_texts: Sequence[ClassTexts] = ()
     dry: bool = False  # nothing will be run: weights that are not here yet are not downloaded
 
     @property
@@ -87,7 +89,7 @@ def plan(
         registry.find("datasets", request.datasets)  # those with a path become known
     device, cache = torch.device(usable_device(request.device)), Cache(disk=request.disk)
     load = partial(backbones.load, request.backbone, device, weights=not request.dry)
-    context = context or Context(load, request.root, cache)
+    context = context or Context(load, request.root, cache, request.class_texts)
     if drawn is not None:
         context.learn(drawn)
     every: list[PreparedRun] = []
@@ -136,12 +138,23 @@ def _checked(every: Sequence[PreparedRun]) -> list[PreparedRun]:
     backbone, which may have to be downloaded."""
     for run in every:
         _ = run.train, run.val, run.evaluated, run.refusal
+        run.check_class_texts()
+    _check_read(every)
     runs = {run.key: run for run in reversed(every)}  # of equal runs the first
     for run in every:
         if not run.refusal:
             _ = run.summary  # refuses what the backbone cannot carry
             run.check_texts()
     return list({run.key: runs[run.key] for run in every}.values())
+
+
+def _check_read(every: Sequence[PreparedRun]) -> None:
+    """Texts of classes that no method reads are a mistake."""
+    given = every[0].context.class_texts if every else ()
+    if given and not any(run.method.value.class_texts for run in every):
+        raise HarnessError(
+            f"none of the methods reads {given[0].file} (--class-texts); `show NAME` says which do."
+        )
 
 
 def _datasets_of(

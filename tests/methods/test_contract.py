@@ -17,8 +17,9 @@ from harness.methods.coop import Context
 from tests.conftest import METHODS, PLUGINS
 from tests.toy_backbone import SIZE
 
-FIT = Classes("toy", ("red", "a very light green", "blue"), "{} disc.")
-OTHER = Classes("toy", ("a yellow square", "sun"), "{} disc.")
+DESCRIBED = (("red as blood", "warm"), ("a leaf",), ("the sky", "cold", "far"))
+FIT = Classes("toy", ("red", "a very light green", "blue"), "{} disc.", descriptions=DESCRIBED)
+OTHER = Classes("toy", ("a yellow square", "sun"), "{} disc.", descriptions=DESCRIBED[1:])
 
 
 def build(name: str, **fields) -> Method:
@@ -306,6 +307,8 @@ def test_the_loss_falls_on_eight_images(name, toy):
 
 PARAMETERS = {
     "zero_shot": 0,
+    "cupl": 0,
+    "dclip": 0,
     "taskres": 3 * 512,
     "clap": 3 * 512,
     "zs_lp": 3 * 512,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import config, registry
+from harness import class_texts, config, registry
 from harness.cli import executor, options
 from harness.errors import HarnessError
 from harness.records.labels import differing, run_name
@@ -61,6 +61,7 @@ def shared(parser: argparse.ArgumentParser) -> None:
         "(default: the task's own datasets, or the eight embedded emoji datasets)",
     )
     options.own(parser)
+    options.class_texts(parser)
     parser.add_argument(
         "--backbone",
         default=options.DEFAULT_BACKBONE,
@@ -236,6 +237,7 @@ def _request(arguments: argparse.Namespace) -> "Request":
         device=arguments.device,
         disk=options.disk(arguments),
         dry=arguments.dry_run,
+        class_texts=[class_texts.read(path) for path in arguments.class_texts],
     )
 
 
