@@ -200,6 +200,8 @@ class Method:
     frozen_images: ClassVar[bool] = False  # it reads `HeadContext.image`
     uses_val: ClassVar[bool] = False  # it reads `Support.val`
     only_fitted_classes: ClassVar[bool] = False  # it has no answer for other classes
+    requires: ClassVar[str] = ""  # a package that it needs beside the usual ones, and its extra
+    by_name_only: ClassVar[bool] = False  # `*` does not select it; `NAME*` does
     may_be_zero: ClassVar[tuple[str, ...]] = ("epochs", "batch_size", "warmup_epochs")
 
     lr: float = published(0.002, "CoOp configs/trainers/CoOp/vit_b16_ctxv1.yaml")

@@ -20,8 +20,9 @@ SOURCES = ("harness", "methods", "tasks", "pyproject.toml")
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
 
 
-def provenance_of(device: torch.device) -> dict[str, Any]:
-    """Where, when, with what and by which command; no host name."""
+def provenance_of(device: torch.device, requires: str = "") -> dict[str, Any]:
+    """Where, when, with what (also a package that the method requires) and by which command; no
+    host name."""
     return {
         "time": _now().isoformat(timespec="seconds"),
         "command": _command(sys.argv[1:]),
@@ -31,13 +32,19 @@ def provenance_of(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "versions": versions(),
+        "versions": versions(*PACKAGES, *filter(None, [requires])),
     }
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that make the numbers."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+def versions(*packages: str) -> dict[str, str]:
+    """Of packages that make the numbers; of one that is not installed, that it is missing."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
 
 
 def _command(arguments: list[str]) -> str:

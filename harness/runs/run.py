@@ -1,5 +1,6 @@
 """A run: a value that says what is fitted and evaluated, and with which settings."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +9,7 @@ from harness.code import code_hash
 from harness.config import Engine
 from harness.dataset import Dataset
 from harness.method import Method
+from harness.runs.provenance import versions
 from harness.task import Fit
 
 # The version of the engine's arithmetic: part of every key. Raise it when a change of the engine
@@ -15,10 +17,14 @@ from harness.task import Fit
 ENGINE = 1
 
 
-def method_code(cls: type) -> str:
+def method_code(cls: type[Method]) -> str:
     """A hash of the code of a method: of its file and of the methods that it imports. The harness
-    itself is covered by `ENGINE`."""
-    return code_hash(cls, Method, "harness.methods")
+    itself is covered by `ENGINE`, a package that the method requires by its version."""
+    code = code_hash(cls, Method, "harness.methods")
+    if not cls.requires:
+        return code
+    said = f"{code} {versions(cls.requires)}"
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
