@@ -299,7 +299,7 @@ def _as(hint: Any, value: Any) -> Any:
     elif hint is float and type(value) in (int, float):
         return float(value)
     elif hint is str and isinstance(value, dict):  # JSON, which was read as Python
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(TypeError, ValueError):
             return json.dumps(value, allow_nan=False)
     elif type(value) is hint or (hint is type(None) and value is None):
         return value

@@ -86,6 +86,16 @@ def test_a_change_of_a_method_file_reaches_the_methods_that_import_it(
     assert "linear_probe" not in moved
 
 
+def test_the_version_of_a_package_that_a_method_requires_is_part_of_its_code(monkeypatch):
+    plugins = PLUGINS.plugins["methods"]
+    found = []
+    for number in ("1.0", "1.1"):
+        monkeypatch.setattr("importlib.metadata.version", lambda name, number=number: number)
+        found.append([method_code(plugins[name].cls) for name in ("peft", "dra")])
+    assert found[0][0] != found[1][0]
+    assert found[0][1] == found[1][1]
+
+
 def test_the_engines_version_is_part_of_the_key(make_run, monkeypatch):
     first = make_run("adapter")
     keys = first.key, first.fit_key
