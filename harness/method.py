@@ -18,17 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.dataset import Classes
-from harness.errors import HarnessError
+from harness.errors import HarnessError, blaming, unknown
 from harness.randomness import generator
 from harness.towers.edit import Edit, SiteContext
 from harness.towers.openclip import Clip
 from harness.towers.tower import Site, Tower
+from harness.towers.wrapped import wrapped_layers
 
 __all__ = [
     "BEST_SEVEN", "IMAGENETS", "TRANSFER", "Classes", "Clip", "CosineHead", "Edit", "Gradients",
     "HarnessError", "HeadContext", "Method", "Output", "Site", "SiteContext", "Step", "Support",
-    "Tower", "Views", "blocks_from", "class_features", "cosine_decay", "generator", "published",
-    "rescale_gradient",
+    "Tower", "Views", "blaming", "blocks_from", "class_features", "cosine_decay", "generator",
+    "published", "rescale_gradient", "unknown", "wrapped_layers",
 ]  # fmt: skip
 
 

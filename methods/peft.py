@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from harness.errors import blaming, unknown
 from harness.method import (
     Classes,
     Clip,
@@ -23,10 +22,12 @@ from harness.method import (
     Site,
     Step,
     Views,
+    blaming,
     cosine_decay,
     published,
+    unknown,
+    wrapped_layers,
 )
-from harness.towers.wrapped import NORMS, PROJECTIONS, Proxy, Wrapped, shown, tree, wrappable
 
 ADAPTER = "default"  # peft's name of an adapter that has none
 OWN = "needs a copy of the frozen weights of its own, and here they are shared"
@@ -170,20 +171,12 @@ class Peft(Method):
         self.parsed(self.iterations)
 
     def edits(self, clip: Clip, classes: Classes) -> dict[Site, Edit]:
-        chosen = [t for t in (clip.image, clip.text) if self.towers in ("both", t.name)]
-        ops = {site: op for tower in chosen for site, op in wrappable(tower).items()}
-        given, config = {site: shown(op) for site, op in ops.items()}, self.parsed(self.iterations)
-        shell, base = tree(given), _peft("peft.tuners.tuners_utils").BaseTunerLayer
-        with _whole(clip.device), blaming(f"peft with {self.config}"):
-            _peft().mapping.PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](shell, config, ADAPTER)
-            written = [s for s, op in given.items() if isinstance(op, Proxy) and not op.built()]
-            if written:
-                raise HarnessError(f"{self.config} {OWN} (it writes into {written[0]}).")
-            layers = {site: shell.get_submodule(site) for site in ops}
-            edits = {s: Wrapped(each) for s, each in layers.items() if isinstance(each, base)}
-            for site, edit in edits.items():
-                edit.check(site, ops[site])
-        return dict(edits)
+        towers = [t for t in (clip.image, clip.text) if self.towers in ("both", t.name)]
+        config = self.parsed(self.iterations)
+        tuner = _peft().mapping.PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
+        kind = _peft("peft.tuners.tuners_utils").BaseTunerLayer
+        with _whole(clip.device):
+            return wrapped_layers(towers, lambda tree: tuner(tree, config, ADAPTER), kind)
 
     def step(self, step: Step) -> Tensor:
         loss, gradients = step.gradients(self.loss)
@@ -241,8 +234,8 @@ class Peft(Method):
                 f"the installed peft {_peft().__version__} has no {kind}: update it."
             )
         _check_fields(kind, given, cls)
-        points = NORMS if kind == "LN_TUNING" else PROJECTIONS
-        usual: dict[str, Any] = {"target_modules": [*points]}
+        points = ["ln1", "ln2"] if kind == "LN_TUNING" else ["q", "k", "v", "o"]
+        usual: dict[str, Any] = {"target_modules": points}
         if kind == "ADALORA":
             usual["total_step"] = total
         with blaming(f"peft with {self.config}"):

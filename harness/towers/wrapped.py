@@ -6,14 +6,14 @@ Here that module is a `Proxy`, and the layer becomes an edit.
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, blaming
 from harness.randomness import generator
 from harness.towers.edit import Edit, Rows, SiteContext
 from harness.towers.tower import Site, Tower
@@ -149,6 +149,37 @@ class Wrapped(Edit):
                 f"{name} makes what leaves for a token depend on other tokens or rows, so that "
                 "micro-batches and cropped texts would be wrong. Choose another type."
             )
+
+
+def wrapped_layers(
+    towers: Iterable[Tower], build: Callable[[nn.Module], object], kind: type
+) -> dict[Site, Edit]:
+    """The layers that `build` puts into a tree of the towers' linear modules and norms, as edits.
+
+    Args:
+        build: replaces modules of the tree, whose names are sites, by layers.
+        kind: the layers' class.
+
+    Raises:
+        HarnessError: `build` fails or writes into the frozen weights, or a layer would be wrong in
+            micro-batches.
+    """
+    ops = {site: op for tower in towers for site, op in wrappable(tower).items()}
+    given = {site: shown(op) for site, op in ops.items()}
+    root = tree(given)
+    with blaming("the layers that were asked for"):
+        build(root)
+        written = [s for s, op in given.items() if isinstance(op, Proxy) and not op.built()]
+        if written:
+            raise HarnessError(
+                f"these layers write into the frozen weights (at first {written[0]}), which all "
+                "methods share. Choose another start or type."
+            )
+        layers = {site: root.get_submodule(site) for site in ops}
+        edits = {site: Wrapped(each) for site, each in layers.items() if isinstance(each, kind)}
+        for site, edit in edits.items():
+            edit.check(site, ops[site])
+    return dict(edits)
 
 
 def wrappable(tower: Tower) -> dict[Site, nn.Module]:
