@@ -119,7 +119,7 @@ class Peft(Method):
         "peft-miss": _variant("MISS", r=4),
         "peft-bone": _variant("MISS", r=4, init_weights="bat"),
         "peft-shira": _variant("SHIRA", r=4, random_seed=1),
-        "peft-randlora": _variant("RANDLORA", r=4),
+        "peft-randlora": _variant("RANDLORA", r=32),
         "peft-road": _variant("ROAD", variant="road_1"),
         "peft-vblora": _variant("VBLORA", r=4, num_vectors=256, vector_length=256),
         "peft-delora": _variant("DELORA", r=4),
