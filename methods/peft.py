@@ -175,8 +175,16 @@ class Peft(Method):
         config = self.parsed(self.iterations)
         tuner = _peft().mapping.PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
         kind = _peft("peft.tuners.tuners_utils").BaseTunerLayer
+
+        def build(tree: nn.Module) -> None:
+            tuner(tree, config, ADAPTER)
+            for layer in filter(lambda each: isinstance(each, kind), tree.modules()):
+                for name in layer.other_param_names:  # which peft makes anew for another device
+                    if isinstance(getattr(layer, name, None), nn.Module):
+                        getattr(layer, name).requires_grad_(False)
+
         with _whole(clip.device):
-            return wrapped_layers(towers, lambda tree: tuner(tree, config, ADAPTER), kind)
+            return wrapped_layers(towers, build, kind)
 
     def step(self, step: Step) -> Tensor:
         loss, gradients = step.gradients(self.loss)

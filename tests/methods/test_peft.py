@@ -136,17 +136,22 @@ def loss_of(clip, layers):
 
 
 def trained(layer):
-    return {n: p for n, p in layer.named_parameters() if p.requires_grad and "base_layer" not in n}
+    """What peft names as the adapter's weights."""
+    named = layer.named_parameters()
+    return {n: p for n, p in named if n.partition(".")[0] in layer.adapter_layer_names}
 
 
 @pytest.mark.filterwarnings("ignore:Unsupported layer type", "ignore:Sparse invariant")
 @pytest.mark.filterwarnings("ignore:Failed to load the CUDA", "ignore:Setting boft_n_butterfly")
 @pytest.mark.parametrize("name", VARIANTS)
-def test_features_and_gradients_are_those_of_peft_on_plain_modules(name, two, monkeypatch):
+def test_features_and_gradients_are_those_of_peft_on_plain_modules(name, two, short, monkeypatch):
     before = {key: value.clone() for key, value in two.state_dict().items()}
     model, (_, layers) = grafted(two, build(name)), plainly(two, build(name))
     close = {"atol": 1e-4, "rtol": 1e-4} if name in SINGLE else {"atol": 1e-10, "rtol": 1e-8}
     assert set(model.edits) == set(layers)
+    assert {n for n, _ in model.trained.named_parameters()} == {
+        n for n, _ in Model(short, build(name), FIT, 1).trained.named_parameters()
+    }  # whether or not peft had to move what it made
     for site, layer in layers.items():
         mine = dict(model.edits[site].layer.named_parameters())
         assert set(mine) == set(trained(layer))
