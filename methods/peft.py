@@ -176,12 +176,12 @@ class Peft(Method):
         tuner = _peft().mapping.PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
         kind = _peft("peft.tuners.tuners_utils").BaseTunerLayer
 
-        def build(tree: nn.Module) -> None:
+        def build(tree: Any) -> None:
             tuner(tree, config, ADAPTER)
-            for layer in filter(lambda each: isinstance(each, kind), tree.modules()):
-                for name in layer.other_param_names:  # which peft makes anew for another device
-                    if isinstance(getattr(layer, name, None), nn.Module):
-                        getattr(layer, name).requires_grad_(False)
+            for layer in (each for each in tree.modules() if isinstance(each, kind)):
+                for other in (getattr(layer, name, None) for name in layer.other_param_names):
+                    if isinstance(other, nn.Module):  # it trains, where peft moved it to a device
+                        other.requires_grad_(False)
 
         with _whole(clip.device):
             return wrapped_layers(towers, build, kind)
@@ -206,7 +206,7 @@ class Peft(Method):
     def _adalora(self, step: Step) -> Any:
         """What AdaLoRA's own code needs of its model: kept for the fit, which has one head."""
         kept = vars(step.head)
-        if "adalora" not in kept:
+        if step.number == 0 or "adalora" not in kept:
             config, named = self.parsed(step.total), dict(step.parameters)
             zero = next(iter(named.values())).new_zeros(())
             model = types.SimpleNamespace(
