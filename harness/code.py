@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,14 @@ def code_hash(cls: type, base: type, package: str) -> str:
                 )
             _add(name, Path(file), package, found)
     return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:16]
+
+
+def version(package: str) -> str:
+    """Of an installed package; of one that is not, that it is missing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
 
 
 def _add(name: str, file: Path, package: str, found: dict[str, str]) -> None:

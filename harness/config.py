@@ -5,8 +5,10 @@ have no hyphens: write `dra_t` for `dra-t`. Scopes, macros, references and impor
 """
 
 import ast
+import contextlib
 import functools
 import itertools
+import json
 import math
 import tokenize
 import types
@@ -313,6 +315,9 @@ def _as(hint: Any, value: Any) -> Any:
             return tuple(_as(h, v) for h, v in zip(inner, value, strict=True))
     elif hint is float and type(value) in (int, float):
         return float(value)
+    elif hint is str and isinstance(value, dict):  # JSON, which was read as Python
+        with contextlib.suppress(TypeError, ValueError):
+            return json.dumps(value, allow_nan=False)
     elif type(value) is hint or (hint is type(None) and value is None):
         return value
     raise TypeError

@@ -8,6 +8,7 @@ Shapes: B images, C classes, T texts a class, L tokens, D width, E embedding, R 
 C * T, or B * C * T where each image has its own; of images B).
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -17,18 +18,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.code import code_hash, version
 from harness.dataset import Classes
-from harness.errors import HarnessError
+from harness.errors import HarnessError, blaming, unknown
 from harness.randomness import generator
 from harness.towers.edit import Edit, SiteContext
 from harness.towers.openclip import Clip
 from harness.towers.tower import Site, Tower
+from harness.towers.wrapped import wrapped_layers
 
 __all__ = [
     "BEST_SEVEN", "IMAGENETS", "TRANSFER", "Classes", "Clip", "CosineHead", "Edit", "Gradients",
     "HarnessError", "HeadContext", "Method", "Output", "Site", "SiteContext", "Step", "Support",
-    "Tower", "Views", "blocks_from", "class_features", "cosine_decay", "generator", "published",
-    "rescale_gradient",
+    "Tower", "Views", "blaming", "blocks_from", "class_features", "cosine_decay", "generator",
+    "published", "rescale_gradient", "unknown", "wrapped_layers",
 ]  # fmt: skip
 
 
@@ -208,6 +211,8 @@ class Method:
     uses_val: ClassVar[bool] = False  # it reads `Support.val`
     only_fitted_classes: ClassVar[bool] = False  # it has no answer for other classes
     class_texts: ClassVar[bool] = False  # it reads `Classes.described`
+    requires: ClassVar[str] = ""  # a package that it needs beside the usual ones, and its extra
+    by_name_only: ClassVar[bool] = False  # `*` does not select it; `NAME*` does
     may_be_zero: ClassVar[tuple[str, ...]] = ("epochs", "batch_size", "warmup_epochs")
 
     lr: float = published(0.002, "CoOp configs/trainers/CoOp/vit_b16_ctxv1.yaml")
@@ -320,6 +325,17 @@ class Method:
 
     def finish(self, head: nn.Module, support: Support) -> None:
         """What is computed after the last step, into `head`."""
+
+
+def method_code(cls: type[Method]) -> str:
+    """Sixteen hex digits of a hash of a method's code: of its file and of the methods that it
+    imports. The harness itself is covered by `ENGINE`, a package that it requires by its version.
+    """
+    code = code_hash(cls, Method, "harness.methods")
+    if not cls.requires:
+        return code
+    said = f"{code} {cls.requires} {version(cls.requires)}"
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def blocks_from(tower: Tower, first: int, last: int | None = None) -> list[int]:

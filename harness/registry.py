@@ -55,6 +55,30 @@ class Plugin:
         return "path" in {f.name for f in fields(self.cls)} and "path" not in self.fixed
 
     @property
+    def requires(self) -> str:
+        """A package that it needs and that is not installed with this one."""
+        return str(getattr(self.cls, "requires", ""))
+
+    def matches(self, pattern: str) -> bool:
+        """Whether a name or wildcard selects it."""
+        if self.lacks_path or (self.by_name_only and not pattern.startswith(self.family)):
+            return pattern == self.name
+        return fnmatch.fnmatch(self.name, pattern)
+
+    @property
+    def by_name_only(self) -> bool:
+        """Whether a wildcard selects it only if it begins with the family's name."""
+        return bool(getattr(self.cls, "by_name_only", False))
+
+    def needed(self) -> None:
+        """Raises HarnessError if a package that it needs is not installed."""
+        if self.requires and importlib.util.find_spec(self.requires) is None:
+            raise HarnessError(
+                f"{self.name} needs the package {self.requires}, which is not installed: "
+                f"pip install 'vlm-peft-harness[{self.requires}]'."
+            )
+
+    @property
     def summary(self) -> str:
         """The first line of the docstring; of a variant, what it fixes."""
         line = (inspect.getdoc(self.cls) or "").partition("\n")[0]
@@ -90,6 +114,7 @@ class Registry:
         for part in filter(None, (p.strip() if isinstance(p, str) else p for p in parts)):
             if not isinstance(part, str):
                 plugin = self._given(kind, part)
+                plugin.needed()
                 same = [each for each in chosen.values() if each.name == plugin.name]
                 if kind != "methods" and any(each != plugin for each in same):
                     raise HarnessError(
@@ -102,12 +127,14 @@ class Registry:
                 plugin = self._with_path(kind, part)
                 chosen[plugin.name] = plugin
                 continue
-            names = [n for n in fnmatch.filter(known, part) if not known[n].lacks_path or n == part]
+            names = [name for name, plugin in known.items() if plugin.matches(part)]
             if not names:
                 broken = [f"{n}: {why}" for n, why in self.broken.items() if n.endswith("." + part)]
                 if broken:
                     raise HarnessError(f"{part!r} failed to import: {broken[0]}")
                 missing.append(part)
+            for name in names:
+                known[name].needed()
             chosen |= {name: known[name] for name in names}
             if len(names) == 1 and known[names[0]].lacks_path:
                 raise HarnessError(f"{part} needs a path: write {part}:PATH.")

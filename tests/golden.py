@@ -17,8 +17,8 @@ import torch
 
 from harness.config import Engine
 from harness.fitting.texts import text_features, texts
-from harness.method import HeadContext
-from harness.runs.run import ENGINE, Configured, method_code
+from harness.method import HeadContext, method_code
+from harness.runs.run import ENGINE, Configured
 from tests import toy_backbone
 from tests.conftest import METHODS, PLUGINS, execute, prepared
 from tests.methods.test_contract import fitting

@@ -53,6 +53,21 @@ def test_later_settings_win(tmp_path):
     assert build(DRA, bindings)[0].rank == 16
 
 
+def test_json_for_a_text_is_kept_as_json_however_it_was_read(tmp_path):
+    plugin = PLUGINS.plugins["methods"]["peft"]
+    text = '{"peft_type": "VERA", "r": 256, "save_projection": true}'
+    given = [
+        read_set(f"peft.config={text}"),
+        read_set(f"peft.config={text.replace('true', 'True')}"),
+        *gin(tmp_path, f"peft.config = {text.replace('true', 'True')}"),
+        *(each for (each,) in read_sweeps([f"peft.config={text.replace('true', 'True')}"])),
+    ]
+    assert {build(plugin, [binding])[0].config for binding in given} == {text}
+    for wrong in ("{1, 2}", '{"a": {1}}', '[{"a": 1}]', '{"a": 1e999}'):
+        with pytest.raises(HarnessError, match=r"peft\.config must be str"):
+            build(plugin, [read_set(f"peft.config={wrong}")])
+
+
 def test_a_familys_setting_holds_for_its_variants_but_not_for_what_they_fix():
     bindings = [read_set("dra.rank=8"), read_set("dra.image=dra")]
     method, _ = build(DRA_T, bindings)

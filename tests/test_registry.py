@@ -7,6 +7,7 @@ import pytest
 
 from harness import registry
 from harness.errors import HarnessError
+from tests.conftest import METHODS
 
 METHOD = """
 from dataclasses import dataclass
@@ -41,12 +42,65 @@ def test_every_file_registers_under_its_own_name(plugins):
 
 def test_lists_and_wildcards_select_in_order_and_once(plugins):
     assert names(plugins.find("methods", "mma, dra-t,dra-*,mma"))[:3] == ["mma", "dra-t", "dra-v"]
-    assert len(plugins.find("methods", "*")) == len(plugins.plugins["methods"])
+    assert sorted(names(plugins.find("methods", "*"))) == METHODS
 
 
 def test_an_unknown_name_gets_a_suggestion_and_the_list(plugins):
     with pytest.raises(HarnessError, match=r"unknown method 'adaptr'\. Did you mean 'adapter'"):
         plugins.find("methods", "adaptr")
+
+
+def named_only(tmp_path, requires=""):
+    """A registry with a method `shy`, its variants shy-a and shy-b, and what it requires."""
+    text = (
+        METHOD.format(name="Shy")
+        + f"""
+    by_name_only = True
+    requires = {requires!r}
+    variants = {{"shy-a": {{"lr": 0.1}}, "shy-b": {{}}}}
+"""
+    )
+    return registry.load([write(tmp_path / "shy.py", text)])
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("shy", ["shy"]),
+        ("shy-b", ["shy-b"]),
+        ("shy-*", ["shy-a", "shy-b"]),
+        ("shy*", ["shy", "shy-a", "shy-b"]),
+        ("zero*,shy-?", ["zero_shot", "shy-a", "shy-b"]),
+    ],
+)
+def test_a_method_that_is_selected_by_name_only_is_found_by_its_name(tmp_path, asked, found):
+    assert names(named_only(tmp_path).find("methods", asked)) == found
+
+
+@pytest.mark.parametrize("asked", ["*", "*-a,dra", "?*,dra"])
+def test_no_other_wildcard_selects_a_method_by_name_only(tmp_path, asked):
+    if asked == "*-a,dra":
+        with pytest.raises(HarnessError, match=r"unknown method '\*-a'"):
+            named_only(tmp_path).find("methods", asked)
+    else:
+        assert not {"shy", "shy-a"} & set(names(named_only(tmp_path).find("methods", asked)))
+
+
+@pytest.mark.parametrize("asked", ["shy", "shy-a", "shy-*", "zero_shot,shy"])
+def test_a_method_whose_package_is_missing_says_what_to_install(tmp_path, asked):
+    with pytest.raises(HarnessError, match=r"needs the package .*'vlm-peft-harness\[no_such\]'"):
+        named_only(tmp_path, requires="no_such").find("methods", asked)
+
+
+def test_a_class_or_object_whose_package_is_missing_says_what_to_install(tmp_path):
+    cls = named_only(tmp_path, requires="no_such").plugins["methods"]["shy"].cls
+    for given in (cls, cls()):
+        with pytest.raises(HarnessError, match="needs the package no_such"):
+            registry.load().find("methods", [given])
+
+
+def test_a_method_whose_package_is_there_is_found(tmp_path):
+    assert names(named_only(tmp_path, requires="torch").find("methods", "shy")) == ["shy"]
 
 
 def test_a_file_outside_the_repository_registers(tmp_path):

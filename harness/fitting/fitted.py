@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from harness import config, registry
-from harness.code import code_hash
 from harness.dataset import Classes
 from harness.decoding import open_rgb, to_rgb
 from harness.errors import HarnessError
@@ -20,7 +19,7 @@ from harness.fitting.inputs import image_features
 from harness.fitting.model import Model
 from harness.fitting.texts import Texts, text_features, texts
 from harness.images.pixels import centre, normalise
-from harness.method import HeadContext, Method
+from harness.method import HeadContext, method_code
 from harness.records.store import Record, Store
 from harness.towers import backbone as backbones
 
@@ -153,7 +152,7 @@ def load_fit(
     except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise HarnessError(f"{path} does not hold a fit that can be loaded: {error!r}.") from error
     method = _restored(name, fields, plugins)
-    if code_hash(type(method), Method, "harness.methods") != run["code"]:
+    if method_code(type(method)) != run["code"]:
         raise HarnessError(
             f"{path} was fitted with other code of {name} than is here now. Fit it again, or go "
             "back to that code."

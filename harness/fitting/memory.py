@@ -100,8 +100,10 @@ def _kept(batch: Batch, kind: str, micro_batch: MicroBatch) -> int:
     sizes: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
+        sparse = tensor.is_sparse
+        for part in (tensor._values(), tensor._indices()) if sparse else (tensor,):
+            storage = part.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     batch.model.checkpointing = False

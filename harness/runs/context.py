@@ -22,9 +22,9 @@ from harness.images.contents import DIGESTS
 from harness.images.pixels import Augmentation, FiveCrop
 from harness.images.source import ImageSource
 from harness.measure import device_name
-from harness.method import Method
+from harness.method import Method, method_code
 from harness.records.store import digest
-from harness.runs.run import ENGINE, Configured, Run, method_code
+from harness.runs.run import ENGINE, Configured, Run
 from harness.splits import Split, class_names, few_shot, read_lists, refilled, select
 from harness.task import Fit, Measurement
 from harness.towers.openclip import Clip

@@ -241,7 +241,7 @@ def _predictions(scores: dict[str, Scores]) -> dict[str, Tensor]:
 
 
 def _record(run: PreparedRun, status: str, **content: Any) -> Record:
-    provenance = provenance_of(run.context.clip.device)
+    provenance = provenance_of(run.context.clip.device, run.run.method.value.requires)
     left_out = run.context.left_out(run.run)
     provenance |= {"left_out": left_out} if left_out else {}
     return Record(key=run.key, status=status, run=run.identity, provenance=provenance, **content)

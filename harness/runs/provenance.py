@@ -2,7 +2,6 @@
 
 import datetime
 import functools
-import importlib.metadata
 import platform
 import shlex
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from harness.code import version
 from harness.measure import device_name
 
 SOURCES = ("harness", "methods", "tasks", "pyproject.toml")
@@ -20,8 +20,9 @@ SOURCES = ("harness", "methods", "tasks", "pyproject.toml")
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
 
 
-def provenance_of(device: torch.device) -> dict[str, Any]:
-    """Where, when, with what and by which command; no host name."""
+def provenance_of(device: torch.device, requires: str = "") -> dict[str, Any]:
+    """Where, when, with what (also a package that the method requires) and by which command; no
+    host name."""
     return {
         "time": _now().isoformat(timespec="seconds"),
         "command": _command(sys.argv[1:]),
@@ -31,13 +32,13 @@ def provenance_of(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "versions": versions(),
+        "versions": versions(*filter(None, [requires])),
     }
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that make the numbers."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+def versions(*more: str) -> dict[str, str]:
+    """Of the packages that make the numbers, and of others."""
+    return {name: version(name) for name in (*PACKAGES, *more)}
 
 
 def _command(arguments: list[str]) -> str:

@@ -4,21 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.code import code_hash
 from harness.config import Engine
 from harness.dataset import Dataset
-from harness.method import Method
 from harness.task import Fit
 
 # The version of the engine's arithmetic: part of every key. Raise it when a change of the engine
 # moves a number; the golden values of tests/golden.json, which state it, show whether one does.
 ENGINE = 1
-
-
-def method_code(cls: type) -> str:
-    """A hash of the code of a method: of its file and of the methods that it imports. The harness
-    itself is covered by `ENGINE`."""
-    return code_hash(cls, Method, "harness.methods")
 
 
 @dataclass(frozen=True)

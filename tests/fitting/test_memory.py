@@ -13,6 +13,7 @@ from harness.fitting.memory import choose
 from harness.fitting.model import Model
 from harness.fitting.step import Chunks, halved
 from harness.fitting.texts import MicroBatch, texts
+from harness.towers.edit import Edit
 from tests.conftest import PLUGINS, execute
 
 GB = 2**30
@@ -26,6 +27,26 @@ def chosen(clip, name: str, images: int, count: int, memory: float) -> Chunks:
 
 def test_a_step_that_fits_is_done_at_once(mini):
     assert chosen(mini, "mma", 16, 50, GB) == Chunks()
+
+
+def test_what_a_sparse_matrix_keeps_is_counted(mini, monkeypatch):
+    class Sparse(Edit):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3))
+
+        def forward(self, x, y, at):
+            places = torch.tensor([[0, 1, 2], [0, 1, 2]])
+            size = (y.shape[-1],) * 2
+            made = torch.sparse_coo_tensor(places, self.weight, size, check_invariants=True)
+            return y + torch.sparse.mm(made, y.flatten(0, -2).T).T.view_as(y)
+
+    method = PLUGINS.plugins["methods"]["lora"].cls
+    monkeypatch.setattr(method, "edits", lambda *given: {"image.blocks.11.fc2": Sparse()})
+    model = Model(mini, method(), Classes("toy", ("one", "two"), "{}"), seed=1)
+    prompts = texts(model, model.classes, training=True)
+    cost = memory._costs(model, 4, prompts)["image"]
+    assert cost.row >= 4 * mini.image.length * mini.image.width
 
 
 def test_less_memory_gives_smaller_micro_batches_and_then_recomputation(mini):

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from harness.runs.run import ENGINE, method_code
+from harness.method import method_code
+from harness.runs.run import ENGINE
 from tests import golden
 from tests.conftest import METHODS, PLUGINS
 

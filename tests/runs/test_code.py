@@ -8,9 +8,8 @@ import pytest
 
 from harness import registry
 from harness.errors import HarnessError
-from harness.method import Method
+from harness.method import Method, method_code
 from harness.runs import context
-from harness.runs.run import method_code
 from tests.conftest import PLUGINS
 
 METHOD = """
@@ -84,6 +83,16 @@ def test_a_change_of_a_method_file_reaches_the_methods_that_import_it(
     assert methods <= moved
     assert "zero_shot" not in moved
     assert "linear_probe" not in moved
+
+
+def test_the_version_of_a_package_that_a_method_requires_is_part_of_its_code(monkeypatch):
+    plugins = PLUGINS.plugins["methods"]
+    found = []
+    for number in ("1.0", "1.1"):
+        monkeypatch.setattr("importlib.metadata.version", lambda name, number=number: number)
+        found.append([method_code(plugins[name].cls) for name in ("peft", "dra")])
+    assert found[0][0] != found[1][0]
+    assert found[0][1] == found[1][1]
 
 
 def test_the_engines_version_is_part_of_the_key(make_run, monkeypatch):
