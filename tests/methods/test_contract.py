@@ -337,6 +337,8 @@ PARAMETERS = {
     "tcp": 331_904,
     "maple": 3_555_072,
     "maple-lite": 50_944,
+    "mmrl": 4_992_256,
+    "mmrl_pp": 813_312,
     "vpt": 73_728,
     "metaprompt": 30_720,
     "lora": 184_320,
