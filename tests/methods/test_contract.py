@@ -339,6 +339,8 @@ PARAMETERS = {
     "maple-lite": 50_944,
     "mmrl": 4_992_256,
     "mmrl_pp": 813_312,
+    "plot": 32_768,
+    "dyt": 1_198_860,
     "vpt": 73_728,
     "metaprompt": 30_720,
     "lora": 184_320,
