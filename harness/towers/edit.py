@@ -149,7 +149,12 @@ class SiteContext:
         of the step's rows and of all sites, for a loss that is a function of such a mean.
 
         Assigned by (site, name), so that recomputation does not count them twice.
+
+        Raises:
+            ValueError: of texts, values of each position: how many there are is the engine's.
         """
+        if self.rows.ids is not None and values.ndim > 1:
+            raise ValueError(f"{self.site}: a statistic of texts takes one number of each text [R]")
         whole = torch.promote_types(values.dtype, torch.float32)
         self.rows.sums[self.site, name] = values.sum(dtype=whole), values.numel()
 
