@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
@@ -56,8 +57,11 @@ class HeadContext:
 
 class Output(NamedTuple):
     """A forward pass: logits [B, C], features of images [B, E] and texts [C, T, E] (or
-    [B, C, T, E]) before normalisation, the edits' auxiliary loss, what else is given, and the head
-    that made the logits."""
+    [B, C, T, E]) before normalisation, the edits' auxiliary loss, what else is given, the head
+    that made the logits, and the means of what edits left by `SiteContext.statistic`.
+
+    Images have several features, [B, K, E], where an edit at `image.features` returns them.
+    """
 
     logits: Tensor
     image: Tensor
@@ -65,6 +69,7 @@ class Output(NamedTuple):
     auxiliary: Tensor | float
     given: HeadContext
     head: nn.Module
+    statistics: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class CosineHead(nn.Module):
@@ -160,10 +165,14 @@ class Step(Protocol):
     @property
     def total(self) -> int: ...
 
-    def gradients(self, loss: Loss, classes: Tensor | None = None) -> tuple[Tensor, Gradients]:
+    def gradients(
+        self, loss: Loss, classes: Tensor | None = None, mode: str = ""
+    ) -> tuple[Tensor, Gradients]:
         """The loss of the step's batch, detached, and its gradients, micro-batched underneath.
 
         With `classes` (numbers) only their images and texts take part, relabelled in that order.
+        `mode` is what edits find in `SiteContext.mode`, of a method whose step passes the towers in
+        more than one way.
         """
 
     def update(self, gradients: Gradients) -> None:
@@ -258,7 +267,8 @@ class Method:
         return ()
 
     def head(self, clip: Clip, classes: Classes) -> nn.Module:
-        """A module (image [B, E], text [C, T, E] or [B, C, T, E], given) -> logits [B, C]."""
+        """A module (image [B, E], or [B, K, E] of a method that edits `image.features` so; text
+        [C, T, E] or [B, C, T, E]; given) -> logits [B, C]."""
         return CosineHead()
 
     def check(self) -> None:

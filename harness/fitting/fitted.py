@@ -60,7 +60,7 @@ class FittedModel:
     @torch.no_grad()
     def features(self, images: Sequence[Picture] | Tensor) -> Tensor:
         """Image features [B, E], not normalised, of pictures or of what `preprocess` made of them
-        ([B, 3, S, S])."""
+        ([B, 3, S, S]); [B, K, E] of a method that gives an image several."""
         clip = self.model.clip
         x = self._pixels(images).to(clip.device, clip.logit_scale.dtype)
         return image_features(self.model, self.model.prefix(clip.image, x))

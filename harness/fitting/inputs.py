@@ -160,6 +160,7 @@ class FewShotSupport:
 
 @torch.no_grad()
 def image_features(model: Model, x: Tensor) -> Tensor:
-    """Features [B, E] of what `start` made of images, before normalisation."""
+    """Features [B, E] of what `start` made of images, before normalisation; [B, K, E] where the
+    method gives an image several."""
     rows = Rows(torch.arange(len(x), device=x.device), len(x), False, ())
     return model.rest(model.clip.image, x, x, rows)

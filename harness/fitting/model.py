@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import safetensors
@@ -118,13 +119,17 @@ class Model:
         return x
 
     def rest(self, tower: Tower, x: Tensor, inputs: Tensor, rows: Rows) -> Tensor:
-        """The rest of the tower after `prefix`: features [., E], not normalised."""
+        """The rest of the tower after `prefix`: features [., E], not normalised, or what an edit
+        at its `features` returns instead."""
 
-        def edit(site: Site, op: nn.Module, entered: Tensor, left: Tensor) -> Tensor:
+        def edit(
+            site: Site, op: nn.Module, entered: Tensor, left: Tensor, stream: Tensor | None = None
+        ) -> Tensor:
             inserted = self.edits.get(site)
             if inserted is None:
                 return left
-            return _inserted(inserted, entered, left, SiteContext(site, op, rows, tower.length))
+            at = SiteContext(site, op, rows, tower.length, stream)
+            return _inserted(inserted, entered, left, at)
 
         cut = self.cut(tower)
         if cut is None:
@@ -149,10 +154,19 @@ class Model:
         return tower.call("head", own.get("head", {}), x, inputs, edit)
 
     def output(
-        self, image: Tensor, text: Tensor, given: HeadContext, auxiliary: Tensor | float = 0.0
+        self,
+        image: Tensor,
+        text: Tensor,
+        given: HeadContext,
+        auxiliary: Tensor | float = 0.0,
+        statistics: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Output:
-        """The head on features [B, E] and [C, T, E], in float32 at least: bfloat16 has steps of
-        0.125 at CLIP's logits."""
+        """The head on features [B, E] (or [B, K, E]) and [C, T, E], in float32 at least: bfloat16
+        has steps of 0.125 at CLIP's logits.
+
+        Raises:
+            HarnessError: what the head gives is not one row of logits an image.
+        """
         image, text = at_least_float32(image), at_least_float32(text)
         references = {
             name: at_least_float32(features) for name, features in given.references.items()
@@ -162,7 +176,13 @@ class Model:
             given, scale=at_least_float32(given.scale), references=references, image=seen
         )
         with torch.autocast(image.device.type, enabled=False):
-            return Output(self.head(image, text, given), image, text, auxiliary, given, self.head)
+            logits = self.head(image, text, given)
+        if logits.ndim != 2 or len(logits) != len(image):
+            raise HarnessError(
+                f"the head of {self.method.name} gives {list(logits.shape)} for image features "
+                f"{list(image.shape)}; logits must be [images, classes]."
+            )
+        return Output(logits, image, text, auxiliary, given, self.head, statistics)
 
     def save(self, path: Path, about: dict[str, str] | None = None) -> None:
         """The trained modules' state as safetensors, with what the image tower takes, and with a

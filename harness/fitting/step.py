@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from harness.fitting.model import Model
 from harness.fitting.texts import CHUNK_TEXTS, MicroBatch, Texts, in_order
 from harness.method import Gradients, HeadContext, Loss
-from harness.towers.edit import Rows
+from harness.towers.edit import Rows, added
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Batch:
     """One step's data for a model: what `Images` gives of its images, the texts, labels [B].
 
     key: (seed, step). frozen: the images' frozen features [B, E], of a method that asks for them.
+    mode: which of several ways through the towers this is (see `SiteContext.mode`).
     """
 
     model: Model
@@ -53,6 +54,7 @@ class Batch:
     key: tuple[object, int]
     chunks: Chunks = Chunks()
     frozen: Tensor | None = None
+    mode: str = ""
 
     def rows(self, kind: str) -> tuple[int, int]:
         """How many images or text rows the step has, and how many of them are held at most."""
@@ -114,8 +116,11 @@ class TrainingStep:
     def key(self) -> tuple[object, ...]:
         return self.batch.key
 
-    def gradients(self, loss: Loss, classes: Tensor | None = None) -> tuple[Tensor, Gradients]:
+    def gradients(
+        self, loss: Loss, classes: Tensor | None = None, mode: str = ""
+    ) -> tuple[Tensor, Gradients]:
         batch = self.batch if classes is None else self.batch.of_classes(classes)
+        batch = replace(batch, mode=mode)
         while True:
             self.optimiser.zero_grad(set_to_none=True)
             try:
@@ -155,7 +160,8 @@ def gradients(batch: Batch, loss: Loss | None = None) -> Tensor:
     if all(most >= rows for rows, most in map(batch.rows, ("image", "text"))):
         pairs = [tower_features(batch, *each) for each in parts]
         auxiliary = sum((rows.auxiliary() for _, rows in pairs), start=0.0)
-        value = _loss(batch, loss, [f for f, _ in pairs], parts, auxiliary)
+        totals = added(each for _, rows in pairs for each in rows.totals().items())
+        value = _loss(batch, loss, [f for f, _ in pairs], parts, auxiliary, totals)
         value.backward()
         return value.detach()
 
@@ -164,12 +170,18 @@ def gradients(batch: Batch, loss: Loss | None = None) -> Tensor:
     leaves = [features.requires_grad_() for features, _ in pairs]
     parts_auxiliary = sum((rows.auxiliary() for _, rows in pairs), start=0.0)
     auxiliary = torch.as_tensor(parts_auxiliary, device=device).requires_grad_()
-    value = _loss(batch, loss, leaves, parts, auxiliary)
+    totals = added(each for _, rows in pairs for each in rows.totals().items())
+    for total, _ in totals.values():
+        total.requires_grad_()
+    value = _loss(batch, loss, leaves, parts, auxiliary, totals)
     value.backward()
     weight = 0.0 if auxiliary.grad is None else auxiliary.grad
     for each, leaf in zip(parts, leaves, strict=True):
         features, rows = tower_features(batch, *each)
         surrogate = torch.as_tensor(rows.auxiliary() * weight)
+        for name, (part, _) in rows.totals().items():
+            slope = totals[name][0].grad
+            surrogate = surrogate if slope is None else surrogate + part * slope
         if leaf.grad is not None:
             surrogate = surrogate + (features * leaf.grad).sum()
         if surrogate.requires_grad:
@@ -189,11 +201,12 @@ def tower_features(batch: Batch, kind: str, micro_batch: MicroBatch) -> tuple[Te
     """Features of some of the step's images or text rows."""
     model, numbers = batch.model, micro_batch.numbers
     if kind == "image":
-        rows = Rows(numbers, len(batch.x), True, batch.key)
+        rows = Rows(numbers, len(batch.x), True, batch.key, mode=batch.mode)
         x = batch.x[numbers]
         return model.rest(model.clip.image, x, x, rows), rows
     images = batch.x if model.method.text_per_image else None
     x, ids, rows = batch.texts.rows(micro_batch, images, True, batch.key)
+    rows.mode = batch.mode
     return model.rest(model.clip.text, x, ids, rows), rows
 
 
@@ -203,6 +216,7 @@ def _loss(
     features: list[Tensor],
     parts: list[tuple[str, MicroBatch]],
     auxiliary: Tensor | float,
+    totals: Mapping[str, tuple[Tensor, int]],
 ) -> Tensor:
     model, texts = batch.model, batch.texts
     by_kind = dict[str, Tensor]()
@@ -217,6 +231,7 @@ def _loss(
     text = by_kind["text"].unflatten(0, (*lead, texts.per_class))  # [C, T, E] or [B, C, T, E]
     scale = model.clip.logit_scale.exp()
     given = HeadContext(scale, texts.references, batch.frozen, fitted=True, key=batch.key)
-    output = model.output(by_kind["image"], text, given, auxiliary)
+    means = {name: total / count for name, (total, count) in totals.items()}
+    output = model.output(by_kind["image"], text, given, auxiliary, means)
     with torch.autocast(batch.labels.device.type, enabled=False):
         return loss(output, batch.labels)

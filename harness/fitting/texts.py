@@ -180,7 +180,7 @@ def shared_prefix_length(model: Model, prompts: Texts, training: bool) -> int:
     micro_batch = MicroBatch(torch.arange(len(ids), device=ids.device), ids.shape[1])
     x, _, rows = prompts.rows(micro_batch, _any_image(model), training, (0, 0))
 
-    def edited(site: Site, op: nn.Module, entered: Tensor, left: Tensor) -> Tensor:
+    def edited(site: Site, op: nn.Module, entered: Tensor, left: Tensor, *_: object) -> Tensor:
         return edit(entered, left, SiteContext(site, op, rows, clip.text.length))
 
     with torch.autocast(ids.device.type, enabled=False):

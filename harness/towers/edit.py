@@ -3,10 +3,11 @@
 Shapes: R rows of images or texts, C classes, T texts a class, L tokens, D width, E embedding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from harness.randomness import uniform
@@ -31,12 +32,27 @@ class Rows:
     shared: int = 0  # positions at the beginning that are the same in all text rows of an image
     copies: int = 1  # how many images these rows belong to, in order
     drawn: bool = False  # whether an edit drew for them
+    mode: str = ""  # of a step that passes the towers in several ways, which this is
     losses: dict[tuple[Site, str], Tensor] = field(default_factory=dict)
+    sums: dict[tuple[Site, str], tuple[Tensor, int]] = field(default_factory=dict)
 
     def auxiliary(self) -> Tensor | float:
         """The edits' auxiliary losses: mean over all rows of the step (this part's share), summed
         over sites and names."""
         return sum((loss.sum() / self.total for loss in self.losses.values()), start=0.0)
+
+    def totals(self) -> dict[str, tuple[Tensor, int]]:
+        """Sum and count of what the edits left for each statistic, over all sites."""
+        return added((name, part) for (_, name), part in self.sums.items())
+
+
+def added(parts: Iterable[tuple[str, tuple[Tensor, int]]]) -> dict[str, tuple[Tensor, int]]:
+    """Sums and counts of the same name, added up."""
+    totals = dict[str, tuple[Tensor, int]]()
+    for name, (total, count) in parts:
+        before = totals.get(name)
+        totals[name] = (before[0] + total, before[1] + count) if before else (total, count)
+    return totals
 
 
 @dataclass
@@ -47,10 +63,29 @@ class SiteContext:
     op: nn.Module
     rows: Rows
     length: int = 0  # positions of the tower; texts may be cropped below it
+    passing: Tensor | None = None
 
     @property
     def training(self) -> bool:
         return self.rows.training
+
+    @property
+    def mode(self) -> str:
+        """What `Step.gradients` was told; empty if nothing, and outside of training."""
+        return self.rows.mode
+
+    @property
+    def stream(self) -> Tensor:
+        """The tokens [R, L, D] of the residual stream: at `ln1`, `attn`, `ln2` and `mlp` those that
+        this branch of the block reads and is added to; at `image.features` those that left the last
+        block.
+
+        Raises:
+            ValueError: at another site.
+        """
+        if self.passing is None:
+            raise ValueError(f"{self.site} has no residual stream beside what enters and leaves it")
+        return self.passing
 
     @property
     def ids(self) -> Tensor:
@@ -108,6 +143,20 @@ class SiteContext:
         Assigned by (site, name), so that recomputation does not count it twice.
         """
         self.rows.losses[self.site, name] = per_row
+
+    def statistic(self, name: str, values: Tensor) -> None:
+        """Adds values [R, ...] to a statistic: `Output.statistics[name]` is the mean of all values
+        of the step's rows and of all sites, for a loss that is a function of such a mean.
+
+        Assigned by (site, name), so that recomputation does not count them twice.
+
+        Raises:
+            ValueError: of texts, values of each position: how many there are is the engine's.
+        """
+        if self.rows.ids is not None and values.ndim > 1:
+            raise ValueError(f"{self.site}: a statistic of texts takes one number of each text [R]")
+        whole = torch.promote_types(values.dtype, torch.float32)
+        self.rows.sums[self.site, name] = values.sum(dtype=whole), values.numel()
 
     def _text(self, value: Tensor | None, what: str) -> Tensor:
         if value is None:

@@ -38,7 +38,7 @@ class ImageTower(Tower):
     def head(self, x: Tensor, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
         pooled, _ = self.visual._pool(x)  # [B, D]
         y = pooled if self.visual.proj is None else pooled @ self.visual.proj
-        return edit("image.features", self.visual, pooled, y)
+        return edit("image.features", self.visual, pooled, y, x)
 
 
 class TextTower(Tower):
@@ -55,7 +55,11 @@ class TextTower(Tower):
         self.blocks = _blocks(text.transformer.resblocks, self.name)
 
     def mask(self, length: int) -> Tensor:
-        return self.text.attn_mask[:length, :length]
+        """Causal, and larger than the tower's own where a method inserts tokens between blocks."""
+        own = self.text.attn_mask
+        if length <= len(own):
+            return own[:length, :length]
+        return own.new_full((length, length), -torch.inf).triu_(1)
 
     def stem(self, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
         embedding = self.text.token_embedding
@@ -113,6 +117,17 @@ class Clip(nn.Module):
             for tower in (self.image, self.text)
             for name, (_, parameter) in tower.own_parameters().items()
         }
+
+    def check_class_token(self, method: str) -> None:
+        """Raises HarnessError unless the image feature is made of the class token alone: LayerNorm,
+        then the projection (`ln_post` and `proj` of the module at `image.features`)."""
+        visual = self.image.visual
+        if visual.pool_type != "tok" or visual.attn_pool is not None or visual.proj is None:
+            raise HarnessError(
+                f"{method} makes features of single image tokens as CLIP makes one of the class "
+                f"token, and {self.name} does not project its class token. Choose a CLIP backbone "
+                "such as ViT-B-16."
+            )
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids [R, L] on this model's device.

@@ -1,14 +1,16 @@
 """Two frozen towers over an open_clip model, with every point where a method may step in.
 
-A tower is stem -> blocks -> head. At each site it calls `edit(site, op, x, y)`, where x entered the
-frozen module `op` and y left it; what that returns travels on. `unedited` returns y.
+A tower is stem -> blocks -> head. At each site it calls `edit(site, op, x, y, stream)`, where x
+entered the frozen module `op` and y left it; what that returns travels on. `unedited` returns y.
+`stream` is the residual stream beside a point of a block (`ln1`, `attn`, `ln2`, `mlp`), and at
+`image.features` what left the last block; elsewhere it is None.
 
 Shapes: B images, R text rows, L tokens, D width, E embedding, H heads.
 """
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +21,20 @@ from torch.func import functional_call
 from harness.towers.shared_prefix import Mask, SharedPrefix
 
 Site = str  # "image.blocks.11.attn", "text.tokens", "image.features": tower, optional block, point
-EditCall = Callable[[Site, nn.Module, Tensor, Tensor], Tensor]
-
 POINTS = ("ln1", "attn", "q", "k", "v", "o", "ln2", "mlp", "fc1", "act", "fc2")
 
 
-def unedited(site: Site, op: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+class EditCall(Protocol):
+    """What a tower calls at its sites."""
+
+    def __call__(
+        self, site: Site, op: nn.Module, x: Tensor, y: Tensor, stream: Tensor | None = None, /
+    ) -> Tensor: ...
+
+
+def unedited(
+    site: Site, op: nn.Module, x: Tensor, y: Tensor, stream: Tensor | None = None
+) -> Tensor:
     """The frozen tower: what left the module travels on."""
     return y
 
@@ -59,10 +69,18 @@ class Sited(nn.Module):
         super().__init__()
         self.site = site
 
-    def _shown(self, edit: EditCall, point: str, op: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def _shown(
+        self,
+        edit: EditCall,
+        point: str,
+        op: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        stream: Tensor | None = None,
+    ) -> Tensor:
         """What travels on; without edits the site is not looked at, so that all blocks are one
         program to torch.compile."""
-        return y if edit is unedited else edit(f"{self.site}.{point}", op, x, y)
+        return y if edit is unedited else edit(f"{self.site}.{point}", op, x, y, stream)
 
 
 class Attention(Sited):
@@ -108,11 +126,11 @@ class Block(Sited):
 
     def forward(self, x: Tensor, mask: Mask, edit: EditCall) -> Tensor:
         """x [B, L, D] -> [B, L, D]."""
-        h = self._shown(edit, "ln1", self.ln1, x, self.ln1(x))
-        h = self._shown(edit, "attn", self.attn, h, self.attn(h, mask, edit))
+        h = self._shown(edit, "ln1", self.ln1, x, self.ln1(x), x)
+        h = self._shown(edit, "attn", self.attn, h, self.attn(h, mask, edit), x)
         y = x + self.scale1(h)
-        h = self._shown(edit, "ln2", self.ln2, y, self.ln2(y))
-        h = self._shown(edit, "mlp", self.mlp, h, self._mlp(h, edit))
+        h = self._shown(edit, "ln2", self.ln2, y, self.ln2(y), y)
+        h = self._shown(edit, "mlp", self.mlp, h, self._mlp(h, edit), y)
         y = y + self.scale2(h)
         return y if edit is unedited else edit(self.site, self, x, y)
 

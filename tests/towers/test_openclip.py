@@ -82,7 +82,7 @@ def test_every_point_shows_what_entered_and_left_its_module(exact, point):
     images = torch.randn(2, 3, exact.size, exact.size, dtype=torch.float64)
     seen = []
 
-    def edit(site, op, x, y):
+    def edit(site, op, x, y, *_):
         if not site.endswith(f"blocks.3.{point}"):
             return y
         seen.append(site)
@@ -101,7 +101,7 @@ def test_every_point_shows_what_entered_and_left_its_module(exact, point):
 def test_every_listed_site_runs_once(mini):
     seen = []
 
-    def edit(site, op, x, y):
+    def edit(site, op, x, y, *_):
         seen.append(site)
         return y
 
@@ -183,7 +183,7 @@ def test_weights_that_want_another_resizing_are_refused():
 def test_under_bfloat16_autocast_the_residual_stream_stays_float32(mini):
     seen = set()
 
-    def edit(site, op, x, y):
+    def edit(site, op, x, y, *_):
         if site.count(".") == 2:
             seen.add(y.dtype)
         return y
@@ -220,7 +220,7 @@ def test_blocks_without_edits_can_be_compiled_and_are_one_program(mini, monkeypa
     monkeypatch.setattr(tower, "_compiled", functools.cache(program))
     seen, pixels = [], torch.rand(2, 3, mini.size, mini.size)
 
-    def edit(site, op, x, y):
+    def edit(site, op, x, y, *_):
         seen.append(site)
         return y
 
