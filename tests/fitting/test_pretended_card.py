@@ -125,7 +125,7 @@ def test_in_bfloat16_edits_keep_the_precision_of_a_site_and_the_rest_is_float32(
 def test_every_site_of_both_towers_has_its_precision_in_bfloat16(on_card, cuda):
     clip, seen = on_card[torch.float32], {}
 
-    def noted(site, op, x, y):
+    def noted(site, op, x, y, *_):
         seen.setdefault(kind(site), set()).add((x.dtype, y.dtype))
         return y
 

@@ -262,7 +262,8 @@ def test_what_all_texts_begin_with_passes_once_where_it_is_the_same(mini, monkey
     models = {name: grafted(name, mini) for name in METHODS}
     shared = {name: texts(model, FIT, training=True).shared for name, model in models.items()}
     assert {n: count for n, count in shared.items() if count} == {
-        "coop": 5, "cocoop": 5, "kgcoop": 5, "prograd": 17,
+        "coop": 5, "cocoop": 5, "kgcoop": 5, "prograd": 17, "atprompt": 9, "dept": 5,
+        "dept-cocoop": 5, "dept-kgcoop": 5,
     }  # fmt: skip
 
     class OfAClass(Context):

@@ -360,7 +360,7 @@ def test_atprompt_learns_vectors_around_its_attributes_words(exact):
         embedded = embedded.clone()
         embedded[:, place] = vectors[row]
 
-    def own(site, op, x, y):
+    def own(site, op, x, y, *_):
         return embedded if site == "text.tokens" else y
 
     text = exact.text(ids, own)
