@@ -91,7 +91,7 @@ def prepared(clip, method, task, dataset, shots, seed, settings) -> PreparedRun:
     protocol = Configured(task, PLUGINS.plugins["tasks"][task].cls())
     data = ((dataset, PLUGINS.plugins["datasets"][dataset].cls()),)
     run = Run(method, protocol, dataset, clip.name, shots, seed, settings, data)
-    texts = ClassTexts("toy", {name: (name, f"a {name} disc") for name in NAMES})
+    texts = ClassTexts("toy", {name: (name, f"a {name} disc", "round") for name in NAMES})
     return Context(clip, class_texts=[texts]).prepare(run)
 
 

@@ -15,7 +15,15 @@ from tests.fitting.test_pretended_card import learned
 from tests.methods.test_golden import GOLDEN, close
 
 pytestmark = pytest.mark.gpu
-DROPS = ("lora", "comp_lora", "dora", "image_lora", "prilora", "lora_plus", "dyt")  # the dropout of a card is not the processor's
+DROPS = (
+    "lora",
+    "comp_lora",
+    "dora",
+    "image_lora",
+    "prilora",
+    "lora_plus",
+    "dyt",
+)  # the dropout of a card is not the processor's
 FEW = ("coop", "cocoop", "metaprompt", "adapter", "dra", "lora")
 
 

@@ -17,7 +17,9 @@ from harness.methods.coop import Context
 from tests.conftest import METHODS, PLUGINS
 from tests.toy_backbone import SIZE
 
-DESCRIBED = (("red as blood", "warm"), ("a leaf",), ("the sky", "cold", "far"))
+DESCRIBED = (
+    ("red as blood", "warm", "near"), ("a leaf", "grass", "moss", "a frog"), ("sky", "cold", "far"),
+)  # fmt: skip
 FIT = Classes("toy", ("red", "a very light green", "blue"), "{} disc.", descriptions=DESCRIBED)
 OTHER = Classes("toy", ("a yellow square", "sun"), "{} disc.", descriptions=DESCRIBED[1:])
 
@@ -308,6 +310,8 @@ def test_the_loss_falls_on_eight_images(name, toy):
 
 PARAMETERS = {
     "zero_shot": 0,
+    "argue": 39_424,
+    "argue_n": 39_424,
     "cupl": 0,
     "dclip": 0,
     "taskres": 3 * 512,

@@ -13,7 +13,9 @@ from harness.fitting.model import Model
 from harness.fitting.step import TrainingStep, gradients
 from harness.fitting.trainer import WeightedMean
 from harness.method import Method
+from harness.methods.argue import ANCHORS
 from harness.methods.promptsrc import TEACHER
+from harness.randomness import generator
 from harness.towers.edit import Rows, SiteContext
 from tests.methods.test_contract import FIT, OTHER, batch, build, grafted, images, logits, shake
 from tests.methods.test_equations import CLOSE
@@ -375,3 +377,58 @@ def test_atprompt_takes_the_published_attributes_of_a_dataset():
     }
     with pytest.raises(HarnessError, match="commas between them"):
         build("atprompt", attributes="color, ").check()
+
+
+@pytest.mark.parametrize("name", ["argue", "argue_n"])
+def test_argue_is_the_mean_over_attributes_held_to_anchors_and_blind_to_backgrounds(name, exact):
+    model = grafted(name, exact)
+    shake(model)
+    head, clip, scale = model.head, exact, exact.logit_scale.exp()
+    vectors = model.edits["text.tokens"].vectors
+
+    def texts(rows: list[str]) -> Tensor:
+        ids = clip.tokenize([f"X X X X {row}." for row in rows])
+        start = clip.text.text.token_embedding(ids)
+        embedded = torch.cat([start[:, :1], vectors.expand(len(ids), -1, -1), start[:, 5:]], 1)
+        features = clip.text(ids, lambda s, op, x, y, *_: embedded if s == "text.tokens" else y)
+        return unit(features + head.correction)
+
+    image = with_own(model, clip.image)(images())
+    attributes = [texts([row[a] for row in FIT.descriptions]) for a in range(3)]
+    scores = scale * sum(unit(image) @ each.T for each in attributes) / 3
+    close(logits(model, FIT, images()), scores.detach(), **CLOSE)
+    anchors = [unit(template(clip, text=text)) for text in ANCHORS]
+    draw = generator("anchors", 1, 0)
+    noisy = torch.rand((), generator=draw) < 0.5
+    noise = 0.05 * torch.randn(3, len(ANCHORS), 36, generator=draw).double() * noisy
+    plain = texts(list(FIT.names))
+    terms = [
+        -(scale * plain @ (anchor[c] + noise[c, k])).log_softmax(0)[c]
+        for k, anchor in enumerate(anchors)
+        for c in range(3)
+    ]
+    loss = cross_entropy(scores, LABELS) + 5 * sum(terms) / len(terms)
+    if name == "argue_n":
+        p = (scale * unit(image) @ texts([f"a background of {n}" for n in FIT.names]).T).softmax(1)
+        loss = loss + 3 * (p * p.log()).mean()
+    agrees(model, loss)
+
+
+def test_argue_clips_its_gradient_and_rates_the_layer_norms_at_a_tenth(exact):
+    model = grafted("argue", exact)
+    step = TrainingStep(batch(model), model.optimiser(), 0.032)
+    before = {name: p.detach().clone() for name, p in step.parameters.items()}
+    _, found = step.gradients(model.method.loss)
+    norm = torch.cat([g.flatten() for g in found.values()]).norm()
+    assert norm > 1
+    model.method.step(step)
+    for name, p in step.parameters.items():
+        rate = 0.0032 if name.startswith("unfrozen.") else 0.032
+        change = found[name] / (norm + 1e-6) + 5e-4 * before[name]
+        close(p.detach(), before[name] - rate * change, **CLOSE)
+
+
+def test_argue_refuses_classes_with_fewer_attributes(exact):
+    few = type(FIT)("toy", ("red", "blue"), "{}", descriptions=(("a", "b", "c"), ("d",)))
+    with pytest.raises(HarnessError, match="needs 3 attributes of each class, and 'blue' has 1"):
+        build("argue").prompts(few)
