@@ -44,6 +44,7 @@ class Batch:
     """One step's data for a model: what `Images` gives of its images, the texts, labels [B].
 
     key: (seed, step). frozen: the images' frozen features [B, E], of a method that asks for them.
+    progress: the share of the fit's steps that are done.
     """
 
     model: Model
@@ -53,6 +54,7 @@ class Batch:
     key: tuple[object, int]
     chunks: Chunks = Chunks()
     frozen: Tensor | None = None
+    progress: float = 0.0
 
     def rows(self, kind: str) -> tuple[int, int]:
         """How many images or text rows the step has, and how many of them are held at most."""
@@ -189,11 +191,12 @@ def tower_features(batch: Batch, kind: str, micro_batch: MicroBatch) -> tuple[Te
     """Features of some of the step's images or text rows."""
     model, numbers = batch.model, micro_batch.numbers
     if kind == "image":
-        rows = Rows(numbers, len(batch.x), True, batch.key)
+        rows = Rows(numbers, len(batch.x), True, batch.key, progress=batch.progress)
         x = batch.x[numbers]
         return model.rest(model.clip.image, x, x, rows), rows
     images = batch.x if model.method.text_per_image else None
     x, ids, rows = batch.texts.rows(micro_batch, images, True, batch.key)
+    rows.progress = batch.progress
     return model.rest(model.clip.text, x, ids, rows), rows
 
 

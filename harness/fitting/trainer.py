@@ -121,7 +121,8 @@ def fit(
             for batch, x, features in zip(order, *passes, strict=False):
                 rate = method.learning_rate(done, schedule.steps, schedule.total)
                 labels = support.labels[batch]
-                data = Batch(model, x, texts, labels, (seed, done), chunks, features)
+                now = done / total
+                data = Batch(model, x, texts, labels, (seed, done), chunks, features, now)
                 step = TrainingStep(data, optimiser, rate, done, total, room)
                 epoch_losses.append(method.step(step))
                 seen, done = seen + len(batch), done + 1

@@ -103,8 +103,9 @@ def batch(model: Model, step: int = 0, chunks: Chunks | None = None) -> Batch:
     labels = torch.arange(8, device=pixels.device) % len(FIT.names)
     frozen = model.clip.image(pixels) if model.method.frozen_images else None
     return Batch(
-        model, x, texts(model, FIT, training=True), labels, (1, step), chunks or Chunks(), frozen
-    )
+        model, x, texts(model, FIT, training=True), labels, (1, step), chunks or Chunks(), frozen,
+        progress=0.7,
+    )  # fmt: skip
 
 
 def whole(ids: torch.Tensor) -> torch.Tensor:
@@ -317,6 +318,8 @@ PARAMETERS = {
     "image_lora": 36_864,
     "prilora": 737_280,
     "lora_plus": 184_320,
+    "flat_lora": 184_320,
+    "lora_pro": 184_320,
     "promptsrc": 46_080,
     "atprompt": 3_072,
     "dept": 2_048 + 2_048 + 3 * 513,

@@ -1,0 +1,171 @@
+"""Equations of low-rank variants against slow, literal transcriptions (float64, 1e-10)."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.fitting.model import Model
+from harness.fitting.step import TrainingStep
+from harness.randomness import normal
+from harness.towers.edit import Rows, SiteContext
+from tests.methods.test_contract import FIT, batch, build, grafted, images, logits, shake
+from tests.methods.test_equations import CLOSE
+from tests.methods.test_equations_weights import (
+    LABELS,
+    agrees,
+    close,
+    cosines,
+    cross_entropy,
+    template,
+    tower_by_hand,
+)
+
+PHOTO = "a photo of a {}."
+PROGRESS = 0.7  # of `batch`
+
+
+def frozen_logits(clip) -> Tensor:
+    return clip.logit_scale.exp() * cosines(clip.image(images()), template(clip, text=PHOTO))
+
+
+def product(edit) -> Tensor:
+    """B A, as a sum of outer products."""
+    return sum(torch.outer(edit.b[:, i], edit.a[i]) for i in range(len(edit.a)))
+
+
+def changed_logits(model: Model, moved, training: bool) -> Tensor:
+    """Logits of q, k, v with updates B A / sqrt 2; in training of dropped inputs, and with
+    moved(site, W') added to the matrix."""
+
+    def features(tower, inputs: Tensor) -> Tensor:
+        def project(site, op, x):
+            update = product(model.edits[site]) / math.sqrt(2)
+            if not training:
+                return x @ (op.weight + update).T + op.bias
+            rows = Rows(torch.arange(len(x)), len(x), True, (1, 0))
+            kept = SiteContext(site, op, rows, tower.length).dropout(torch.ones_like(x), 0.25)
+            matrix = op.weight + moved(site, (op.weight + update).detach())
+            return x @ matrix.T + op.bias + (x * kept) @ update.T
+
+        return tower_by_hand(tower, inputs, project, lambda site, x: 0)
+
+    clip = model.clip
+    ids = clip.tokenize([PHOTO.format(name) for name in FIT.names])
+    return clip.logit_scale.exp() * cosines(
+        features(clip.image, images()), features(clip.text, ids)
+    )
+
+
+def noise(site: str, matrix: Tensor) -> Tensor:
+    """Flat-LoRA's at a rho of 0.05: rows of W' of norm |W'_i| get 0.05 h |W'_i| / sqrt n."""
+    rows, columns = matrix.shape
+    drawn = normal((rows, columns), 1, 0, site, "flat", like=matrix)
+    h = (1 - math.cos(PROGRESS * math.pi)) / 2
+    deviations = [
+        0.05 * h * math.sqrt(sum(w * w for w in row) / columns) for row in matrix.tolist()
+    ]
+    return torch.stack([s * row for s, row in zip(deviations, drawn, strict=True)])
+
+
+def test_flat_lora_learns_at_matrices_moved_by_noise_in_proportion_to_their_rows(exact):
+    model = grafted("flat_lora", exact)
+    close(logits(model, FIT, images()), frozen_logits(exact), **CLOSE)
+    shake(model)
+    close(logits(model, FIT, images()), changed_logits(model, noise, False).detach(), **CLOSE)
+    agrees(model, cross_entropy(changed_logits(model, noise, True), LABELS))
+
+
+def test_flat_loras_noise_grows_from_nothing_to_rho_over_the_fit(exact):
+    model = grafted("flat_lora", exact)
+    edit, op = model.edits["text.blocks.3.k"], exact.text.blocks[3].attn.k
+    ratios = []
+    for progress in (0.0, 0.5, 1.0):
+        rows = Rows(torch.arange(2), 2, True, (1, 0), progress=progress)
+        moved = edit.noise(SiteContext("text.blocks.3.k", op, rows))
+        ratios.append((moved.norm(dim=1) / op.weight.norm(dim=1)).square().mean().sqrt())
+    assert ratios[0] == 0
+    assert ratios[1:] == pytest.approx([0.025, 0.05], rel=0.1)
+
+
+def test_normal_draws_are_the_same_for_all_rows_and_others_for_each_site_and_step():
+    def drawn(numbers: list[int], site: str = "text.blocks.3.q", step: int = 0) -> Tensor:
+        rows = Rows(torch.tensor(numbers), 8, True, (1, step))
+        like = torch.zeros(1).double()
+        return SiteContext(site, torch.nn.Identity(), rows).normal("x", 60, 50, like=like)
+
+    whole = drawn(list(range(8)))
+    assert torch.equal(drawn([5, 2]), whole)
+    assert (whole.mean().item(), whole.std().item()) == pytest.approx((0, 1), abs=0.05)
+    for other in (drawn([0], site="text.blocks.3.k"), drawn([0], step=1)):
+        assert abs(torch.corrcoef(torch.stack([whole.flatten(), other.flatten()]))[0, 1]) < 0.05
+
+
+class LiteralPro:
+    """LoRA-Pro of one pair, with dense matrices and Sylvester's equation as a linear system."""
+
+    def __init__(self, scale: float, decay: float) -> None:
+        self.s, self.decay, self.t, self.m, self.v = scale, decay, 0, 0.0, 0.0
+
+    def step(self, a: Tensor, b: Tensor, ga: Tensor, gb: Tensor, rate: float):
+        s, r, eye = self.s, len(a), torch.eye(len(a)).double()
+        self.t += 1
+        first = self.t == 1
+        small_a = torch.linalg.inv(a @ a.T + 1e-8 * eye)
+        small_b = torch.linalg.inv(b.T @ b + 1e-8 * eye)
+        outside = torch.eye(len(b)).double() - b @ small_b @ b.T
+
+        def mapped(of_a: Tensor, of_b: Tensor) -> tuple[Tensor, Tensor]:
+            if first:
+                return of_a, of_b @ small_a / s**2
+            return small_b @ of_a / s**2, outside @ of_b @ small_a / s**2
+
+        da, db = mapped(ga, gb)
+        g = s * b @ da + s * db @ a
+        self.m, self.v = 0.9 * self.m + 0.1 * g, 0.999 * self.v + 0.001 * g * g
+        mean, square = self.m / (1 - 0.9**self.t), self.v / (1 - 0.999**self.t)
+        g = mean / (square.sqrt() + 1e-8)
+        of_a, of_b = s * b.T @ g, s * g @ a.T
+        da, db = mapped(of_a, of_b)
+        if not first:
+            system = torch.kron(b.T @ b, eye) + torch.kron(eye, (a @ a.T).T.contiguous())
+            right = -small_b @ of_a @ a.T / s**2
+            x = torch.linalg.solve(system, right.flatten()).view(r, r)
+            da, db = da + x @ a, db - b @ x
+        kept = math.sqrt(1 - rate * self.decay)
+        return kept * a - rate * da, kept * b - rate * db
+
+
+def test_lora_pro_moves_its_factors_so_that_their_product_follows_adam(exact):
+    model = grafted("lora_pro", exact)
+    optimiser, rate = model.optimiser(), 2e-4
+    sites = ["image.blocks.0.q", "image.blocks.11.v", "text.blocks.5.k"]
+    literal = {site: LiteralPro(1 / math.sqrt(2), 0.01) for site in sites}
+    for number in range(4):
+        step = TrainingStep(batch(model, number), optimiser, rate, number, 4)
+        pairs = {site: (model.edits[site].a, model.edits[site].b) for site in sites}
+        before = {site: [p.detach().clone() for p in pair] for site, pair in pairs.items()}
+        model.method.step(step)
+        for site, (a, b) in pairs.items():
+            expected = literal[site].step(*before[site], a.grad, b.grad, rate)
+            close((a.detach(), b.detach()), expected, **CLOSE)
+            assert not torch.equal(b.detach(), before[site][1])
+
+
+def test_lora_pros_change_of_the_product_is_the_nearest_to_a_whole_gradient():
+    from harness.methods.lora_pro import nearest
+
+    draws = torch.Generator().manual_seed(1)
+    a, b, whole = (torch.randn(1, *shape, generator=draws).double()
+                   for shape in ((2, 6), (5, 2), (5, 6)))  # fmt: skip
+    s = 0.7
+    down, up = nearest(a, b, s * b.mT @ whole, s * whole @ a.mT, s, first=False)
+    change = (s * (b @ down + up @ a))[0]
+    onto_b, onto_a = b[0] @ torch.linalg.pinv(b[0]), torch.linalg.pinv(a[0]) @ a[0]
+    outside = (torch.eye(5).double() - onto_b) @ whole[0] @ (torch.eye(6).double() - onto_a)
+    close(change, whole[0] - outside, atol=1e-6, rtol=1e-6)  # but for delta
+
+
+def test_lora_pro_is_adam_with_the_recipe_of_clip_lora():
+    assert build("lora_pro").recipe("few_shot", "dtd", 4) == {"iterations": 2000}
