@@ -106,8 +106,8 @@ class Support(Protocol):
     """The few-shot images of a fit, for what is computed before the first and after the last step.
 
     labels: [N]. text: features [C, T, E] of the prompts. Features are not normalised.
-    scale: exp(logit_scale). seed: the run's. unfrozen: the backbone's parameters that the method
-    trains, by name: frozen, and as they are.
+    scale: exp(logit_scale). seed: the run's. edits: what the method inserts, by site. unfrozen: the
+    backbone's parameters that the method trains, by name: frozen, and as they are.
     """
 
     labels: Tensor
@@ -117,7 +117,13 @@ class Support(Protocol):
     @property
     def text(self) -> Tensor: ...
     @property
+    def edits(self) -> Mapping[Site, Edit]: ...
+    @property
     def unfrozen(self) -> Mapping[str, tuple[Tensor, nn.Parameter]]: ...
+
+    def inputs(self, sites: Iterable[Site], see: Callable[[Site, Tensor], None]) -> None:
+        """Calls see(site, x [tokens, D]) with what enters some sites, part by part, for the first
+        pass over the training views and for the prompts (their tokens up to end-of-text)."""
 
     def view(self, number: int) -> Tensor:
         """Features [N, E] of one pass over the training views (of five crops: the crop)."""

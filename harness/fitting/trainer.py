@@ -100,14 +100,16 @@ def fit(
         HarnessError: the loss is not finite, with the epoch.
     """
     method = model.method
+    total = schedule.total if model.parameters() else 0
     before = [p.detach().clone() for p in model.parameters()]
     support = FewShotSupport(images, texts, val, seed)
     method.prepare(model.head, support)
+    if total:  # it is the steps that must move them
+        before = [p.detach().clone() for p in model.parameters()]
     optimiser, mean = model.optimiser(), WeightedMean()
     frozen = images.frozen() if method.frozen_images else None
     losses, seen, done = [], 0, 0
     room = AdaptiveChunks(chunks)
-    total = schedule.total if model.parameters() else 0
     with progress(total, label) as bar:
         for epoch in range(math.ceil(total / schedule.steps)):
             count, drop_last = len(support.labels), method.views().drop_last

@@ -10,10 +10,12 @@ import torch
 from harness.dataset import Classes
 from harness.fitting.inputs import image_features
 from harness.fitting.model import Model
+from harness.fitting.sites import show_inputs
 from harness.fitting.step import Batch, Chunks, TrainingStep, gradients
 from harness.fitting.texts import Texts, text_features, texts
 from harness.method import HeadContext, Method
 from harness.methods.coop import Context
+from harness.towers.edit import Edit
 from tests.conftest import METHODS, PLUGINS
 from tests.toy_backbone import SIZE
 
@@ -62,6 +64,16 @@ class EightImages:
     @property
     def text(self) -> torch.Tensor:
         return text_features(self.model, texts(self.model, FIT, training=False))
+
+    @property
+    def edits(self) -> dict[str, Edit]:
+        return self.model.edits
+
+    def inputs(self, sites, see) -> None:
+        def pixels(model: Model) -> list[torch.Tensor]:
+            return [model.prefix(model.clip.image, images(like=model.clip.logit_scale))]
+
+        show_inputs(self.model, sites, see, pixels, texts(self.model, FIT, training=True))
 
     @property
     def unfrozen(self) -> dict[str, tuple[torch.Tensor, torch.nn.Parameter]]:
@@ -320,6 +332,7 @@ PARAMETERS = {
     "lora_plus": 184_320,
     "flat_lora": 184_320,
     "lora_pro": 184_320,
+    "eva": 184_320,
     "promptsrc": 46_080,
     "atprompt": 3_072,
     "dept": 2_048 + 2_048 + 3 * 513,
@@ -385,7 +398,6 @@ def test_trainable_parameters_on_vit_b16_are_the_published_number(name, vit_b16)
 
 def test_asking_for_a_block_that_is_not_there_names_method_backbone_and_remedy(mini):
     from harness.errors import HarnessError
-    from harness.towers.edit import Edit
 
     class Deep(Method):
         def edits(self, clip, classes):

@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.errors import HarnessError
+from harness.fitting.inputs import FewShotSupport, Images
 from harness.fitting.model import Model
-from harness.fitting.step import TrainingStep
+from harness.fitting.step import TrainingStep, gradients
+from harness.fitting.texts import texts
 from harness.randomness import normal
 from harness.towers.edit import Rows, SiteContext
+from harness.towers.openclip import text_lengths
 from tests.methods.test_contract import FIT, batch, build, grafted, images, logits, shake
 from tests.methods.test_equations import CLOSE
 from tests.methods.test_equations_weights import (
@@ -169,3 +173,95 @@ def test_lora_pros_change_of_the_product_is_the_nearest_to_a_whole_gradient():
 
 def test_lora_pro_is_adam_with_the_recipe_of_clip_lora():
     assert build("lora_pro").recipe("few_shot", "dtd", 4) == {"iterations": 2000}
+
+
+def entered(clip, tower: str, block: int) -> Tensor:
+    """The tokens [n, D] that enter the attention of a block, of random images or of the prompts."""
+    if tower == "image":
+        x = clip.image.stem(images())
+        kept = torch.ones(x.shape[:2], dtype=torch.bool)
+    else:
+        ids = clip.tokenize([PHOTO.format(name) for name in FIT.names])
+        x = clip.text.stem(ids)
+        kept = torch.zeros(ids.shape, dtype=torch.bool)
+        for row, text in enumerate(ids.tolist()):
+            kept[row, : text.index(max(text)) + 1] = True
+    own = getattr(clip, tower)
+    for index in range(block):
+        x = own.block(index, x)
+    return own.blocks[block].ln1(x)[kept]
+
+
+def test_eva_starts_at_principal_components_and_ranks_them_by_explained_variance(exact):
+    model = grafted("eva", exact)
+    close(logits(model, FIT, images()), frozen_logits(exact), **CLOSE)
+    components, shares = {}, []
+    for tower in ("image", "text"):
+        for block in range(12):
+            x = entered(exact, tower, block)
+            _, values, rows = torch.linalg.svd(x - x.mean(0), full_matrices=False)
+            explained = values**2 / (values**2).sum()
+            for part in "qkv":
+                site = f"{tower}.blocks.{block}.{part}"
+                components[site] = rows
+                shares += [(explained[i].item(), site) for i in range(4)]
+    threshold = sorted(share for share, _ in shares)[-72 * 2]
+    found = {site: len(edit.a) for site, edit in model.edits.items()}
+    assert sum(found.values()) == 72 * 2
+    assert len({*found.values()}) > 2
+    for site, edit in model.edits.items():
+        own = [share for share, of in shares if of == site]
+        above, at_least = (
+            sum(share > threshold * factor for share in own) for factor in (1 + 1e-9, 1 - 1e-9)
+        )
+        assert above <= found[site] <= at_least
+        assert edit.b.shape == (len(edit.b), found[site])
+        assert edit.b.count_nonzero() == 0
+        for row, expected in zip(edit.a.detach(), components[site], strict=False):
+            sign = expected[expected.abs().argmax()].sign()
+            close(row, sign * expected, atol=1e-8, rtol=1e-8)
+
+
+def test_eva_learns_updates_of_the_scale_of_the_mean_rank(exact):
+    model = grafted("eva", exact)
+    shake(model)
+    expected = changed_logits(model, lambda site, matrix: torch.zeros_like(matrix), False)
+    close(logits(model, FIT, images()), expected.detach(), **CLOSE)
+    loss = cross_entropy(
+        changed_logits(model, lambda site, matrix: torch.zeros_like(matrix), True), LABELS
+    )
+    parameters = model.parameters()
+    wanted = torch.autograd.grad(loss, parameters, allow_unused=True)
+    close(gradients(batch(model)), loss.detach(), **CLOSE)
+    for parameter, gradient in zip(parameters, wanted, strict=True):
+        if parameter.numel():
+            close(parameter.grad, gradient, **CLOSE)
+
+
+def test_eva_with_a_rho_of_one_has_the_same_rank_everywhere(exact):
+    edits = grafted("eva", exact, rho=1.0).edits
+    assert {len(edit.a) for edit in edits.values()} == {2}
+    assert len({edit.a.data_ptr() for edit in edits.values()}) == 72  # of q, k and v each its own
+    with pytest.raises(HarnessError, match=r"eva\.rho must be at least 1"):
+        build("eva", rho=0.5).check()
+
+
+def test_a_support_shows_what_enters_any_site_of_the_shots_and_the_prompts(make_run):
+    run = make_run("lora")
+    model = run.model()
+    images_ = Images(
+        model, run.source(run.train), run.train, run.context.cache, run.augmentation(model.method)
+    )
+    prompts = texts(model, run.train.classes, training=True)
+    support, seen = FewShotSupport(images_, prompts, None, seed=1), {}
+    sites = ["image.blocks.3.q", "image.features", "text.blocks.2.fc1"]
+    support.inputs(sites, lambda site, x: seen.setdefault(site, []).append(x))
+    clip, count = model.clip, len(run.train.items)
+    shown = {site: torch.cat(parts) for site, parts in seen.items()}
+    assert shown["image.blocks.3.q"].shape == (count * clip.image.length, clip.image.width)
+    assert len(shown["text.blocks.2.fc1"]) == int(text_lengths(prompts.ids).sum())
+    view = images_.augmentation.view(1, 0)
+    features = next(images_.frozen().train(view, [torch.arange(count)]))
+    close(shown["image.features"] @ clip.image.visual.proj, features, atol=1e-4, rtol=1e-4)
+    with pytest.raises(HarnessError, match=r"there is no such site.*image\.blocks\.3\.q"):
+        support.inputs(["image.blocks.3.qq"], print)
