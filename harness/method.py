@@ -93,13 +93,15 @@ class Views:
     crop: `random` (resized crop and flip), or `five`: corners and centre, one of them for all
     images of an epoch. scale: the crop's area, None for the engine's. drop_last: whether an
     incomplete last batch is left out, as the field does. count: how many random views of each image
-    there are, which the epochs take in turn; 0: a fresh one every epoch.
+    there are, which the epochs take in turn; 0: a fresh one every epoch. one_class: whether each
+    batch is of one class; images that no whole batch of their class takes are batched together.
     """
 
     crop: Literal["random", "five"] = "random"
     scale: tuple[float, float] | None = None
     drop_last: bool = True
     count: int = 0
+    one_class: bool = False
 
 
 class Support(Protocol):
@@ -162,6 +164,9 @@ class Step(Protocol):
     def number(self) -> int: ...
     @property
     def total(self) -> int: ...
+
+    def image_features(self) -> Tensor:
+        """Features [B, E] of the step's images as the model is now: not normalised, no graph."""
 
     def gradients(self, loss: Loss, classes: Tensor | None = None) -> tuple[Tensor, Gradients]:
         """The loss of the step's batch, detached, and its gradients, micro-batched underneath.

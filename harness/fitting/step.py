@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from harness.fitting.model import Model
+from harness.fitting.model import Model, at_least_float32
 from harness.fitting.texts import CHUNK_TEXTS, MicroBatch, Texts, in_order
 from harness.method import Gradients, HeadContext, Loss
 from harness.towers.edit import Rows
@@ -115,6 +115,13 @@ class TrainingStep:
     @property
     def key(self) -> tuple[object, ...]:
         return self.batch.key
+
+    @torch.no_grad()
+    def image_features(self) -> Tensor:
+        batch = replace(self.batch, chunks=self.room.chunks)
+        parts = micro_batches(batch, "image")
+        features = [tower_features(batch, "image", part)[0] for part in parts]
+        return at_least_float32(in_order(features, parts))
 
     def gradients(self, loss: Loss, classes: Tensor | None = None) -> tuple[Tensor, Gradients]:
         batch = self.batch if classes is None else self.batch.of_classes(classes)

@@ -333,6 +333,7 @@ PARAMETERS = {
     "flat_lora": 184_320,
     "lora_pro": 184_320,
     "eva": 184_320,
+    "skip_tuning": 62_099_456,
     "promptsrc": 46_080,
     "atprompt": 3_072,
     "dept": 2_048 + 2_048 + 3 * 513,

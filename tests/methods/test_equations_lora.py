@@ -171,10 +171,6 @@ def test_lora_pros_change_of_the_product_is_the_nearest_to_a_whole_gradient():
     close(change, whole[0] - outside, atol=1e-6, rtol=1e-6)  # but for delta
 
 
-def test_lora_pro_is_adam_with_the_recipe_of_clip_lora():
-    assert build("lora_pro").recipe("few_shot", "dtd", 4) == {"iterations": 2000}
-
-
 def entered(clip, tower: str, block: int) -> Tensor:
     """The tokens [n, D] that enter the attention of a block, of random images or of the prompts."""
     if tower == "image":
