@@ -1,7 +1,9 @@
 """Equations of low-rank variants against slow, literal transcriptions (float64, 1e-10)."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ from tests.methods.test_equations_weights import (
     cross_entropy,
     template,
     tower_by_hand,
+    unit,
 )
 
 PHOTO = "a photo of a {}."
@@ -261,3 +264,49 @@ def test_a_support_shows_what_enters_any_site_of_the_shots_and_the_prompts(make_
     close(shown["image.features"] @ clip.image.visual.proj, features, atol=1e-4, rtol=1e-4)
     with pytest.raises(HarnessError, match=r"there is no such site.*image\.blocks\.3\.q"):
         support.inputs(["image.blocks.3.qq"], print)
+
+
+def principal_logits(model: Model) -> Tensor:
+    """With W's two largest singular directions out of W, and B A / sqrt 2 in their place."""
+
+    def features(tower, inputs: Tensor) -> Tensor:
+        def project(site, op, x):
+            left, values, right = np.linalg.svd(op.weight.numpy())
+            rest = torch.from_numpy(left[:, 2:] @ np.diag(values[2:]) @ right[2:])
+            return x @ (rest + product(model.edits[site]) / math.sqrt(2)).T + op.bias
+
+        return tower_by_hand(tower, inputs, project, lambda site, x: 0)
+
+    clip = model.clip
+    ids = clip.tokenize([PHOTO.format(name) for name in FIT.names])
+    return clip.logit_scale.exp() * cosines(
+        features(clip.image, images()), features(clip.text, ids)
+    )
+
+
+def test_ba_lora_replaces_the_largest_singular_directions_and_holds_the_logits(exact):
+    weights = {"consistency": 0.7, "diversity": 0.02, "focus": 0.9, "directions": 2}
+    model = grafted("ba_lora", exact, **weights)
+    close(logits(model, FIT, images()), frozen_logits(exact), **CLOSE)
+    edit, op = model.edits["text.blocks.3.k"], exact.text.blocks[3].attn.k
+    assert torch.linalg.svdvals(op.weight - product(edit).detach() / math.sqrt(2)).max() == (
+        pytest.approx(torch.linalg.svdvals(op.weight)[2].item())
+    )
+    shake(model)
+    z, z0 = principal_logits(model), frozen_logits(exact)
+    close(logits(model, FIT, images()), z.detach(), **CLOSE)
+    drift = sum(((unit(a) - unit(b)) ** 2).sum() for a, b in zip(z, z0, strict=True)) / (8 * 3)
+    means, spread = z.mean(0), 0.0
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        covariance = sum((row[i] - means[i]) * (row[j] - means[j]) for row in z) / 7
+        spread = spread + 2 * covariance**2 / 3
+    values = torch.linalg.eigvalsh(z.T @ z).sqrt()  # ascending
+    kept = (values[1] + values[2]) / values.sum()
+    agrees(model, cross_entropy(z, LABELS) + 0.7 * drift + 0.02 * spread - 0.9 * kept)
+
+
+def test_ba_loras_loss_is_finite_on_a_single_image(exact):
+    model = grafted("ba_lora", exact)
+    given = batch(model)
+    one = replace(given, x=given.x[:1], labels=given.labels[:1], frozen=given.frozen[:1])
+    assert gradients(one).isfinite()
