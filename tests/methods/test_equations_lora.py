@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,9 +14,12 @@ from harness.fitting.inputs import FewShotSupport, Images
 from harness.fitting.model import Model
 from harness.fitting.step import TrainingStep, gradients
 from harness.fitting.texts import texts
+from harness.methods.flat_lora import Flattened
+from harness.methods.lora_pro import nearest
 from harness.randomness import normal
 from harness.towers.edit import Rows, SiteContext
 from harness.towers.openclip import text_lengths
+from tests.conftest import execute
 from tests.methods.test_contract import FIT, batch, build, grafted, images, logits, shake
 from tests.methods.test_equations import CLOSE
 from tests.methods.test_equations_weights import (
@@ -161,8 +165,6 @@ def test_lora_pro_moves_its_factors_so_that_their_product_follows_adam(exact):
 
 
 def test_lora_pros_change_of_the_product_is_the_nearest_to_a_whole_gradient():
-    from harness.methods.lora_pro import nearest
-
     draws = torch.Generator().manual_seed(1)
     a, b, whole = (torch.randn(1, *shape, generator=draws).double()
                    for shape in ((2, 6), (5, 2), (5, 6)))  # fmt: skip
@@ -310,3 +312,24 @@ def test_ba_loras_loss_is_finite_on_a_single_image(exact):
     given = batch(model)
     one = replace(given, x=given.x[:1], labels=given.labels[:1], frozen=given.frozen[:1])
     assert gradients(one).isfinite()
+
+
+def test_an_edit_is_told_how_far_the_fit_is(make_run, monkeypatch):
+    told, plain = [], Flattened.noise
+
+    def noted(edit, at):
+        told.append(at.progress)
+        return plain(edit, at)
+
+    run = make_run("flat_lora", max_steps=4)
+    monkeypatch.setattr(Flattened, "noise", noted)
+    record, _, _ = execute(run)
+    assert record.status == "done", record.error
+    assert [told[0], *(b for a, b in pairwise(told) if a != b)][-4:] == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_parameters_that_move_before_the_first_step_alone_count_as_unmoved(make_run, monkeypatch):
+    monkeypatch.setattr("harness.methods.eva.EVA.step", lambda method, step: torch.zeros(()))
+    record, _, _ = execute(make_run("eva", max_steps=2))
+    assert record.status == "done", record.error
+    assert "no trained parameter moved" in record.checks
