@@ -101,21 +101,23 @@ class Views:
     crop: `random` (resized crop and flip), or `five`: corners and centre, one of them for all
     images of an epoch. scale: the crop's area, None for the engine's. drop_last: whether an
     incomplete last batch is left out, as the field does. count: how many random views of each image
-    there are, which the epochs take in turn; 0: a fresh one every epoch.
+    there are, which the epochs take in turn; 0: a fresh one every epoch. one_class: whether each
+    batch is of one class; images that no whole batch of their class takes are batched together.
     """
 
     crop: Literal["random", "five"] = "random"
     scale: tuple[float, float] | None = None
     drop_last: bool = True
     count: int = 0
+    one_class: bool = False
 
 
 class Support(Protocol):
     """The few-shot images of a fit, for what is computed before the first and after the last step.
 
     labels: [N]. text: features [C, T, E] of the prompts. Features are not normalised.
-    scale: exp(logit_scale). seed: the run's. unfrozen: the backbone's parameters that the method
-    trains, by name: frozen, and as they are.
+    scale: exp(logit_scale). seed: the run's. edits: what the method inserts, by site. unfrozen: the
+    backbone's parameters that the method trains, by name: frozen, and as they are.
     """
 
     labels: Tensor
@@ -125,7 +127,13 @@ class Support(Protocol):
     @property
     def text(self) -> Tensor: ...
     @property
+    def edits(self) -> Mapping[Site, Edit]: ...
+    @property
     def unfrozen(self) -> Mapping[str, tuple[Tensor, nn.Parameter]]: ...
+
+    def inputs(self, sites: Iterable[Site], see: Callable[[Site, Tensor], None]) -> None:
+        """Calls see(site, x [tokens, D]) with what enters some sites, part by part, for the first
+        pass over the training views and for the prompts (their tokens up to end-of-text)."""
 
     def view(self, number: int) -> Tensor:
         """Features [N, E] of one pass over the training views (of five crops: the crop)."""
@@ -164,6 +172,9 @@ class Step(Protocol):
     def number(self) -> int: ...
     @property
     def total(self) -> int: ...
+
+    def image_features(self) -> Tensor:
+        """Features [B, E] of the step's images as the model is now: not normalised, no graph."""
 
     def gradients(
         self, loss: Loss, classes: Tensor | None = None, mode: str = ""

@@ -23,3 +23,10 @@ def uniform(shape: tuple[int, ...], *key: object, device: torch.device | str = "
     draws = torch.Generator(device).manual_seed(seed_of(*key))
     tiny = torch.finfo(torch.float32).tiny
     return torch.rand(shape, generator=draws, device=device).clamp_min_(tiny)
+
+
+def normal(shape: tuple[int, ...], *key: object, like: Tensor) -> Tensor:
+    """Standard normal draws in the precision and on the device of `like`: a function of `key`,
+    `shape`, that precision and the kind of device."""
+    draws = torch.Generator(like.device).manual_seed(seed_of(*key))
+    return torch.randn(shape, generator=draws, dtype=like.dtype, device=like.device)

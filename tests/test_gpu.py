@@ -8,23 +8,24 @@ import pytest
 import torch
 
 from harness.fitting import step
+from harness.methods.dyt import DyT
+from harness.methods.flat_lora import FlatLoRA
+from harness.methods.lora import LoRA
 from tests import golden, toy_backbone
-from tests.conftest import METHODS, execute
+from tests.conftest import METHODS, PLUGINS, execute
 from tests.fitting.pretended_card import card
 from tests.fitting.test_pretended_card import learned
 from tests.methods.test_golden import GOLDEN, close
 
 pytestmark = pytest.mark.gpu
-DROPS = (
-    "lora",
-    "comp_lora",
-    "dora",
-    "image_lora",
-    "prilora",
-    "lora_plus",
-    "dyt",
-)  # the dropout of a card is not the processor's
 FEW = ("coop", "cocoop", "metaprompt", "adapter", "dra", "lora")
+
+
+def quiet(name):
+    """The settings with which a method draws nothing on a card."""
+    cls = PLUGINS.plugins["methods"][name].cls
+    dropped = {"dropout": 0.0} if issubclass(cls, (LoRA, DyT)) else {}
+    return dropped | ({"rho": 0.0} if issubclass(cls, FlatLoRA) else {})
 
 
 @pytest.fixture
@@ -66,13 +67,12 @@ def test_logits_loss_and_gradients_in_float32_are_the_processors(name, toy, sing
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     if name == "lfa":  # where LAPACK decides nothing; see `golden`
         monkeypatch.setattr("harness.methods.lfa.aligned", lambda x, y, beta: y.T @ x)
-    fields = {"dropout": 0.0} if name in DROPS else {}
-    expected = learned(name, toy, **fields)
-    for one, other in zip(learned(name, single, **fields), expected, strict=True):
+    expected = learned(name, toy, **quiet(name))
+    for one, other in zip(learned(name, single, **quiet(name)), expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in DROPS])
+@pytest.mark.parametrize("name", [name for name in METHODS if not quiet(name)])
 def test_a_fit_in_float64_comes_to_the_golden_values(name, cuda):
     expected = {part: value for part, value in GOLDEN[name].items() if part != "code"}
     close(golden.measure(name, "cuda"), expected, name)

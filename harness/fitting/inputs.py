@@ -5,7 +5,7 @@ and (in training) the view, which is a function of (seed, epoch, position). Meth
 that need the same values share them, under a size budget.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from harness.errors import HarnessError
 from harness.fitting.model import Model, at_least_float32
+from harness.fitting.sites import See, show_inputs
 from harness.fitting.texts import Texts, arithmetic_key, text_features
 from harness.images.cache import Cache
 from harness.images.pixels import Augmentation, FiveCrop, View, normalise
 from harness.images.source import ImageSource, test_batches, train_batches
 from harness.method import Method
 from harness.splits import Split
-from harness.towers.edit import Rows
+from harness.towers.edit import Edit, Rows
+from harness.towers.tower import Site
 
 CHUNK = 100  # images a forward pass while nothing is trained: Dassl's test batch
 
@@ -139,6 +141,22 @@ class FewShotSupport:
         five = isinstance(augmentation, FiveCrop)
         view = (number,) if five else augmentation.view(self.seed, number)
         return self._features(self._images, self._images.train(view, self._images._in_order()))
+
+    @property
+    def edits(self) -> Mapping[Site, Edit]:
+        """What the method inserts, by site."""
+        return self._images.model.edits
+
+    def inputs(self, sites: Iterable[Site], see: See) -> None:
+        """Calls see(site, x [tokens, D]) with what enters some sites, part by part, for the first
+        pass over the training views and for the prompts."""
+        view = self._images.augmentation.view(self.seed, 0)
+
+        def first_view(model: Model) -> Iterator[Tensor]:
+            images = replace(self._images, model=model)
+            return images.train(view, images._in_order())
+
+        show_inputs(self._images.model, sites, see, first_view, self._prompts)
 
     def test(self) -> Tensor:
         """Features [N, E] under the test transform."""

@@ -41,7 +41,7 @@ class Model:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of("initialisation", seed))
             edits, head = method.edits(clip, classes), method.head(clip, classes)
-        _check_sites(clip, method, edits)
+        check_sites(clip, method, edits)
         self.unfrozen = _copies(clip, method)
         if method.text_per_image and any(site.startswith("image.") for site in edits):
             raise HarnessError(f"{method.name} has texts for each image: it may not edit images.")
@@ -263,7 +263,8 @@ def at_least_float32(features: Tensor) -> Tensor:
     return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
-def _check_sites(clip: Clip, method: Method, sites: Sequence[Site] | dict[Site, Edit]) -> None:
+def check_sites(clip: Clip, method: Method, sites: Sequence[Site] | dict[Site, Edit]) -> None:
+    """Raises HarnessError for sites that a backbone lacks."""
     missing = sorted(set(sites) - set(clip.sites()))
     if missing:
         close = difflib.get_close_matches(missing[0], clip.sites(), n=1, cutoff=0.6)

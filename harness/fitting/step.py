@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from harness.fitting.model import Model
+from harness.fitting.model import Model, at_least_float32
 from harness.fitting.texts import CHUNK_TEXTS, MicroBatch, Texts, in_order
 from harness.method import Gradients, HeadContext, Loss
 from harness.towers.edit import Rows, added
@@ -45,6 +45,7 @@ class Batch:
 
     key: (seed, step). frozen: the images' frozen features [B, E], of a method that asks for them.
     mode: which of several ways through the towers this is (see `SiteContext.mode`).
+    progress: the share of the fit's steps that are done.
     """
 
     model: Model
@@ -54,6 +55,7 @@ class Batch:
     key: tuple[object, int]
     chunks: Chunks = Chunks()
     frozen: Tensor | None = None
+    progress: float = 0.0
     mode: str = ""
 
     def rows(self, kind: str) -> tuple[int, int]:
@@ -115,6 +117,13 @@ class TrainingStep:
     @property
     def key(self) -> tuple[object, ...]:
         return self.batch.key
+
+    @torch.no_grad()
+    def image_features(self) -> Tensor:
+        batch = replace(self.batch, chunks=self.room.chunks)
+        parts = micro_batches(batch, "image")
+        features = [tower_features(batch, "image", part)[0] for part in parts]
+        return at_least_float32(in_order(features, parts))
 
     def gradients(
         self, loss: Loss, classes: Tensor | None = None, mode: str = ""
@@ -201,12 +210,15 @@ def tower_features(batch: Batch, kind: str, micro_batch: MicroBatch) -> tuple[Te
     """Features of some of the step's images or text rows."""
     model, numbers = batch.model, micro_batch.numbers
     if kind == "image":
-        rows = Rows(numbers, len(batch.x), True, batch.key, mode=batch.mode)
+        rows = Rows(
+            numbers, len(batch.x), True, batch.key, mode=batch.mode, progress=batch.progress
+        )
         x = batch.x[numbers]
         return model.rest(model.clip.image, x, x, rows), rows
     images = batch.x if model.method.text_per_image else None
     x, ids, rows = batch.texts.rows(micro_batch, images, True, batch.key)
     rows.mode = batch.mode
+    rows.progress = batch.progress
     return model.rest(model.clip.text, x, ids, rows), rows
 
 

@@ -100,18 +100,22 @@ def fit(
         HarnessError: the loss is not finite, with the epoch.
     """
     method = model.method
+    total = schedule.total if model.parameters() else 0
+    views = method.views()
     before = [p.detach().clone() for p in model.parameters()]
     support = FewShotSupport(images, texts, val, seed)
     method.prepare(model.head, support)
+    if total:  # it is the steps that must move them
+        before = [p.detach().clone() for p in model.parameters()]
+    alike = support.labels.cpu() if views.one_class else None
     optimiser, mean = model.optimiser(), WeightedMean()
     frozen = images.frozen() if method.frozen_images else None
     losses, seen, done = [], 0, 0
     room = AdaptiveChunks(chunks)
-    total = schedule.total if model.parameters() else 0
     with progress(total, label) as bar:
         for epoch in range(math.ceil(total / schedule.steps)):
-            count, drop_last = len(support.labels), method.views().drop_last
-            order = epoch_order(count, method.batch_size, seed, epoch, drop_last)[: total - done]
+            shuffled = (len(support.labels), method.batch_size, seed, epoch, views.drop_last, alike)
+            order = epoch_order(*shuffled)[: total - done]
             view = images.augmentation.view(seed, epoch)
             passes = (
                 images.train(view, order),
@@ -121,7 +125,8 @@ def fit(
             for batch, x, features in zip(order, *passes, strict=False):
                 rate = method.learning_rate(done, schedule.steps, schedule.total)
                 labels = support.labels[batch]
-                data = Batch(model, x, texts, labels, (seed, done), chunks, features)
+                now = done / total
+                data = Batch(model, x, texts, labels, (seed, done), chunks, features, now)
                 step = TrainingStep(data, optimiser, rate, done, total, room)
                 epoch_losses.append(method.step(step))
                 seen, done = seen + len(batch), done + 1

@@ -85,19 +85,43 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def epoch_order(
-    count: int, batch_size: int, seed: int, epoch: int, drop_last: bool = True
+    count: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    drop_last: bool = True,
+    labels: Tensor | None = None,
 ) -> list[Tensor]:
     """The batches of an epoch: indices in a random order, the last incomplete one dropped.
 
-    With fewer images than a batch takes, or a batch size of 0, one batch of all of them.
+    With fewer images than a batch takes, or a batch size of 0, one batch of all of them. With
+    `labels` [count], on the CPU, each batch is of one class, in a random order; the images that no
+    whole batch of their class takes make up batches together.
 
     Source: Dassl data_manager.py (RandomSampler, drop_last = len(data) >= batch_size).
     """
     order = torch.randperm(count, generator=generator("order", seed, epoch))
     batch_size = min(batch_size or count, count)
-    if not drop_last:
-        return list(order.split(batch_size))
-    return list(order[: count - count % batch_size].split(batch_size))
+    if labels is not None:
+        order = _by_class(order, labels, batch_size)
+    batches = list(order.split(batch_size))
+    if drop_last and len(batches[-1]) < batch_size:
+        batches.pop()
+    if labels is not None:
+        mixed = torch.randperm(len(batches), generator=generator("batches", seed, epoch))
+        return [batches[i] for i in mixed.tolist()]
+    return batches
+
+
+def _by_class(order: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+    """The indices so that their batches are of one class; last those that are left over."""
+    whole, spare = list[Tensor](), torch.ones(len(order), dtype=torch.bool)
+    for label in labels.unique():
+        (places,) = (labels[order] == label).nonzero(as_tuple=True)
+        places = places[: len(places) // batch_size * batch_size]
+        whole.append(order[places])
+        spare[places] = False
+    return torch.cat([*whole, order[spare]])
 
 
 def steps_per_epoch(count: int, batch_size: int, drop_last: bool = True) -> int:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from harness.randomness import uniform
+from harness.randomness import normal, uniform
 from harness.towers.tower import Site
 
 
@@ -31,6 +31,7 @@ class Rows:
     image: Tensor | None = None  # frozen features of each text row's image [R, E]
     shared: int = 0  # positions at the beginning that are the same in all text rows of an image
     copies: int = 1  # how many images these rows belong to, in order
+    progress: float = 0.0  # share of the fit's steps that are done
     drawn: bool = False  # whether an edit drew for them
     mode: str = ""  # of a step that passes the towers in several ways, which this is
     losses: dict[tuple[Site, str], Tensor] = field(default_factory=dict)
@@ -88,6 +89,11 @@ class SiteContext:
         return self.passing
 
     @property
+    def progress(self) -> float:
+        """Which share of the fit's steps is done, from 0 to below 1."""
+        return self.rows.progress
+
+    @property
     def ids(self) -> Tensor:
         """Token ids [R, L] of the text rows.
 
@@ -136,6 +142,12 @@ class SiteContext:
         key = (*self.rows.key, self.site, purpose)
         kept = uniform(shape, *key, device=x.device)[: x.shape[1], self.rows.numbers] >= rate
         return x * kept.transpose(0, 1) / (1 - rate)
+
+    def normal(self, purpose: str, *shape: int, like: Tensor) -> Tensor:
+        """Standard normal draws [*shape], in the precision and on the device of `like`, the same
+        for all rows of the step: a function of (seed, step, site, purpose) on a kind of device."""
+        self.rows.drawn = True
+        return normal(shape, *self.rows.key, self.site, purpose, like=like)
 
     def loss(self, name: str, per_row: Tensor) -> None:
         """Adds an auxiliary loss [R]; the total is its mean over the step's rows, over all sites.

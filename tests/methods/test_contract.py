@@ -10,10 +10,12 @@ import torch
 from harness.dataset import Classes
 from harness.fitting.inputs import image_features
 from harness.fitting.model import Model
+from harness.fitting.sites import show_inputs
 from harness.fitting.step import Batch, Chunks, TrainingStep, gradients
 from harness.fitting.texts import Texts, text_features, texts
 from harness.method import HeadContext, Method
 from harness.methods.coop import Context
+from harness.towers.edit import Edit
 from tests.conftest import METHODS, PLUGINS
 from tests.toy_backbone import SIZE
 
@@ -67,6 +69,16 @@ class EightImages:
         return text_features(self.model, texts(self.model, FIT, training=False))
 
     @property
+    def edits(self) -> dict[str, Edit]:
+        return self.model.edits
+
+    def inputs(self, sites, see) -> None:
+        def pixels(model: Model) -> list[torch.Tensor]:
+            return [model.prefix(model.clip.image, images(like=model.clip.logit_scale))]
+
+        show_inputs(self.model, sites, see, pixels, texts(self.model, FIT, training=True))
+
+    @property
     def unfrozen(self) -> dict[str, tuple[torch.Tensor, torch.nn.Parameter]]:
         frozen = self.model.clip.parameters_by_name()
         return {name: (frozen[name], copy) for name, copy in self.model.unfrozen.items()}
@@ -106,8 +118,9 @@ def batch(model: Model, step: int = 0, chunks: Chunks | None = None) -> Batch:
     labels = torch.arange(8, device=pixels.device) % len(FIT.names)
     frozen = model.clip.image(pixels) if model.method.frozen_images else None
     return Batch(
-        model, x, texts(model, FIT, training=True), labels, (1, step), chunks or Chunks(), frozen
-    )
+        model, x, texts(model, FIT, training=True), labels, (1, step), chunks or Chunks(), frozen,
+        progress=0.7,
+    )  # fmt: skip
 
 
 def whole(ids: torch.Tensor) -> torch.Tensor:
@@ -325,6 +338,11 @@ PARAMETERS = {
     "image_lora": 36_864,
     "prilora": 737_280,
     "lora_plus": 184_320,
+    "flat_lora": 184_320,
+    "lora_pro": 184_320,
+    "eva": 184_320,
+    "ba_lora": 184_320,
+    "skip_tuning": 62_099_456,
     "promptsrc": 46_080,
     "atprompt": 3_072,
     "dept": 2_048 + 2_048 + 3 * 513,
@@ -386,7 +404,10 @@ def test_every_registered_methods_parameters_are_listed():
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_trainable_parameters_on_vit_b16_are_the_published_number(name, vit_b16):
-    if name == "clip_svd":  # shapes alone: to decompose all matrices takes half a minute
+    if name in (
+        "clip_svd",
+        "ba_lora",
+    ):  # shapes alone: to decompose all matrices takes half a minute
         vit_b16 = copy.deepcopy(vit_b16).to("meta")
     model = Model(vit_b16, build(name), FIT, seed=1)
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
@@ -394,7 +415,6 @@ def test_trainable_parameters_on_vit_b16_are_the_published_number(name, vit_b16)
 
 def test_asking_for_a_block_that_is_not_there_names_method_backbone_and_remedy(mini):
     from harness.errors import HarnessError
-    from harness.towers.edit import Edit
 
     class Deep(Method):
         def edits(self, clip, classes):

@@ -61,6 +61,14 @@ def built(name, task, dataset, shots, *bindings):
         ("plot", "few_shot", "fgvc_aircraft", 16, {"batch_size": 32}),
         ("tip_adapter", "few_shot", "oxford_flowers", 2, {"shots": 2, "alpha": 10.0}),
         ("tip_adapter_f", "few_shot", "eurosat", 16, {"epochs": 100, "trained": True}),
+        ("flat_lora", "few_shot", "dtd", 4, {"iterations": 2000, "rho": 0.05}),
+        ("lora_pro", "few_shot", "dtd", 2, {"iterations": 1000, "lr": 2e-4}),
+        ("eva", "few_shot", "dtd", 16, {"iterations": 8000, "rho": 2.0}),
+        ("skip_tuning", "base2new", "dtd", 16, {"lr": 2e-5, "epochs": 20, "one_class": True}),
+        ("skip_tuning", "base2new", "sun397", 16, {"epochs": 5, "image_lr": 5e-6}),
+        ("skip_tuning", "cross_dataset", "imagenet", 16, {"epochs": 5, "lr": 1e-5}),
+        ("skip_tuning", "domain_generalization", "imagenet", 16, {"image_lr": 1e-6}),
+        ("skip_tuning", "few_shot", "food101", 2, {"epochs": 10, "one_class": False}),
     ],
 )
 def test_a_recipe_is_the_published_one(name, task, dataset, shots, expected):
