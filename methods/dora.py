@@ -25,7 +25,8 @@ class Decomposed(LowRank):
         factor = self.magnitude / changed.detach().norm(dim=1)  # no gradient through the norm
         dropped = at.dropout(x, self.rate)
         plain = y - bias if dropped is x else F.linear(dropped, weight)
-        return y + (factor - 1) * plain + factor * self.scale * self.update(dropped)
+        change = (factor - 1) * plain + factor * self.scale * self.update(dropped)
+        return y + change.to(y.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,8 +48,8 @@ class Dispatched(Edit):
         inner = at.dropout(F.relu(self.down(at.stream)), self.dropout, f"dropout {at.mode}")
         adapted = self.scale * self.up(inner)  # [B, L, D]
         if at.mode == COMPLETE:
-            return y + adapted
-        return self.chosen(at) * y + adapted
+            return y + adapted.to(y.dtype)
+        return self.chosen(at).to(y.dtype) * y + adapted.to(y.dtype)
 
     def chosen(self, at: SiteContext) -> Tensor:
         """Which tokens pass the MLP, 0 or 1 with the gradient of their probability: [B, L, 1]."""

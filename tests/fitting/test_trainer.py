@@ -14,6 +14,7 @@ from harness.method import HeadContext, Method
 from harness.runs.engine import _precision
 from tests import toy_backbone
 from tests.conftest import FAMILIES, PLUGINS, execute
+from tests.methods.test_contract import fitting
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,7 @@ def test_every_method_trains_under_bfloat16_autocast_as_it_does_in_float32(
     fields = {field.name for field in dataclasses.fields(PLUGINS.plugins["methods"][name].cls)}
     settings |= {"scale": 0.1} if "scale" in fields else {}
     settings |= {"dropout": 0.0} if "dropout" in fields else {}
+    settings |= fitting(name)
     bf16, full = (execute(make_run(name, precision=p, **settings)) for p in ("bf16", "fp32"))
     assert bf16[0].status == "done", bf16[0].error
     if "epoch_losses" not in full[0].cost or not full[0].cost["steps"]:

@@ -54,7 +54,7 @@ def entering(fitted, tower, tokens):
         h = block.ln1(tokens)
         if index == BLOCK - 1:
             return h, edit
-        left = block.attn(h, tower.mask(h.shape[1]), lambda site, op, x, y: y)
+        left = block.attn(h, tower.mask(h.shape[1]), lambda site, op, x, y, *_: y)
         if edit is not None:  # Eq. 18
             inner = torch.relu(torch.relu(h @ edit.down.weight.T + edit.down.bias)
                                @ edit.mix.weight.T + edit.mix.bias)  # fmt: skip

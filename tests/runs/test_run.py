@@ -17,7 +17,8 @@ def test_a_run_pickles_to_less_than_a_kilobyte_and_is_the_same_elsewhere(name, m
     again = pickle.loads(text)
     assert again == prepared.run
     assert hash(again) == hash(prepared.run)
-    elsewhere = Context(prepared.context.clip).prepare(again)
+    texts = prepared.context.class_texts  # these travel with the request
+    elsewhere = Context(prepared.context.clip, class_texts=texts).prepare(again)
     assert (elsewhere.key, elsewhere.fit_key) == (prepared.key, prepared.fit_key)
     assert elsewhere.identity == prepared.identity
 
