@@ -118,7 +118,7 @@ class LPPlusPlus(Method):
         cosines = image @ text.T  # [N, C]
         head.linear.weight.copy_(own.T @ image)
         head.alpha.fill_(self.text_weight * ((own * cosines).sum(0) / own.sum(0)).mean())
-        largest = torch.linalg.eigvalsh(image.T @ image)[-1]
+        largest = torch.linalg.eigvalsh((image.T @ image).cpu())[-1]
         head.rates = [
             4 * len(image) / float(largest),
             len(image) / (4 * float(cosines.square().sum(0).max())),

@@ -7,6 +7,7 @@ that need the same values share them, under a size budget.
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -117,11 +118,24 @@ class Images:
 
 class FewShotSupport:
     """The few-shot images of a fit, with the features that the model gives them: what
-    `Method.prepare` and `Method.finish` may use (see `method.Support`)."""
+    `Method.prepare` and `Method.finish` may use (see `method.Support`).
+
+    The towers run in the precision that was on when it was made; what a method computes of their
+    features in `prepare` and `finish` is in single precision, see `alone`.
+    """
 
     def __init__(self, images: Images, prompts: Texts, val: Images | None, seed: int) -> None:
         self._images, self._prompts, self._val, self.seed = images, prompts, val, seed
         self.labels, self.scale = images.labels, images.model.clip.logit_scale.exp()
+        kind = images.model.clip.device.type
+        dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+        self._towers = partial(torch.autocast, kind, dtype, enabled, cache_enabled=False)
+
+    def alone(self, computed: Callable[[nn.Module, "FewShotSupport"], None]) -> None:
+        """`Method.prepare` or `Method.finish`, without autocast."""
+        model = self._images.model
+        with torch.autocast(model.clip.device.type, enabled=False):
+            computed(model.head, self)
 
     @property
     def unfrozen(self) -> Mapping[str, tuple[Tensor, nn.Parameter]]:
@@ -133,14 +147,16 @@ class FewShotSupport:
     @property
     def text(self) -> Tensor:
         """Features [C, T, E] of the prompts."""
-        return text_features(self._images.model, self._prompts)
+        with self._towers():
+            return at_least_float32(text_features(self._images.model, self._prompts))
 
     def view(self, number: int) -> Tensor:
         """Features [N, E] of one pass over the training views (of five crops: the crop)."""
         augmentation = self._images.augmentation
         five = isinstance(augmentation, FiveCrop)
         view = (number,) if five else augmentation.view(self.seed, number)
-        return self._features(self._images, self._images.train(view, self._images._in_order()))
+        with self._towers():
+            return self._features(self._images, self._images.train(view, self._images._in_order()))
 
     @property
     def edits(self) -> Mapping[Site, Edit]:
@@ -156,11 +172,13 @@ class FewShotSupport:
             images = replace(self._images, model=model)
             return images.train(view, images._in_order())
 
-        show_inputs(self._images.model, sites, see, first_view, self._prompts)
+        with self._towers():
+            show_inputs(self._images.model, sites, see, first_view, self._prompts)
 
     def test(self) -> Tensor:
         """Features [N, E] under the test transform."""
-        return self._features(self._images, self._images.test())
+        with self._towers():
+            return self._features(self._images, self._images.test())
 
     def val(self) -> tuple[Tensor, Tensor]:
         """Features [V, E] and labels [V] of the val images.
@@ -170,7 +188,8 @@ class FewShotSupport:
         """
         if self._val is None:
             raise HarnessError(f"{self._images.model.method.name} lacks `uses_val = True`.")
-        return self._features(self._val, self._val.test()), self._val.labels
+        with self._towers():
+            return self._features(self._val, self._val.test()), self._val.labels
 
     def _features(self, images: Images, batches: Iterator[Tensor]) -> Tensor:
         return at_least_float32(torch.cat([image_features(images.model, x) for x in batches]))

@@ -104,7 +104,7 @@ def fit(
     views = method.views()
     before = [p.detach().clone() for p in model.parameters()]
     support = FewShotSupport(images, texts, val, seed)
-    method.prepare(model.head, support)
+    support.alone(method.prepare)
     if total:  # it is the steps that must move them
         before = [p.detach().clone() for p in model.parameters()]
     alike = support.labels.cpu() if views.one_class else None
@@ -137,7 +137,7 @@ def fit(
             if not math.isfinite(losses[-1]):
                 raise HarnessError(f"the loss of {method.name} is not finite in epoch {epoch + 1}")
     mean.load(model.parameters())
-    method.finish(model.head, support)
+    support.alone(method.finish)
     for name, value in model.trained.state_dict().items():
         if not value.isfinite().all():
             raise HarnessError(

@@ -24,7 +24,7 @@ from harness.images.source import ImageSource
 from harness.measure import device_name
 from harness.method import Method, method_code
 from harness.records.store import digest
-from harness.runs.run import ENGINE, Configured, Run
+from harness.runs.run import BF16_ENGINE, ENGINE, Configured, Run
 from harness.splits import Split, class_names, few_shot, read_lists, refilled, select
 from harness.task import Fit, Measurement
 from harness.towers.openclip import Clip
@@ -302,7 +302,7 @@ class PreparedRun:
             "overrides": dict(self.method.overrides),
             "given": list(self.method.given),
             "code": self.context.code(type(self.method.value)),
-            "engine": ENGINE,
+            "engine": BF16_ENGINE if run.settings.precision == "bf16" else ENGINE,
             "task": self.task.name,
             "task_fields": asdict(self.task.value),
             "dataset": run.dataset,

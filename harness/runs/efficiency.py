@@ -204,12 +204,12 @@ def measured(
     started = time.perf_counter()
     prompts = texts(model, split.classes, training=True, cache=images.cache)
     support = FewShotSupport(images, prompts, val, run.seed)
-    method.prepare(model.head, support)
+    support.alone(method.prepare)
     once = time.perf_counter() - started
     if model.parameters() and run.schedule.total:
         cost["train"] = _training(run, images, prompts, choose(prompts), task.repeats)
     started = time.perf_counter()
-    method.finish(model.head, support)
+    support.alone(method.finish)
     cost["prepare_seconds"] = once + time.perf_counter() - started
     (evaluated,) = run.evaluated.values()
     few = slice(task.images)

@@ -6,6 +6,7 @@ import contextlib
 import pytest
 import torch
 
+from harness.class_texts import ClassTexts
 from harness.config import Engine
 from harness.fitting import model as fitting_model
 from harness.fitting.step import Chunks, gradients
@@ -18,8 +19,9 @@ from harness.towers.openclip import cast_once
 from tests import golden, toy_backbone
 from tests.conftest import FAMILIES, METHODS, PLUGINS, execute
 from tests.fitting.pretended_card import NAME, OnCard, card
-from tests.methods.test_contract import FIT, batch, grafted, images, logits, served, shake
+from tests.methods.test_contract import FIT, batch, fitting, grafted, images, logits, served, shake
 from tests.methods.test_golden import GOLDEN, close
+from tests.toy import NAMES
 
 CLOSED = ("metaprompt", "lfa", "linear_probe", "tip_adapter")  # unlike others, in prepare or finish
 EACH = [pytest.param(n, marks=[] if n in FAMILIES else pytest.mark.slow) for n in METHODS]
@@ -163,10 +165,11 @@ def test_what_a_method_costs_is_measured_on_a_card(name, on_card, cuda, tmp_path
     plugins, plugin = PLUGINS.plugins, PLUGINS.plugins["methods"][name]
     few = {"shots": 2, "batch_size": 4, "augmentations": 2}
     fields = {k: v for k, v in few.items() if hasattr(plugin.cls, k)}
-    method = Configured(name, plugin.cls(**{**plugin.fixed, **fields}))
+    method = Configured(name, plugin.cls(**{**plugin.fixed, **fitting(name), **fields}))
     task = Configured("efficiency", plugins["tasks"]["efficiency"].cls(repeats=1, images=2))
     data = (("toy", plugins["datasets"]["toy"].cls()),)
-    context = Context(on_card[torch.float32], cache=Cache(disk=Disk(tmp_path)))
+    texts = [ClassTexts("toy", {each: (each, "disc", "round") for each in NAMES})]
+    context = Context(on_card[torch.float32], None, Cache(disk=Disk(tmp_path)), texts)
     settings = Engine(precision="bf16", max_steps=1)
     record, _, _ = execute(context.prepare(Run(method, task, "toy", "toy", 2, 1, settings, data)))
     assert record.status == "done", record.error

@@ -150,3 +150,22 @@ def test_a_backbone_without_usable_features_fails_by_the_evaluation(value, says,
     assert record.status == "failed"
     assert "evaluation 'base'" in record.reason
     assert says in record.reason
+
+
+def test_what_surrounds_the_steps_is_computed_in_float32_and_the_towers_in_bfloat16(
+    make_run, monkeypatch
+):
+    seen = {}
+
+    def prepare(self, head, support):
+        images = support.view(0)
+        seen["product"] = (images @ images.T).dtype
+        seen["features"] = images.dtype
+        rounded = images.to(torch.bfloat16).float()
+        seen["towers"] = torch.equal(images, rounded)
+
+    monkeypatch.setattr(PLUGINS.plugins["methods"]["clip_adapter"].cls, "prepare", prepare)
+    record, _, _ = execute(make_run("clip_adapter", precision="bf16", max_steps=1))
+    assert record.status == "done", record.error
+    assert record.run["engine"] != execute(make_run("clip_adapter", max_steps=1))[0].run["engine"]
+    assert seen == {"product": torch.float32, "features": torch.float32, "towers": True}
