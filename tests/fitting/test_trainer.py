@@ -165,7 +165,8 @@ def test_what_surrounds_the_steps_is_computed_in_float32_and_the_towers_in_bfloa
         seen["towers"] = torch.equal(images, rounded)
 
     monkeypatch.setattr(PLUGINS.plugins["methods"]["clip_adapter"].cls, "prepare", prepare)
+    plain, _, _ = execute(make_run("clip_adapter", max_steps=1))
     record, _, _ = execute(make_run("clip_adapter", precision="bf16", max_steps=1))
     assert record.status == "done", record.error
-    assert record.run["engine"] != execute(make_run("clip_adapter", max_steps=1))[0].run["engine"]
+    assert record.run["engine"] != plain.run["engine"]
     assert seen == {"product": torch.float32, "features": torch.float32, "towers": True}
