@@ -31,8 +31,8 @@ from harness.towers.wrapped import wrapped_layers
 __all__ = [
     "BEST_SEVEN", "IMAGENETS", "TRANSFER", "Classes", "Clip", "CosineHead", "Edit", "Gradients",
     "HarnessError", "HeadContext", "Method", "Output", "Site", "SiteContext", "Step", "Support",
-    "Tower", "Views", "blaming", "blocks_from", "class_features", "cosine_decay", "generator",
-    "published", "rescale_gradient", "unknown", "wrapped_layers",
+    "Tower", "Views", "adamw", "blaming", "blocks_from", "class_features", "cosine_decay",
+    "ensembled", "generator", "published", "rescale_gradient", "unknown", "wrapped_layers",
 ]  # fmt: skip
 
 
@@ -202,6 +202,18 @@ BEST_SEVEN = (  # of CLIP's 80 for ImageNet: openai/CLIP notebooks/Prompt_Engine
     "itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.",
     "a {} in a video game.", "art of the {}.", "a photo of the small {}.",
 )  # fmt: skip
+
+
+def adamw(method: "Method", parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW with a method's rate and decay; its `momentum` is beta_1."""
+    return torch.optim.AdamW(
+        parameters, lr=method.lr, betas=(method.momentum, 0.999), weight_decay=method.weight_decay
+    )
+
+
+def ensembled(classes: Classes, *templates: str) -> list[list[str]]:
+    """Texts of several templates on ImageNet and its variants, elsewhere of the dataset's one."""
+    return classes.texts(*(templates if classes.dataset in IMAGENETS else [classes.template]))
 
 
 def cosine_decay(rate: float, step: int, total: int, floor: float = 0.0) -> float:

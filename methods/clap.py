@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from harness.method import (
     BEST_SEVEN,
-    IMAGENETS,
     Classes,
     Clip,
     HeadContext,
@@ -19,6 +18,7 @@ from harness.method import (
     Step,
     Support,
     Views,
+    ensembled,
     generator,
     published,
 )
@@ -91,9 +91,7 @@ class CLAP(Method):
     penalty: float = published(1.0, "CLAP trainers/adapters.py; 0 is ZS-LP")
 
     def prompts(self, classes: Classes) -> list[list[str]]:
-        if classes.dataset in IMAGENETS:
-            return classes.texts(*TEMPLATES)
-        return classes.texts(classes.template)
+        return ensembled(classes, *TEMPLATES)
 
     def views(self) -> Views:
         return Views(count=self.views_of_each)

@@ -19,6 +19,7 @@ from harness.method import (
     Site,
     SiteContext,
     Views,
+    adamw,
     cosine_decay,
     published,
 )
@@ -126,10 +127,7 @@ class CLIPSVD(Method):
         return self.iterations or self.epochs * steps_an_epoch
 
     def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        betas = (self.momentum, 0.999)
-        return torch.optim.AdamW(
-            parameters, lr=self.lr, betas=betas, weight_decay=self.weight_decay
-        )
+        return adamw(self, parameters)
 
     def learning_rate(self, step: int, steps_an_epoch: int, total: int) -> float:
         if self.iterations:

@@ -19,6 +19,7 @@ from harness.method import (
     SiteContext,
     Step,
     Views,
+    adamw,
     blocks_from,
     cosine_decay,
     published,
@@ -147,10 +148,7 @@ class DyT(Method):
         return first + second
 
     def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        betas = (self.momentum, 0.999)
-        return torch.optim.AdamW(
-            parameters, lr=self.lr, betas=betas, weight_decay=self.weight_decay
-        )
+        return adamw(self, parameters)
 
     def learning_rate(self, step: int, steps_an_epoch: int, total: int) -> float:
         """By step: linear from 0, then half a cosine to the least."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from harness.method import Clip, Method, published
+from harness.method import Clip, Method, adamw, published
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,4 @@ class Full(Method):
         return clip.parameters_by_name()
 
     def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        betas = (self.momentum, 0.999)
-        return torch.optim.AdamW(
-            parameters, lr=self.lr, betas=betas, weight_decay=self.weight_decay
-        )
+        return adamw(self, parameters)

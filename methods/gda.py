@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from harness.method import (
     BEST_SEVEN,
-    IMAGENETS,
     Classes,
     Clip,
     CosineHead,
@@ -20,6 +19,7 @@ from harness.method import (
     Support,
     Views,
     class_features,
+    ensembled,
     published,
 )
 
@@ -132,9 +132,7 @@ class GDA(Method):
         return {"covariance": covariance, "most_shots": shots}
 
     def prompts(self, classes: Classes) -> list[list[str]]:
-        if classes.dataset in IMAGENETS:
-            return classes.texts(*BEST_SEVEN)
-        return classes.texts(classes.template)
+        return ensembled(classes, *BEST_SEVEN)
 
     def views(self) -> Views:
         return Views(scale=(0.5, 1.0), drop_last=False, count=self.views_of_each)

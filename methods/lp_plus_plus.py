@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from harness.method import (
     BEST_SEVEN,
-    IMAGENETS,
     Classes,
     Clip,
     Gradients,
@@ -19,6 +18,7 @@ from harness.method import (
     Support,
     Views,
     class_features,
+    ensembled,
     published,
 )
 
@@ -97,9 +97,7 @@ class LPPlusPlus(Method):
     text_every: int = published(10, "LP++ methods/linear_probe_p2.py, steps between alpha's")
 
     def prompts(self, classes: Classes) -> list[list[str]]:
-        if classes.dataset in IMAGENETS:
-            return classes.texts(*BEST_SEVEN)
-        return classes.texts(classes.template)
+        return ensembled(classes, *BEST_SEVEN)
 
     def views(self) -> Views:
         return Views(scale=(0.5, 1.0), drop_last=False, count=1)
@@ -113,7 +111,8 @@ class LPPlusPlus(Method):
     @torch.no_grad()
     def prepare(self, head: nn.Module, support: Support) -> None:
         assert isinstance(head, Blended)
-        image, text = F.normalize(support.view(0), dim=-1), class_features(support.text)
+        image, features = F.normalize(support.view(0), dim=-1), support.text
+        text = class_features(features)
         own = F.one_hot(support.labels, len(text)).to(image)  # [N, C]
         cosines = image @ text.T  # [N, C]
         head.linear.weight.copy_(own.T @ image)
@@ -125,7 +124,7 @@ class LPPlusPlus(Method):
         ]
         head.momenta = {name: torch.zeros_like(p) for name, p in head.linear.named_parameters()}
         val, labels = support.val()
-        head.held, head.accuracy = (val, support.text, labels), -1.0
+        head.held, head.accuracy = (val, features, labels), -1.0
 
     def step(self, step: Step) -> Tensor:
         head = step.head

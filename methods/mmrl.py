@@ -23,6 +23,7 @@ from harness.method import (
     SiteContext,
     Tower,
     Views,
+    adamw,
     blocks_from,
     class_features,
     published,
@@ -212,10 +213,7 @@ class MMRL(Method):
         return Fused(self.share)
 
     def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        betas = (self.momentum, 0.999)
-        return torch.optim.AdamW(
-            parameters, lr=self.lr, betas=betas, weight_decay=self.weight_decay
-        )
+        return adamw(self, parameters)
 
     def loss(self, output: Output, labels: Tensor) -> Tensor:
         head, given = output.head, output.given

@@ -22,6 +22,7 @@ from harness.method import (
     Site,
     Step,
     Views,
+    adamw,
     blaming,
     cosine_decay,
     published,
@@ -158,10 +159,7 @@ class Peft(Method):
         return self.iterations
 
     def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        betas = (self.momentum, 0.999)
-        return torch.optim.AdamW(
-            parameters, lr=self.lr, betas=betas, weight_decay=self.weight_decay
-        )
+        return adamw(self, parameters)
 
     def learning_rate(self, step: int, steps_an_epoch: int, total: int) -> float:
         return cosine_decay(self.lr, step, total, floor=1e-6)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from harness.method import (
     BEST_SEVEN,
-    IMAGENETS,
     Classes,
     Clip,
     CosineHead,
     HeadContext,
     Method,
+    ensembled,
     published,
 )
 
@@ -72,9 +72,7 @@ class TaskRes(Method):
         }
 
     def prompts(self, classes: Classes) -> list[list[str]]:
-        if self.ensemble and classes.dataset in IMAGENETS:
-            return classes.texts(*TEMPLATES)
-        return classes.texts(classes.template)
+        return ensembled(classes, *(TEMPLATES if self.ensemble else [classes.template]))
 
     def head(self, clip: Clip, classes: Classes) -> nn.Module:
         return Shifted(len(classes.names), clip.embedding, self.scale)

@@ -20,6 +20,7 @@ from harness.method import (
     Step,
     Support,
     Views,
+    adamw,
     class_features,
     cosine_decay,
     published,
@@ -132,10 +133,7 @@ class TwoStage(Method):
         return self.iterations
 
     def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        betas = (self.momentum, 0.999)
-        return torch.optim.AdamW(
-            parameters, lr=self.lr, betas=betas, weight_decay=self.weight_decay
-        )
+        return adamw(self, parameters)
 
     def learning_rate(self, step: int, steps_an_epoch: int, total: int) -> float:
         first = self.first_steps(total)

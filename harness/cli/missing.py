@@ -90,6 +90,8 @@ def _options(
     for option in ("data_root", "template", "class_names"):
         if getattr(made, option):
             yield from (f"--{option.replace('_', '-')}", str(getattr(made, option)))
+    for path in made.class_texts:
+        yield from ("--class-texts", str(path))
     for text in made.plugin:
         yield from ("--plugin", text)
     if record.folder is not None:
@@ -99,7 +101,7 @@ def _options(
 def _made_by(record: Record) -> argparse.Namespace:
     """The arguments of the command that made a record; none if it was made by another program."""
     none = argparse.Namespace(datasets=None, settings=[], plugin=[], data_root=None,
-                              template=None, class_names=None)  # fmt: skip
+                              template=None, class_names=None, class_texts=[])  # fmt: skip
     words = record.provenance.get("command") or ""
     try:
         with contextlib.redirect_stderr(io.StringIO()):

@@ -3,7 +3,7 @@
 import glob
 import itertools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,10 +67,11 @@ def batches(
     fitted: FittedModel, paths: Sequence[Path], class_names: Sequence[str] | None = None
 ) -> Iterator[Batch]:
     """All images in order. The next ones are read while the model looks at these."""
+    count = len(fitted.classes(class_names).names)
     groups = [paths[at : at + BATCH] for at in range(0, len(paths), BATCH)]
     with ThreadPoolExecutor(THREADS) as pool:
 
-        def begun(group: Sequence[Path]) -> list[tuple[Path, object]]:
+        def begun(group: Sequence[Path]) -> list[tuple[Path, Future[Tensor | str]]]:
             return [(path, pool.submit(_read, fitted, path)) for path in group]
 
         ahead = begun(groups[0]) if groups else []
@@ -78,13 +79,12 @@ def batches(
             reading, ahead = ahead, begun(after)
             pixels, kept, unreadable = list[Tensor](), list[Path](), dict[Path, str]()
             for path, future in reading:
-                value = future.result()  # type: ignore[attr-defined]
+                value = future.result()
                 if isinstance(value, str):
                     unreadable[path] = value
                 else:
                     pixels.append(value)
                     kept.append(path)
-            count = len(fitted.classes(class_names).names)
             logits = torch.zeros(0, count)
             if pixels:
                 logits = fitted.logits(torch.stack(pixels), class_names).float().cpu()

@@ -222,8 +222,8 @@ class Model:
 
 def _copies(clip: Clip, method: Method) -> dict[str, nn.Parameter]:
     """Copies of the backbone's parameters that the method trains, by name."""
-    known = clip.parameters_by_name()
     chosen = list(method.unfrozen(clip))
+    known = clip.parameters_by_name() if chosen else {}
     for name in chosen:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
