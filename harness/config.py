@@ -45,6 +45,7 @@ class Engine:
     views: int = setting(0, "views of each training image, reused; 0: a fresh one every epoch")
     precision: Literal["auto", "fp32", "bf16"] = setting("auto", "bf16 on CUDA, else fp32")
     split: Literal["test", "val"] = setting("test", "what is scored; choose settings on val only")
+    graphs: bool = setting(True, "on CUDA, record a training step once and replay it")
     compile: bool = setting(False, "torch.compile of blocks without edits, for long runs")
     on_bad_image: Literal["error", "skip"] = setting("error", "of images that cannot be read")
     memory: float = setting(0.0, "GiB a training step may take; 0: a share of the device's")
@@ -65,7 +66,7 @@ class Engine:
         """The fields that a result depends on; the others change memory and time only, or show in
         the lists of images."""
         memory = {"memory", "image_chunk", "text_chunk", "checkpointing", "cache_bytes", "jobs",
-                  "jobs_per_gpu", "on_bad_image"}  # fmt: skip
+                  "jobs_per_gpu", "on_bad_image", "graphs"}  # fmt: skip
         given = {name: value for name, value in asdict(self).items() if name not in memory}
         return {k: v for k, v in given.items() if v or k not in ("views", "compile")}
 

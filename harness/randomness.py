@@ -1,9 +1,12 @@
 """Every random draw comes from a generator made from (seed, purpose, ...)."""
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 
 def seed_of(*key: object) -> int:
@@ -23,6 +26,29 @@ def uniform(shape: tuple[int, ...], *key: object, device: torch.device | str = "
     draws = torch.Generator(device).manual_seed(seed_of(*key))
     tiny = torch.finfo(torch.float32).tiny
     return torch.rand(shape, generator=draws, device=device).clamp_min_(tiny)
+
+
+class OnProcessor(TorchDispatchMode):
+    """Meanwhile what a global generator would draw on another device is drawn by the processor's
+    and moved there, so that initial values are the same on every device."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        device = kwargs.get("device")
+        if args and isinstance(args[0], Tensor) and device is None:
+            device = args[0].device
+        elsewhere = device is not None and torch.device(device).type != "cpu"
+        if torch.Tag.nondeterministic_seeded not in func.tags or not elsewhere:
+            return func(*args, **kwargs)
+        here = tree_map_only(Tensor, Tensor.cpu, args)
+        given = kwargs | ({"device": torch.device("cpu")} if "device" in kwargs else {})
+        drawn = func(*here, **given)
+        if "device" in kwargs:
+            return drawn.to(device)
+        there = args[0] if func._schema.is_mutable else args[0].new_empty(drawn.shape)
+        return there.copy_(drawn)
 
 
 def normal(shape: tuple[int, ...], *key: object, like: Tensor) -> Tensor:

@@ -76,8 +76,8 @@ def make_run(toy: Clip):
         plugin = PLUGINS.plugins["methods"][name]
         steps = fields.pop("max_steps", 4)
         memory = fields.pop("memory", 0.0)
-        precision = fields.pop("precision", "fp32")
-        settings = Engine(max_steps=steps, precision=precision, memory=memory)
+        precision, graphs = fields.pop("precision", "fp32"), fields.pop("graphs", True)
+        settings = Engine(max_steps=steps, precision=precision, memory=memory, graphs=graphs)
         task = "few_shot" if plugin.cls.only_fitted_classes else "base2new"
         method = Configured(name, plugin.cls(**{**plugin.fixed, **fields}), fields)
         clip = backbone or toy

@@ -25,6 +25,7 @@ from tests.methods.test_contract import fitting
 
 FILE = Path(__file__).with_suffix(".json")
 STEPS = 4
+# whole images: releases of Pillow differ in the last bits of a crop that is made smaller
 # lfa's mapping is determined on the span of the class texts alone: with more dimensions than
 # classes the rest is what LAPACK makes of rounding, another on every processor
 EMBEDDING = {"lfa": 4}
@@ -43,7 +44,7 @@ def measure(name: str, device: str = "cpu", **settings: Any) -> dict[str, Any]:
 def _measure(name: str, device: str, engine: dict[str, Any]) -> dict[str, Any]:
     plugin = PLUGINS.plugins["methods"][name]
     clip = toy_backbone.load(EMBEDDING.get(name, 36)).double().to(device)
-    settings = Engine(max_steps=STEPS, precision="fp32", crop_scale=(0.5, 1.0), **engine)
+    settings = Engine(max_steps=STEPS, precision="fp32", crop_scale=(1.0, 1.0), **engine)
     short = {"batch_size": 4, "warmup_epochs": 0, "shots": 2}
     settings_of = plugin.fixed | fitting(name) | _those_of(plugin.cls, short)
     method = Configured(name, plugin.cls(**settings_of))

@@ -102,7 +102,7 @@ def _row(clip: Clip, name: str, method: Method, count: int, repeats: int) -> Dev
         parts = "whole" if bed.chunks == Chunks() else "halves"
         parts = "recomputed" if bed.chunks.checkpointing else parts
         counted = bed.flops(bed.prompts, parts)
-        train = _work(bed.engine, bed.clip.device, method.batch_size, counted, repeats)
+        train = _work(bed.engine, bed.clip.device, method.batch_size, counted, repeats, bed.ready)
     score = bed.evaluate()
     inference = _work(score, clip.device, bed.scored, operations(score), repeats)
     encode = bed.evaluation_texts
@@ -114,9 +114,15 @@ def _row(clip: Clip, name: str, method: Method, count: int, repeats: int) -> Dev
 
 
 def _work(
-    work: Callable[[], object], device: torch.device, images: int, counted: float, repeats: int
+    work: Callable[[], object],
+    device: torch.device,
+    images: int,
+    counted: float,
+    repeats: int,
+    ready: Callable[[], object] = lambda: None,
 ) -> Work:
     held = taken(work, device)
+    ready()
     seconds = timed({"work": work}, repeats, device, warm=True)["work"].median
     return Work(seconds, images, counted, held, profiled(work, device, seconds))
 

@@ -3,12 +3,13 @@ the whole step recorded once as a CUDA graph."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
-import torch
 from tqdm import tqdm
 
 from harness.bench.step import StepBenchmark
 from harness.fitting.memory import step_memory
+from harness.fitting.recorded import CHECKED, WARM
 from harness.measure import timed
 from harness.method import Method
 from harness.records.tables import plain_table
@@ -20,8 +21,8 @@ WORTH = 1.3  # times as fast, to be kept
 
 @dataclass(frozen=True)
 class LaunchRow:
-    """Seconds of a step on images whose features before the cut are there: as the engine does it,
-    with compiled blocks, and replayed as a CUDA graph. Where one is None, `why` says why."""
+    """Seconds of a step on images whose features before the cut are there: kernel by kernel, with
+    compiled blocks, and replayed as the engine does it. Where one is None, `why` says why."""
 
     method: str
     batch: int
@@ -45,8 +46,7 @@ def rows(
 
 def _row(bed: StepBenchmark, name: str, repeats: int) -> LaunchRow:
     device, why = bed.clip.device, list[str]()
-    bed.cached()
-    eager = timed({"step": bed.cached}, repeats, device)["step"].median
+    eager = timed({"step": partial(bed.cached, False)}, repeats, device)["step"].median
     found: dict[str, float | None] = {}
     for way, make in (("compiled", _compiled), ("graph", _graph)):
         try:
@@ -62,26 +62,20 @@ def _row(bed: StepBenchmark, name: str, repeats: int) -> LaunchRow:
 def _compiled(bed: StepBenchmark) -> Callable[[], object]:
     def step() -> None:
         with compiled(bed.clip):
-            bed.cached()
+            bed.cached(False)
 
     step()
     return step
 
 
 def _graph(bed: StepBenchmark) -> Callable[[], object]:
-    """The step, recorded; what it draws and its rate stay those of the recording."""
-    if bed.clip.device.type != "cuda":
+    if bed.recorder is None:
         raise RuntimeError("needs a card")
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(3):
-            bed.cached()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    for _ in range(WARM + CHECKED + 1):
         bed.cached()
-    return graph.replay
+    if bed.recorder.graph is None:
+        raise RuntimeError(bed.recorder.why or "the engine does not record such a step")
+    return bed.cached
 
 
 def table(found: list[LaunchRow]) -> str:

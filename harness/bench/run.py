@@ -13,6 +13,7 @@ import torch
 
 from harness.bench import device as devices
 from harness.bench import dra
+from harness.bench import evaluation as scoring
 from harness.bench import jobs as processes
 from harness.bench import launches as launching
 from harness.bench.matrix import MATRIX, matrix
@@ -22,14 +23,15 @@ from harness.bench.steps import Row, steps, table
 from harness.dataset import Classes
 from harness.errors import HarnessError
 from harness.fitting.model import Model
+from harness.fitting.recorded import recordable
 from harness.measure import device_name
 from harness.method import Method
 from harness.towers import backbone as backbones
 from harness.towers.openclip import Clip, cast_once
 
-PARTS = ("steps", "memory", "matrix", "dra", "device", "launches", "jobs", "coverage",
+PARTS = ("steps", "memory", "matrix", "dra", "device", "launches", "evaluation", "jobs", "coverage",
          "sequential", "scale", "starts")  # fmt: skip
-CARD = ("device", "launches", "jobs")  # what a card is measured for
+CARD = ("device", "launches", "evaluation", "jobs")  # what a card is measured for
 
 
 @dataclass
@@ -39,12 +41,14 @@ class Card:
     rate: float = math.nan
     device: list[devices.DeviceRow] = field(default_factory=list)
     launches: list[launching.LaunchRow] = field(default_factory=list)
+    evaluation: list[scoring.EvaluationRow] = field(default_factory=list)
     jobs: dict[str, Any] | None = None
 
     def tables(self, device: str) -> list[str]:
         """Of what there is."""
         found = [devices.table(self.device, self.rate, device)] if self.device else []
         found += [launching.table(self.launches)] if self.launches else []
+        found += [scoring.table(self.evaluation)] if self.evaluation else []
         return found + ([processes.table(self.jobs)] if self.jobs else [])
 
     def content(self) -> dict[str, Any]:
@@ -53,6 +57,7 @@ class Card:
             "matrix_rate": self.rate if self.device else None,
             "device": [asdict(row) for row in self.device],
             "launches": [asdict(row) for row in self.launches],
+            "evaluation": [asdict(row) for row in self.evaluation],
             "jobs": self.jobs,
         }
 
@@ -148,11 +153,12 @@ def run(
             save(out, found, text)
         return text
 
-    if {"steps", "memory", "device", "launches"} & set(parts):
+    if {"steps", "memory", "device", "launches", "evaluation"} & set(parts):
         clip = backbones.load(backbone, device)
         _check(clip, methods, untrained=set(parts) <= set(CARD))
         bf16 = about["precision"] == "bf16"
         with (
+            recordable(clip.device),
             torch.autocast(clip.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False),
             cast_once(clip, torch.bfloat16) if bf16 else contextlib.nullcontext(),
         ):
@@ -173,6 +179,10 @@ def run(
             if "launches" in parts:
                 for step in launching.rows(clip, methods, repeats, min(counts)):
                     card.launches.append(step)
+                    so_far()
+            if "evaluation" in parts:
+                for scored in scoring.rows(clip, methods, max(counts), repeats):
+                    card.evaluation.append(scored)
                     so_far()
         del clip
     if "matrix" in parts:

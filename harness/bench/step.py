@@ -12,6 +12,7 @@ from harness.dataset import Classes
 from harness.fitting.inputs import image_features
 from harness.fitting.memory import choose
 from harness.fitting.model import Model
+from harness.fitting.recorded import CHECKED, WARM, Recorder, recorder
 from harness.fitting.step import AdaptiveChunks, Batch, Chunks, TrainingStep
 from harness.fitting.texts import Texts, text_features, texts
 from harness.images import pixels as data
@@ -47,6 +48,7 @@ class StepBenchmark:
         # PyTorch refuses an optimiser of nothing
         trained = self.model.parameters() or [torch.nn.Parameter(torch.zeros(()))]
         self.optimiser = method.optimiser(trained)
+        self.recorder = recorder(clip.device)
         self.cache = Cache()
         self.prompts = self.encode()
         self.chunks = choose(self.model, method.batch_size, self.prompts, memory)
@@ -83,11 +85,17 @@ class StepBenchmark:
 
     def engine(self, chunks: Chunks | None = None) -> None:
         """A step as the trainer does it, images encoded anew."""
-        self._step(self.start(), self.prompts, chunks or self.chunks)
+        self._step(self.start(), self.prompts, chunks or self.chunks, recorder=self.recorder)
 
-    def cached(self) -> None:
+    def cached(self, recorded: bool = True) -> None:
         """A step whose images another run has encoded."""
-        self._step(self.kept, self.prompts, self.chunks)
+        recorder = self.recorder if recorded else None
+        self._step(self.kept, self.prompts, self.chunks, recorder=recorder)
+
+    def ready(self) -> None:
+        """Steps until the engine replays them, if it does."""
+        for _ in range(WARM + CHECKED + 1 if self.recorder else 0):
+            self.engine()
 
     @functools.cached_property
     def kept(self) -> Tensor:
@@ -163,11 +171,14 @@ class StepBenchmark:
             total += shared + len(rows) * each
         return (of_images + total) * (batch if own else 1)
 
-    def _step(self, x: Tensor, prompts: Texts, chunks: Chunks, first: bool = False) -> None:
+    def _step(
+        self, x: Tensor, prompts: Texts, chunks: Chunks, first: bool = False,
+        recorder: Recorder | None = None,
+    ) -> None:  # fmt: skip
         """first: whether all images are of the first class."""
         labels = self.labels[: len(x)] * (not first)
         batch = Batch(self.model, x, prompts, labels, (1, self.number), chunks)
         self.method.step(
-            TrainingStep(batch, self.optimiser, 1e-5, 0, 10**6, AdaptiveChunks(chunks))
+            TrainingStep(batch, self.optimiser, 1e-5, 0, 10**6, AdaptiveChunks(chunks), recorder)
         )
         self.number += 1

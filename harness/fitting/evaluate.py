@@ -32,18 +32,18 @@ class Scores:
 
     @classmethod
     def of(cls, logits: Tensor, labels: Tensor) -> "Scores":
-        """The first of equal logits [N, C] wins."""
+        """The first of equal logits [N, C] wins. All of it stays on their device."""
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         likely = logits.log_softmax(-1)
         best = logits.sort(descending=True, stable=True).indices[:, :BEST]
-        true = likely.gather(1, labels[:, None].to(logits.device))[:, 0]
-        parts = logits.argmax(-1), labels, best, likely.gather(1, best).exp(), true
-        return cls(*(part.cpu() for part in parts))
+        true = likely.gather(1, labels[:, None])[:, 0]
+        return cls(logits.argmax(-1), labels, best, likely.gather(1, best).exp(), true)
 
     @classmethod
     def join(cls, batches: "Sequence[Scores]") -> "Scores":
-        """Of all batches, one after the other."""
-        return cls(*(torch.cat([getattr(each, f.name) for each in batches]) for f in fields(cls)))
+        """Of all batches, one after the other, on the CPU."""
+        parts = ([getattr(each, f.name) for each in batches] for f in fields(cls))
+        return cls(*(torch.cat(part).cpu() for part in parts))
 
     def kept(self) -> dict[str, Tensor]:
         """What lies beside a record: 38 bytes an image at most."""
@@ -83,26 +83,35 @@ def evaluate(model: Model, images: Images) -> Scores:
         clip.logit_scale.exp(), prompts.references, fitted=fitted, transferred=transferred
     )
     frozen = images.frozen().test() if method.frozen_images else itertools.repeat(None)
-    batches, labels = list[Scores](), images.labels.cpu()
+    batches, wrong, labels = list[Scores](), list[Tensor](), images.labels
     for x, seen in zip(images.test(), frozen, strict=False):
         image = image_features(model, x)
         own = text_features(model, prompts, image) if text is None else text
         output = model.output(image, own, replace(given, image=seen))
-        _check_numbers(model, images, output)
+        wrong.append(_wrong(output))
         logits = output.logits[:, columns]
         done = sum(len(each.labels) for each in batches)
         batches.append(Scores.of(logits, labels[done : done + len(logits)]))
+    _check_numbers(model, images, torch.stack(wrong).any(0).tolist())
     return Scores.join(batches)
 
 
-def _check_numbers(model: Model, images: Images, output: Output) -> None:
-    """Raises HarnessError for what argmax would turn into the first class without a word: a logit
-    that is not finite, and features that are zero and so have no direction."""
+def _wrong(output: Output) -> Tensor:
+    """What argmax would turn into the first class without a word [3]: a logit that is not finite,
+    image and text features that are zero and so have no direction. On the device: a batch waits for
+    no answer."""
+    zero = [(each == 0).all(-1).any() for each in (output.image, output.text)]
+    return torch.stack([~output.logits.isfinite().all(), *zero])
+
+
+def _check_numbers(model: Model, images: Images, wrong: Sequence[bool]) -> None:
+    """Raises HarnessError for what `_wrong` found in a batch."""
     scored = f"{model.method.name} on {images.split.classes.dataset} with {model.clip.name}"
-    if not output.logits.isfinite().all():
+    logits, *features = wrong
+    if logits:
         raise HarnessError(f"{scored}: logits are not finite, so that nothing can be predicted.")
-    for what, features in (("image", output.image), ("text", output.text)):
-        if (features == 0).all(-1).any():
+    for what, zero in zip(("image", "text"), features, strict=True):
+        if zero:
             raise HarnessError(f"{scored}: {what} features are zero, so that they have no cosine.")
 
 

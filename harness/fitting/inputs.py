@@ -70,7 +70,7 @@ class Images:
         if not self._fits():
             return live(order)
         views = self._kept(live, self.augmentation, view, self.split.positions)
-        return (views[batch.to(views.device)] for batch in order)
+        return chosen(views, order)
 
     def _kept(self, live: Callable[[], Iterator[Tensor]], *view: Hashable) -> Tensor:
         """What `live` gives, from memory; features of the whole tower also from disk."""
@@ -193,6 +193,12 @@ class FewShotSupport:
 
     def _features(self, images: Images, batches: Iterator[Tensor]) -> Tensor:
         return at_least_float32(torch.cat([image_features(images.model, x) for x in batches]))
+
+
+def chosen(rows: Tensor, order: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Some of `rows` for each batch of indices, which are moved to their device all at once."""
+    moved = torch.cat(list(order)).to(rows.device).split([len(batch) for batch in order])
+    return (rows[batch] for batch in moved)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from harness.errors import HarnessError, blaming
 from harness.images.cache import checksum
 from harness.method import Classes, HeadContext, Method, Output
-from harness.randomness import seed_of
+from harness.randomness import OnProcessor, seed_of
 from harness.towers.edit import Edit, Rows, SiteContext
 from harness.towers.openclip import Clip
 from harness.towers.shared_prefix import SharedPrefix
@@ -38,7 +38,7 @@ class Model:
     def __init__(self, clip: Clip, method: Method, classes: Classes, seed: int) -> None:
         """Raises HarnessError if the method asks for a site that the backbone lacks."""
         self.clip, self.method, self.classes = clip, method, classes
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), OnProcessor():
             torch.manual_seed(seed_of("initialisation", seed))
             edits, head = method.edits(clip, classes), method.head(clip, classes)
         check_sites(clip, method, edits)

@@ -1,15 +1,16 @@
 """One training step: whole-batch gradients, micro-batched underneath."""
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.fitting.model import Model, at_least_float32
 from harness.fitting.texts import CHUNK_TEXTS, MicroBatch, Texts, in_order
-from harness.method import Gradients, HeadContext, Loss
+from harness.method import Gradients, HeadContext, Loss, Method
 from harness.towers.edit import Rows, added
 
 
@@ -45,7 +46,7 @@ class Batch:
 
     key: (seed, step). frozen: the images' frozen features [B, E], of a method that asks for them.
     mode: which of several ways through the towers this is (see `SiteContext.mode`).
-    progress: the share of the fit's steps that are done.
+    progress: the share of the fit's steps that are done. draws: see `Rows`.
     """
 
     model: Model
@@ -57,6 +58,7 @@ class Batch:
     frozen: Tensor | None = None
     progress: float = 0.0
     mode: str = ""
+    draws: Any = None
 
     def rows(self, kind: str) -> tuple[int, int]:
         """How many images or text rows the step has, and how many of them are held at most."""
@@ -69,6 +71,8 @@ class Batch:
 
     def drawn(self) -> "Batch":
         """The batch with the texts that the method takes in this step."""
+        if type(self.model.method).texts_of_step is Method.texts_of_step:
+            return self
         rows = len(self.texts.ids) // self.texts.per_class
         numbers = self.model.method.texts_of_step(rows, *self.key)
         return self if numbers is None else replace(self, texts=self.texts.chosen(numbers))
@@ -85,7 +89,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """What a method may do in one step (see `method.Step`)."""
+    """What a method may do in one step (see `method.Step`).
+
+    recorder: does what `gradients` does with the method's own loss (see `fitting.recorded`).
+    """
 
     batch: Batch
     optimiser: torch.optim.Optimizer
@@ -93,6 +100,7 @@ class TrainingStep:
     number: int = 0
     total: int = 1
     room: AdaptiveChunks = field(default_factory=AdaptiveChunks)
+    recorder: Callable[[Batch], Tensor] | None = None
 
     def __post_init__(self) -> None:
         for group in self.optimiser.param_groups:
@@ -130,10 +138,12 @@ class TrainingStep:
     ) -> tuple[Tensor, Gradients]:
         batch = self.batch if classes is None else self.batch.of_classes(classes)
         batch = replace(batch, mode=mode)
+        own = classes is None and not mode and loss == batch.model.method.loss
         while True:
             self.optimiser.zero_grad(set_to_none=True)
             try:
-                value = gradients(replace(batch, chunks=self.room.chunks), loss)
+                now = replace(batch, chunks=self.room.chunks)
+                value = self.recorder(now) if own and self.recorder else gradients(now, loss)
                 return value, {name: each.grad for name, each in self.parameters.items()}
             except torch.OutOfMemoryError:
                 smaller = halved(self.room.chunks, len(batch.x), len(batch.texts.ids))
@@ -210,16 +220,19 @@ def tower_features(batch: Batch, kind: str, micro_batch: MicroBatch) -> tuple[Te
     """Features of some of the step's images or text rows."""
     model, numbers = batch.model, micro_batch.numbers
     if kind == "image":
-        rows = Rows(
-            numbers, len(batch.x), True, batch.key, mode=batch.mode, progress=batch.progress
-        )
+        rows = Rows(numbers, len(batch.x), True, batch.key)
+        _know(rows, batch)
         x = batch.x[numbers]
         return model.rest(model.clip.image, x, x, rows), rows
     images = batch.x if model.method.text_per_image else None
     x, ids, rows = batch.texts.rows(micro_batch, images, True, batch.key)
-    rows.mode = batch.mode
-    rows.progress = batch.progress
+    _know(rows, batch)
     return model.rest(model.clip.text, x, ids, rows), rows
+
+
+def _know(rows: Rows, batch: Batch) -> None:
+    """What the edits may know of the step."""
+    rows.mode, rows.progress, rows.draws = batch.mode, batch.progress, batch.draws
 
 
 def _loss(

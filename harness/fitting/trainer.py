@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import HarnessError
-from harness.fitting.inputs import FewShotSupport, Images
+from harness.fitting.inputs import FewShotSupport, Images, chosen
 from harness.fitting.model import Model
 from harness.fitting.progress import progress
+from harness.fitting.recorded import recordable, recorder
 from harness.fitting.step import AdaptiveChunks, Batch, Chunks, TrainingStep
 from harness.fitting.texts import Texts
 from harness.images.pixels import epoch_order, steps_per_epoch
@@ -92,6 +93,7 @@ def fit(
     *,
     val: Images | None = None,
     chunks: Chunks = Chunks(),
+    graphs: bool = True,
     label: str = "",
 ) -> FitReport:
     """Trains `model.trained` in place on the few-shot images; the last epoch counts.
@@ -111,8 +113,8 @@ def fit(
     optimiser, mean = model.optimiser(), WeightedMean()
     frozen = images.frozen() if method.frozen_images else None
     losses, seen, done = [], 0, 0
-    room = AdaptiveChunks(chunks)
-    with progress(total, label) as bar:
+    room, recorded = AdaptiveChunks(chunks), recorder(support.labels.device, graphs)
+    with recordable(support.labels.device), progress(total, label) as bar:
         for epoch in range(math.ceil(total / schedule.steps)):
             shuffled = (len(support.labels), method.batch_size, seed, epoch, views.drop_last, alike)
             order = epoch_order(*shuffled)[: total - done]
@@ -122,14 +124,14 @@ def fit(
                 frozen.train(view, order) if frozen else itertools.repeat(None),
             )
             epoch_losses = []
-            for batch, x, features in zip(order, *passes, strict=False):
+            shown = chosen(support.labels, order)  # one transfer an epoch
+            for labels, x, features in zip(shown, *passes, strict=False):
                 rate = method.learning_rate(done, schedule.steps, schedule.total)
-                labels = support.labels[batch]
                 now = done / total
                 data = Batch(model, x, texts, labels, (seed, done), chunks, features, now)
-                step = TrainingStep(data, optimiser, rate, done, total, room)
+                step = TrainingStep(data, optimiser, rate, done, total, room, recorded)
                 epoch_losses.append(method.step(step))
-                seen, done = seen + len(batch), done + 1
+                seen, done = seen + len(labels), done + 1
                 bar.update()
             losses.append(float(torch.stack(epoch_losses).mean()))
             mean.add(model.parameters(), method.epoch_weight(epoch, schedule.epochs))

@@ -12,6 +12,7 @@ from torch import Tensor
 from harness.dataset import Item
 from harness.errors import HarnessError
 from harness.fitting.inputs import FewShotSupport, Images, image_features
+from harness.fitting.recorded import CHECKED, WARM, recordable, recorder
 from harness.fitting.step import (
     AdaptiveChunks,
     Batch,
@@ -257,8 +258,11 @@ def _training(
         x = model.prefix(model.clip.image, x)
         return Batch(model, x, prompts, labels, (run.seed, 0), chunks, frozen)
 
+    recorded = recorder(device, run.settings.graphs)
+
     def step() -> None:
-        model.method.step(TrainingStep(given(), optimiser, 0.0, room=AdaptiveChunks(chunks)))
+        room = AdaptiveChunks(chunks)
+        model.method.step(TrainingStep(given(), optimiser, 0.0, room=room, recorder=recorded))
 
     def tower(kind: str) -> None:
         """Forward and backward of one tower."""
@@ -269,15 +273,20 @@ def _training(
                 features.sum().backward()
 
     known = given()
+    with recordable(device):
+        taken_bytes = taken(step, device)
+        for _ in range(WARM + CHECKED if recorded else 0):
+            step()
     works: dict[str, Callable[[], object]] = {
         "data": read, "step": step,
         "image": partial(tower, "image"), "text": partial(tower, "text"),
     }  # fmt: skip
-    seconds = {name: asdict(each) for name, each in timed(works, repeats, device).items()}
+    with recordable(device):
+        seconds = {name: asdict(each) for name, each in timed(works, repeats, device).items()}
     optimiser.zero_grad(set_to_none=True)
     return {
         **seconds, "batch": len(labels), "steps": run.schedule.total, "repeats": repeats,
-        "bytes": taken(step, device), "chunks": asdict(chunks),
+        "bytes": taken_bytes, "chunks": asdict(chunks),
     }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from harness.fitting.evaluate import Scores, evaluate, zero_shot
 from harness.fitting.inputs import Images
 from harness.fitting.memory import choose, step_memory
 from harness.fitting.model import Model
+from harness.fitting.recorded import recordable
 from harness.fitting.step import Chunks
 from harness.fitting.texts import Texts, texts
 from harness.fitting.trainer import FitReport, fit
@@ -126,7 +127,15 @@ def _fit(run: PreparedRun, model: Model) -> FitReport | None:
     prompts = texts(model, run.train.classes, training=True, cache=run.context.cache)
     chunks = _chunks(run, model, prompts)
     return fit(
-        model, images, prompts, run.schedule, run.seed, val=val, chunks=chunks, label=str(run)
+        model,
+        images,
+        prompts,
+        run.schedule,
+        run.seed,
+        val=val,
+        chunks=chunks,
+        graphs=run.settings.graphs,
+        label=str(run),
     )
 
 
@@ -255,7 +264,8 @@ def _precision(run: PreparedRun) -> Any:
     torch.backends.cudnn.allow_tf32 = False  # fp32 is what it says, in convolutions too
     bf16 = run.settings.precision == "bf16"
     # no cache of cast weights: it would outlive the optimiser's steps and freeze the first ones
-    with torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):
+    autocast = torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False)
+    with recordable(run.context.clip.device), autocast:
         yield
 
 

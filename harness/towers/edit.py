@@ -3,9 +3,9 @@
 Shapes: R rows of images or texts, C classes, T texts a class, L tokens, D width, E embedding.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ class Rows:
     copies: int = 1  # how many images these rows belong to, in order
     progress: float = 0.0  # share of the fit's steps that are done
     drawn: bool = False  # whether an edit drew for them
+    draws: Any = None  # where what they draw is kept (`fitting.recorded.Draws`), or None
     mode: str = ""  # of a step that passes the towers in several ways, which this is
     losses: dict[tuple[Site, str], Tensor] = field(default_factory=dict)
     sums: dict[tuple[Site, str], tuple[Tensor, int]] = field(default_factory=dict)
@@ -122,12 +123,16 @@ class SiteContext:
         They are drawn for all rows of the step and then taken for these, so that they do not depend
         on micro-batching or recomputation.
         """
-        self.rows.drawn = True
-        drawn = uniform((self.rows.total, *shape), *self.rows.key, self.site, purpose)
-        numbers = self.rows.numbers
-        if numbers.is_cuda:  # pinned, and chosen there: nothing waits for the device
-            drawn = drawn.pin_memory()
-        return drawn.to(numbers.device, non_blocking=True)[numbers]
+        site, whole, numbers = self.site, (self.rows.total, *shape), self.rows.numbers
+        device = numbers.device
+
+        def draw(key: tuple[object, ...]) -> Tensor:
+            drawn = uniform(whole, *key, site, purpose)
+            if device.type == "cuda":  # pinned: nothing waits for the device
+                drawn = drawn.pin_memory()
+            return drawn.to(device, non_blocking=True)
+
+        return self._drawn((purpose, whole), draw)[numbers]
 
     def dropout(self, x: Tensor, rate: float, purpose: str = "dropout") -> Tensor:
         """x [R, L, D] with a fraction `rate` of its numbers dropped in training, the rest scaled.
@@ -137,17 +142,32 @@ class SiteContext:
         """
         if not self.training or not rate:
             return x
-        self.rows.drawn = True
         shape = (max(self.length, x.shape[1]), self.rows.total, x.shape[2])
-        key = (*self.rows.key, self.site, purpose)
-        kept = uniform(shape, *key, device=x.device)[: x.shape[1], self.rows.numbers] >= rate
+        site, device = self.site, x.device
+
+        def draw(key: tuple[object, ...]) -> Tensor:
+            return uniform(shape, *key, site, purpose, device=device)
+
+        kept = self._drawn((purpose, shape), draw)[: x.shape[1], self.rows.numbers] >= rate
         return x * kept.transpose(0, 1) / (1 - rate)
 
     def normal(self, purpose: str, *shape: int, like: Tensor) -> Tensor:
         """Standard normal draws [*shape], in the precision and on the device of `like`, the same
         for all rows of the step: a function of (seed, step, site, purpose) on a kind of device."""
-        self.rows.drawn = True
-        return normal(shape, *self.rows.key, self.site, purpose, like=like)
+        site, like = self.site, like.detach().new_empty(0)  # its precision and device
+
+        def draw(key: tuple[object, ...]) -> Tensor:
+            return normal(shape, *key, site, purpose, like=like)
+
+        return self._drawn((purpose, shape), draw)
+
+    def _drawn(self, what: Hashable, draw: Callable[[tuple[object, ...]], Tensor]) -> Tensor:
+        """What `draw` makes of the step's key, or what was drawn for a recorded step."""
+        rows = self.rows
+        rows.drawn = True
+        if rows.draws is None:
+            return draw(rows.key)
+        return rows.draws.get((self.site, what), rows.key, draw)
 
     def loss(self, name: str, per_row: Tensor) -> None:
         """Adds an auxiliary loss [R]; the total is its mean over the step's rows, over all sites.

@@ -27,7 +27,7 @@ def add(verbs: Any) -> None:
     )
     bench.add_argument(
         "--methods", metavar="NAMES", help="see `list methods` (default: "
-        f"{METHODS}; of the parts device, launches and jobs {ON_CARD})",
+        f"{METHODS}; of the parts that a card is measured for {ON_CARD})",
     )  # fmt: skip
     bench.add_argument(
         "--classes",
@@ -46,15 +46,16 @@ def add(verbs: Any) -> None:
         help="repetitions of each step (default: %(default)s)",
     )
     bench.add_argument(
-        "--parts", default="steps,memory,matrix", metavar="NAMES", help="what to measure: "
-        "training steps and evaluation, the memory of a step, the matrix of runs, and dra: what "
-        "DRA's noise leaves of its order; device: images a second, the share of the device's "
-        "arithmetic, and where the rest goes; launches: what compiled blocks and CUDA graphs gain "
-        "in small steps; jobs: several runs at once; and, each alone: coverage: whether intervals "
-        "hold what they promise, in worlds made from the records in --results; sequential: whether "
-        "`recommend` holds its error rate, in simulated worlds; scale: how long a whole comparison "
-        "takes on many devices, from the efficiency records in --results; starts: what commands "
-        "take that compute nothing (default: %(default)s)",
+        "--parts", default="steps,memory,matrix", metavar="NAMES", help=
+        "what to measure: training steps and evaluation, the memory of a step, the matrix of "
+        "runs, and dra: what DRA's noise leaves of its order; device: images a second, the "
+        "share of the device's arithmetic, and where the rest goes; launches: what compiled "
+        "blocks and CUDA graphs gain in small steps; evaluation: a whole one from decoded "
+        "images; jobs: several runs at once; and, each alone: coverage: whether intervals hold "
+        "what they promise, in worlds made from the records in --results; sequential: whether "
+        "`recommend` holds its error rate, in simulated worlds; scale: how long a whole "
+        "comparison takes on many devices, from the efficiency records in --results; starts: "
+        "what commands take that compute nothing (default: %(default)s)",
     )  # fmt: skip
     bench.add_argument(
         "--memory", type=float, default=5, metavar="GB", help="memory that a step may use in the "
