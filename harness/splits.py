@@ -1,6 +1,5 @@
 """Which images: CoOp's few-shot lists, base and new classes, the same for every dataset."""
 
-import gc
 import hashlib
 import posixpath
 import random
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from harness.dataset import Classes, Dataset, Item, check_classes
 from harness.errors import HarnessError
+from harness.garbage import uncollected
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,9 @@ def read_lists(name: str, dataset: Dataset, root: Path | None) -> dict[str, list
     Raises:
         HarnessError: the data is missing or unusable; see `check_lists`.
     """
-    collects = gc.isenabled()
-    gc.disable()  # a million new tuples are no garbage, and looking for some doubles the time
-    try:
+    with uncollected():  # a million new tuples are no garbage
         lists = dataset.read(root)
         check_lists(name, lists)
-    finally:
-        if collects:
-            gc.enable()
     return lists
 
 

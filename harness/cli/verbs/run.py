@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from harness import class_texts, config, registry
 from harness.cli import executor, options
 from harness.errors import HarnessError
+from harness.garbage import uncollected
 from harness.records.labels import differing, run_name
 from harness.records.store import Record, Store
 from harness.records.tables import harmless
@@ -154,13 +155,14 @@ def run_all(arguments: argparse.Namespace) -> int:
 def carried_out(arguments: argparse.Namespace) -> list[Record] | None:
     """The records of the runs that are asked for, in their order, made now where they are missing;
     None of a dry run. The plan is printed."""
-    from harness.cli import plan_text
-    from harness.runs.executors import local
-    from harness.runs.images import check_images
+    with uncollected():
+        from harness.cli import plan_text
+        from harness.runs.executors import local
+        from harness.runs.images import check_images
 
-    placement = executor.placement(arguments)
-    request, store, runs = _request(arguments), Store(arguments.results), planned(arguments)
-    done, pending = local.done_and_pending(runs, store, arguments.force)
+        placement = executor.placement(arguments)
+        request, store, runs = _request(arguments), Store(arguments.results), planned(arguments)
+        done, pending = local.done_and_pending(runs, store, arguments.force)
     seconds = local.estimated_seconds(pending, runs, done)
     jobs = 1 if placement else local.process_count(pending, seconds)
     print(plan_text.describe(runs, done, seconds, jobs, arguments.dry_run))
