@@ -21,6 +21,7 @@ from harness.errors import HarnessError
 from harness.fitting import step
 from harness.fitting.step import Batch, Chunks
 
+MOST = 0.4  # of the card's memory that a process may use and still record: it keeps a step's own
 WARM, CHECKED = 3, 2  # steps that are taken one by one, then those whose replay is compared
 
 
@@ -156,7 +157,8 @@ class Recorder:
             return False
         if torch.cuda.current_stream() == torch.cuda.default_stream():
             return False
-        given = id(batch.model), id(batch.texts), batch.x.shape
+        places = tuple(parameter.data_ptr() for parameter in batch.model.parameters())
+        given = id(batch.model), id(batch.texts), batch.x.shape, places
         self.given = self.given or given
         return given == self.given
 
@@ -185,6 +187,10 @@ class Recorder:
 
     def _record(self) -> None:
         assert self.held is not None
+        device = self.held.x.device
+        whole = torch.cuda.get_device_properties(device).total_memory
+        if torch.cuda.memory_reserved(device) > MOST * whole:
+            raise NotRecordable("the memory of a recording would not leave enough for a step")
         graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.current_stream()
         with (

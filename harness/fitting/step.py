@@ -91,7 +91,9 @@ class Batch:
 class TrainingStep:
     """What a method may do in one step (see `method.Step`).
 
-    recorder: does what `gradients` does with the method's own loss (see `fitting.recorded`).
+    recorder: does what `gradients` does with the method's own loss (see `fitting.recorded`), once
+    in a step: a second time it would write into the gradients that the step was given before.
+    replayed: what it gave.
     """
 
     batch: Batch
@@ -101,6 +103,7 @@ class TrainingStep:
     total: int = 1
     room: AdaptiveChunks = field(default_factory=AdaptiveChunks)
     recorder: Callable[[Batch], Tensor] | None = None
+    replayed: list[Tensor] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         for group in self.optimiser.param_groups:
@@ -139,11 +142,16 @@ class TrainingStep:
         batch = self.batch if classes is None else self.batch.of_classes(classes)
         batch = replace(batch, mode=mode)
         own = classes is None and not mode and loss == batch.model.method.loss
+        recorder = self.recorder if own and not self.replayed else None
         while True:
             self.optimiser.zero_grad(set_to_none=True)
             try:
                 now = replace(batch, chunks=self.room.chunks)
-                value = self.recorder(now) if own and self.recorder else gradients(now, loss)
+                if recorder is None:
+                    value = gradients(now, loss)
+                else:
+                    value = recorder(now)
+                    self.replayed.append(value)
                 return value, {name: each.grad for name, each in self.parameters.items()}
             except torch.OutOfMemoryError:
                 smaller = halved(self.room.chunks, len(batch.x), len(batch.texts.ids))

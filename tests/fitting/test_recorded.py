@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from harness.fitting import step
 from harness.fitting.recorded import Draws, NotRecordable, Untold, recorder
 from harness.towers.edit import Rows, SiteContext
+from tests.methods.test_contract import batch, grafted
 
 
 def at(draws=None, key=(1, 0)):
@@ -43,3 +45,23 @@ def test_nothing_can_be_computed_with_the_number_of_a_recorded_step(use):
 
 def test_without_a_card_nothing_is_recorded():
     assert recorder(torch.device("cpu")) is None
+
+
+def test_only_the_first_gradients_of_a_step_are_the_recorders(toy):
+    model = grafted("adapter", toy)
+    data, asked = batch(model), []
+
+    def noted(given):
+        asked.append(given)
+        return step.gradients(given)
+
+    once = step.TrainingStep(data, model.optimiser(), 0.0, recorder=noted)
+    loss, first = once.gradients(model.method.loss)
+    kept = {name: None if each is None else each.clone() for name, each in first.items()}
+    again, second = once.gradients(model.method.loss)
+    once.gradients(lambda output, labels: output.logits.sum())
+    assert len(asked) == 1
+    assert torch.equal(loss, again)
+    for name, each in kept.items():
+        assert each is None or torch.equal(each, first[name])
+        assert each is None or torch.equal(each, second[name])
