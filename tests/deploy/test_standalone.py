@@ -1,7 +1,12 @@
 """An exported folder names images in a process that has neither torch nor this harness."""
 
+import importlib.util
+import io
 import json
 import os
+import re
+import runpy
+import shutil
 import subprocess
 import sys
 
@@ -10,9 +15,8 @@ from PIL import Image
 
 import harness
 from harness.cli.commands import main
-from harness.images.pixels import normalise
 from harness.records import predictions
-from tests.conftest import METHODS, PLUGINS, TOY
+from tests.conftest import METHODS, PLUGINS, ROOT, TOY
 from tests.toy import NAMES
 
 pytest.importorskip("onnxruntime", reason="needs the extra [export]")
@@ -43,11 +47,16 @@ def alone(folder, *paths):
     return [line.split("\t")[1] for line in done.stdout.splitlines()], done
 
 
+def of_name(dataset):
+    """A dataset."""
+    plugin = PLUGINS.plugins["datasets"][dataset]
+    return plugin.cls(**plugin.fixed)
+
+
 def written(dataset, items, folder):
     """Images of a dataset as files, in order."""
     folder.mkdir()
-    source = PLUGINS.plugins["datasets"][dataset].cls()
-    paths = []
+    source, paths = of_name(dataset), []
     for number, item in enumerate(items):
         paths.append(folder / f"{number}.png")
         source.open(item, None).save(paths[-1])
@@ -62,9 +71,10 @@ def food(tmp_path_factory):
         FOUR, "few_shot", "emoji_food", shots=2, results=folder / "r", cache_limit=0,
         settings={"engine.max_steps": 6},
     )  # fmt: skip
-    items = PLUGINS.plugins["datasets"]["emoji_food"].cls().read(None)["test"]
-    places = range(0, len(items), len(items) // 64)[:64]
-    paths = written("emoji_food", [items[place] for place in places], folder / "images")
+    of = {item.path: item for item in of_name("emoji_food").read(None)["test"]}
+    scored = predictions.read(found.records[0], "test").split.paths
+    places = range(0, len(scored), len(scored) // 64)[:64]
+    paths = written("emoji_food", [of[scored[place]] for place in places], folder / "images")
     return found.records, places, paths
 
 
@@ -75,9 +85,9 @@ def test_without_torch_the_labels_are_those_of_the_record(method, food, tmp_path
     assert exported(record.folder, method, tmp_path / "out") == 0
     found, done = alone(tmp_path / "out", *paths)
     assert (done.returncode, done.stderr) == (0, "")
-    read = predictions.read(record, "test")
+    labels, names = predictions.read(record, "test").classes, harness.load(record).class_names
     assert len(found) == 64
-    assert found == [read.split.names[int(read.classes[place])] for place in places]
+    assert found == [names[int(labels[place])] for place in places]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +100,7 @@ def every(tmp_path_factory):
         METHODS, "few_shot", "toy", shots=4, results=folder / "r", plugins=[str(TOY)],
         settings={"engine.max_steps": 2}, class_texts=[folder / "texts.json"], cache_limit=0,
     )  # fmt: skip
-    items = PLUGINS.plugins["datasets"]["toy"].cls().read(None)["test"]
+    items = of_name("toy").read(None)["test"]
     return {r.run["method"]: r for r in found.records}, written("toy", items, folder / "images")
 
 
@@ -119,8 +129,6 @@ def folder(food, tmp_path_factory):
 @pytest.fixture(scope="module")
 def module(folder):
     """Its predict.py."""
-    import importlib.util
-
     spec = importlib.util.spec_from_file_location("exported_predict", folder / "predict.py")
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
@@ -147,7 +155,6 @@ def test_pixels_are_the_engines_to_the_last_bit(kind, module, food, mini, tmp_pa
     fitted = harness.load(food[0][-1], device="cpu")
     wanted = fitted.preprocess(path).numpy()
     assert abs(module.pixels(path) - wanted).max() < 1e-6
-    assert normalise.__module__ == "harness.images.pixels"
 
 
 def test_a_turned_photograph_is_turned(module, food, tmp_path):
@@ -171,8 +178,6 @@ def test_what_is_no_image_is_named_and_the_others_are_not_held_up(folder, food, 
 
 
 def test_a_truncated_model_is_one_sentence(folder, food, tmp_path):
-    import shutil
-
     shutil.copytree(folder, tmp_path / "cut")
     model = tmp_path / "cut" / "model.onnx"
     model.write_bytes(model.read_bytes()[:-5000])
@@ -180,3 +185,63 @@ def test_a_truncated_model_is_one_sentence(folder, food, tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "model.onnx cannot be read" in done.stderr
+
+
+@pytest.fixture
+def client(folder, tmp_path, monkeypatch):
+    """A client of the server in the README."""
+    testclient = pytest.importorskip("fastapi.testclient", reason="needs the extra [serve]")
+    pytest.importorskip("multipart", reason="needs the extra [serve]")
+    shutil.copytree(folder, tmp_path / "food")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(# serve\.py\n.*?)```", text, re.S)
+    (tmp_path / "serve.py").write_text(block)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    monkeypatch.delitem(sys.modules, "predict", raising=False)
+    yield testclient.TestClient(runpy.run_path("serve.py")["app"])
+    sys.modules.pop("predict", None)
+
+
+def sent(client, content):
+    return client.post("/", files={"image": ("image", content)})
+
+
+@pytest.mark.export
+def test_the_server_of_the_readme_names_an_image(client, food, folder):
+    path = food[2][0]
+    answer = sent(client, path.read_bytes())
+    assert answer.status_code == 200
+    found = answer.json()
+    assert len(found) == 5
+    logits = harness.load(next(r for r in food[0] if r.run["method"] == "clip_adapter")).logits
+    best = logits([path]).softmax(-1).topk(5)
+    assert [each["probability"] for each in found] == pytest.approx(
+        best.values[0].tolist(), abs=1e-4
+    )
+
+
+def bomb():
+    """A small PNG of fifty million pixels."""
+    stream = io.BytesIO()
+    Image.new("1", (7100, 7100)).save(stream, "png")
+    return stream.getvalue()
+
+
+@pytest.mark.export
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [(b"no image", 415), (b"", 415), (b"%!PS-Adobe-3.0 EPSF-3.0\n", 415), ("bomb", 415),
+     (bytes(11 * 2**20), 413)],
+    ids=["text", "nothing", "postscript", "bomb", "huge"],
+)  # fmt: skip
+def test_the_server_of_the_readme_refuses_what_is_no_image_or_too_large(content, status, client):
+    answer = sent(client, bomb() if content == "bomb" else content)
+    assert answer.status_code == status
+
+
+@pytest.mark.export
+def test_the_server_of_the_readme_refuses_a_request_without_length_or_image(client):
+    assert client.post("/", content=iter([b"x"] * 9)).status_code == 411
+    assert client.post("/", data={"other": "x"}).status_code == 422
