@@ -128,9 +128,7 @@ def classifier(fitted: FittedModel) -> dict[str, Tensor]:
     eye = torch.eye(clip.embedding).to(text)
     plus, minus = call(eye), call(-eye)  # [E, C]
     weight, bias = (plus - minus).T / 2, (plus + minus).mean(0) / 2
-    unit = F.normalize(
-        torch.randn((64, clip.embedding), generator=generator("classifier")), dim=-1
-    ).to(text)
+    unit = _directions(fitted, text)
     wanted = F.linear(unit, weight, bias)
     for image in (unit, 3 * unit):
         if (call(image) - wanted).abs().max() > CLOSE * wanted.abs().max():
@@ -140,3 +138,16 @@ def classifier(fitted: FittedModel) -> dict[str, Tensor]:
             )
     made = {"weight": weight.contiguous()}
     return made if bias.abs().max() <= 1e-6 * weight.abs().max() else {**made, "bias": bias}
+
+
+def _directions(fitted: FittedModel, text: Tensor) -> Tensor:
+    """Unit vectors [N, E]: random ones, and those that a head could treat apart, which are class
+    features and whatever it keeps, such as the features of the shots."""
+    size = text.shape[-1]
+    found = [torch.randn((64, size), generator=generator("classifier")).to(text)]
+    for kept in (text, *fitted.model.trained["head"].state_dict().values()):
+        if kept.ndim > 1 and kept.is_floating_point():
+            rows = kept if kept.shape[-1] == size else kept.transpose(0, -1)
+            if rows.shape[-1] == size:
+                found.append(rows.reshape(-1, size)[:256].to(text))
+    return F.normalize(torch.cat(found), dim=-1)
