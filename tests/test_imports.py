@@ -47,6 +47,7 @@ ONLY = {
     "scipy": ("harness.certainty", "harness.bench"),
     "ray": ("harness.runs.executors.ray",),
     "onnx": ("harness.deploy",),
+    "onnxruntime": ("harness.deploy",),
 }
 SCRIPTS = "harness.backbones"  # how the embedded backbone was made; no part of a run
 

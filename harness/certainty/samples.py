@@ -13,8 +13,9 @@ import numpy as np
 from harness.certainty import kept
 from harness.certainty.statistics import Cell, Sample
 from harness.records import predictions
-from harness.records.entry import Entry
+from harness.records.entry import Entry, entry
 from harness.records.predictions import Array, Missing
+from harness.records.record import Record
 from harness.records.store import CHANGE
 from harness.records.summary import Row, Table
 
@@ -67,6 +68,21 @@ def common(table: Table, labels: Sequence[str]) -> Table:
         averaged=[name for name in datasets if name != table.source] or datasets,
         evaluations=table.evaluations, source=table.source,
     )  # fmt: skip
+
+
+def of_evaluation(record: Record, evaluation: str) -> Sample:
+    """The statistics of one run in one evaluation.
+
+    Raises:
+        Missing: its predictions are not there, and why.
+    """
+    found = entry(record)
+    try:
+        counts = _hits({"": [found]}, evaluation, _units([found], evaluation))
+    except _Unreadable as row:
+        raise Missing(row.why) from None
+    cells = {(found.dataset, evaluation): Cell.of(*counts)}
+    return Sample(("",), (found.seed,), cells, evaluation)
 
 
 def _sampled(
@@ -136,9 +152,9 @@ def _units(entries: Iterable[Entry], evaluation: str) -> Array | None:
     several lists that with the fewest units counts.
     """
     found = dict[int, Array]()
-    for entry in entries:
+    for each in entries:
         with suppress(Missing):
-            split = predictions.read_split(entry.record, evaluation)
+            split = predictions.read_split(each.record, evaluation)
             if id(split) not in found:
                 units = split.units if split.units is not None else np.arange(len(split.labels))
                 found[id(split)] = np.unique(units, return_inverse=True)[1]
@@ -168,7 +184,7 @@ def _hits(
     found, labels = list[Array](), None
     for label, entries in rows.items():
         try:
-            each = [predictions.read(entry.record, evaluation, whole=False) for entry in entries]
+            each = [predictions.read(one.record, evaluation, whole=False) for one in entries]
         except Missing as reason:
             raise _Unreadable(label, str(reason)) from None
         labels = each[0].labels if labels is None else labels

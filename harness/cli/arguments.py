@@ -8,6 +8,7 @@ from harness.cli.verbs import (
     compare,
     data,
     errors,
+    export,
     leaderboard,
     names,
     paper,
@@ -20,8 +21,8 @@ from harness.cli.verbs import (
 )
 
 VERBS = (
-    run, recommend, predict, status, leaderboard, compare, errors, report, published, paper, data,
-    names, bench,
+    run, recommend, predict, export, status, leaderboard, compare, errors, report, published,
+    paper, data, names, bench,
 )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def chosen(arguments: argparse.Namespace) -> Record:
     """
     name = arguments.run
     if name is not None and (name.endswith(".json") or os.sep in name):
-        found = [_of_file(Path(name))]
+        found = [of_file(Path(name))]
     else:
         found = _named(read_all(arguments.results), name)
     for choice in CHOICES:
@@ -53,7 +53,12 @@ def chosen(arguments: argparse.Namespace) -> Record:
     return found[0]
 
 
-def _of_file(path: Path) -> Record:
+def of_file(path: Path) -> Record:
+    """The record in a file.
+
+    Raises:
+        HarnessError: it is none.
+    """
     try:
         text = regular_file(path).read_text(encoding="utf-8")
         return replace(parse(text), file=path.absolute())

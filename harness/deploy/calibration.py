@@ -13,6 +13,7 @@ from harness.errors import HarnessError
 from harness.fitting.fitted import FittedModel
 from harness.images.pixels import normalise
 from harness.leaderboards.metrics import calibration_error
+from harness.runs.context import PreparedRun
 from harness.runs.plan import Request, plan
 
 LEAST, MOST = 1e-2, 1e2  # of the temperature
@@ -91,18 +92,13 @@ def calibrated(
     Raises:
         HarnessError: the dataset is not there, has no validation images, or other training images.
     """
-    run, clip = fitted.run, fitted.model.clip
-    request = Request(
-        methods="zero_shot", tasks=run["task"], datasets=dataset or run["dataset"],
-        backbone=run["backbone"], shots=[run["shots"]], seeds=[run["seed"]], root=root,
-        device=clip.device.type,
-    )  # fmt: skip
-    prepared = plan(request, plugins)[0]
-    trained = run["fingerprints"]["train"]
-    if prepared.train.fingerprint != trained:
+    clip = fitted.model.clip
+    prepared = prepared_of(fitted, dataset, root, plugins)
+    if prepared.train.fingerprint != fitted.run["fingerprints"]["train"]:
         raise HarnessError(
-            f"{dataset or run['dataset']} has other training images than this fit had, so that its "
-            "validation images may be among those. Calibrate with the data that it was fitted on."
+            f"{dataset or fitted.run['dataset']} has other training images than this fit had, so "
+            "that its validation images may be among those. Calibrate with the data that it was "
+            "fitted on."
         )
     split = prepared.context.split(
         prepared.run, prepared.fit.dataset, prepared.fit.subset, "validation"
@@ -113,3 +109,20 @@ def calibrated(
     ]
     labels = torch.tensor([item.label for item in split.items])
     return Calibration.of(torch.cat(logits), labels)
+
+
+def prepared_of(
+    fitted: FittedModel, dataset: str | None, root: Path | None, plugins: registry.Registry
+) -> PreparedRun:
+    """A run of zero-shot on the images of a fit.
+
+    Raises:
+        HarnessError: the dataset is not there.
+    """
+    run = fitted.run
+    request = Request(
+        methods="zero_shot", tasks=run["task"], datasets=dataset or run["dataset"],
+        backbone=run["backbone"], shots=[run["shots"]], seeds=[run["seed"]], root=root,
+        device=fitted.model.clip.device.type,
+    )  # fmt: skip
+    return plan(request, plugins)[0]

@@ -14,7 +14,9 @@ from harness.decoding import SUFFIXES
 from harness.errors import HarnessError
 from harness.files import is_hidden, shown
 from harness.fitting.fitted import FittedModel
+from harness.fitting.model import Model
 from harness.images.own import natural
+from harness.methods.zero_shot import ZeroShot
 
 BATCH = 100  # images a forward pass, as in an evaluation
 THREADS = 8
@@ -22,10 +24,15 @@ THREADS = 8
 
 @dataclass(frozen=True)
 class Batch:
-    """Images that were read, their logits [B, C], and why others could not be."""
+    """Images that were read, their logits [B, C], and why others could not be.
+
+    margins [B], if they were asked for: by how much the frozen backbone prefers its best class to
+    its second best, a difference of probabilities.
+    """
 
     paths: list[Path]
     logits: Tensor
+    margins: Tensor | None
     unreadable: dict[Path, str]
 
 
@@ -64,10 +71,15 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def batches(
-    fitted: FittedModel, paths: Sequence[Path], class_names: Sequence[str] | None = None
+    fitted: FittedModel,
+    paths: Sequence[Path],
+    class_names: Sequence[str] | None = None,
+    margins: bool = False,
 ) -> Iterator[Batch]:
     """All images in order. The next ones are read while the model looks at these."""
-    count = len(fitted.classes(class_names).names)
+    classes = fitted.classes(class_names)
+    count = len(classes.names)
+    frozen = FittedModel(Model(fitted.model.clip, ZeroShot(), classes, 0), {}) if margins else None
     groups = [paths[at : at + BATCH] for at in range(0, len(paths), BATCH)]
     with ThreadPoolExecutor(THREADS) as pool:
 
@@ -85,12 +97,21 @@ def batches(
                 else:
                     pixels.append(value)
                     kept.append(path)
-            logits = torch.zeros(0, count)
+            logits, gaps = torch.zeros(0, count), torch.zeros(0) if margins else None
             if pixels:
                 logits = fitted.logits(torch.stack(pixels), class_names).float().cpu()
+            if pixels and frozen is not None:
+                gaps = margins_of(frozen.logits(torch.stack(pixels)).float().cpu())
             if not logits.isfinite().all():
                 raise HarnessError("the logits are not finite: nothing can be predicted.")
-            yield Batch(kept, logits, unreadable)
+            yield Batch(kept, logits, gaps, unreadable)
+
+
+def margins_of(logits: Tensor) -> Tensor:
+    """The highest probability minus the second highest [B] of logits [B, C]; of one class it is
+    1."""
+    best = logits.softmax(-1).topk(min(2, logits.shape[1])).values
+    return best[:, 0] - (best[:, 1] if best.shape[1] > 1 else 0)
 
 
 def _read(fitted: FittedModel, path: Path) -> Tensor | str:

@@ -79,7 +79,7 @@ class FittedModel:
         pixels = self._pixels(images).to(clip.device, clip.logit_scale.dtype)
         image = self.features(pixels)
         seen = clip.image(pixels) if model.method.frozen_images else None
-        prompts, text = self._texts(classes)
+        prompts, text = self.encoded(classes)
         fitted = classes == model.classes
         given = HeadContext(clip.logit_scale.exp(), prompts.references, seen, fitted)
         own = text_features(model, prompts, image) if text is None else text
@@ -107,7 +107,7 @@ class FittedModel:
             )
         return Classes(fitted.dataset, tuple(class_names), fitted.template)
 
-    def _texts(self, classes: Classes) -> tuple[Texts, Tensor | None]:
+    def encoded(self, classes: Classes) -> tuple[Texts, Tensor | None]:
         """The prompts of some classes, and their features [C, T, E], found once; no features where
         each image has its own."""
         if classes not in self._known:

@@ -10,6 +10,9 @@ from harness.cli.commands import main
 from harness.deploy import predict
 from harness.deploy.calibration import Calibration, temperature
 from harness.errors import HarnessError
+from harness.fitting.fitted import FittedModel
+from harness.fitting.model import Model
+from harness.methods.zero_shot import ZeroShot
 from tests.conftest import TOY
 from tests.toy import NAMES, Toy
 
@@ -92,11 +95,29 @@ def test_other_class_names_are_asked_by_name_or_refused_with_the_reason(
     assert "'disc' is given twice" in capsys.readouterr().err
 
 
-def test_below_the_threshold_it_is_none_of_these(fitted, pictures, capsys):
-    assert called(fitted, "clip_adapter", pictures, "--threshold", 0.999) == 0
-    shown = capsys.readouterr().out
-    assert "none of these" in shown
+def test_below_the_threshold_of_the_zero_shot_margin_it_is_none_of_these(
+    fitted, pictures, tmp_path
+):
+    (record,) = (r for r in harness.leaderboard(fitted).records if r.run["method"] != "taskres")
+    model = harness.load(record, plugins=[str(TOY)], device="cpu").model
+    zero_shot = FittedModel(Model(model.clip, ZeroShot(), model.classes, 0), {})
+    logits = zero_shot.logits(predict.images_of([str(pictures)]))
+    best = logits.softmax(-1).topk(2).values
+    margins = (best[:, 0] - best[:, 1]).tolist()
+    threshold = sum(margins) / len(margins)
+    out = tmp_path / "predictions.csv"
+    assert called(fitted, "clip_adapter", pictures, "--threshold", threshold, "--out", out) == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, margin in zip(rows, margins, strict=True):
+        assert float(row["margin"]) == pytest.approx(margin, abs=6e-5)
+        assert row["answer"] == ("none of these" if margin < threshold else row["class"])
+    assert len({row["answer"] == "none of these" for row in rows}) == 2
     assert called(fitted, "clip_adapter", pictures, "--threshold", 1.5) == 2
+
+
+def test_a_single_class_has_a_margin_of_one():
+    assert predict.margins_of(torch.tensor([[3.0], [-2.0]])).tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ def add(verbs: Any) -> None:
         "what they promise, in worlds made from the records in --results; sequential: whether "
         "`recommend` holds its error rate, in simulated worlds; scale: how long a whole "
         "comparison takes on many devices, from the efficiency records in --results; starts: "
-        "what commands take that compute nothing (default: %(default)s)",
+        "what commands take that compute nothing; deploy: what exported fits cost (default: "
+        "%(default)s)",
     )  # fmt: skip
     bench.add_argument(
         "--memory", type=float, default=5, metavar="GB", help="memory that a step may use in the "
@@ -90,6 +91,7 @@ def measure(arguments: argparse.Namespace) -> int:
             raise unknown("part", name, bench.PARTS)
     alone = {
         "coverage": _coverage, "sequential": _sequential, "scale": _scale, "starts": _starts,
+        "deploy": _deploy,
     }  # fmt: skip
     for name, part in alone.items():
         if name in parts and parts != [name]:
@@ -153,6 +155,13 @@ def _starts(arguments: argparse.Namespace) -> tuple[Mapping[str, Any], str]:
 
     content = starts.measured(arguments.repeats)
     return content, starts.table(content)
+
+
+def _deploy(arguments: argparse.Namespace) -> tuple[Mapping[str, Any], str]:
+    from harness.bench import deploy
+
+    content = deploy.measured(arguments.repeats)
+    return content, deploy.table(content)
 
 
 def _scale(arguments: argparse.Namespace) -> tuple[Mapping[str, Any], str]:

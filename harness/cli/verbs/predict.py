@@ -17,7 +17,9 @@ from harness.records.tables import csv_cell, harmless, plain_table, wrapped
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.deploy.predict import Batch
     from harness.fitting.fitted import FittedModel
+    from harness.records.record import Record
 
 NONE = "none of these"
 
@@ -54,9 +56,9 @@ def add(verbs: Any) -> None:
         "folder: and csv: datasets have to be named",
     )  # fmt: skip
     predict.add_argument(
-        "--threshold", type=float, metavar="P", help=f"answer {NONE!r} where the highest "
-        "probability is below P. Probabilities are shares among the given classes: an image of "
-        "something else can have a high one, too",
+        "--threshold", type=float, metavar="M", help=f"answer {NONE!r} where the zero-shot margin "
+        "is below M: the backbone before the fit is unsure between its two most probable classes. "
+        "No M tells all images of other things from those of the classes: try it on some of both",
     )  # fmt: skip
     predict.add_argument("--device", metavar="NAME", help="cuda or cpu (default: cuda if present)")
     chosen.add(predict)
@@ -87,8 +89,8 @@ def show(arguments: argparse.Namespace) -> int:
         _written(arguments.out) as write,
         tqdm(total=len(paths), unit="image", disable=None, delay=1) as bar,
     ):
-        for batch in predict.batches(fitted, paths, names):
-            told = _rows(batch.paths, batch.logits / temperature, classes, arguments)
+        for batch in predict.batches(fitted, paths, names, arguments.threshold is not None):
+            told = _rows(batch, batch.logits / temperature, classes, arguments)
             if write is None:
                 rows += told
             else:
@@ -109,18 +111,38 @@ def load(arguments: argparse.Namespace) -> "FittedModel":
     """The fitted model that `arguments.fit` means."""
     import harness
 
-    fit = arguments.fit
-    by_file = fit.endswith((".json", ".safetensors")) or os.sep in fit
-    arguments.run = fit
-    given = fit if by_file else chosen.chosen(arguments)
+    given = _given(arguments)
     return harness.load(given, plugins=arguments.plugin, device=arguments.device)
+
+
+def records(arguments: argparse.Namespace) -> "list[Record]":
+    """The records of the runs that scored the fit, as far as they are beside it."""
+    from harness.records.store import read_all
+
+    given = _given(arguments)
+    if not isinstance(given, str):
+        key, folders = given.fit, [given.folder] if given.folder else []
+    else:
+        path = Path(given).absolute()
+        above = path.parents[min(2 if given.endswith(".json") else 1, len(path.parents) - 1)]
+        key = chosen.of_file(path).fit if given.endswith(".json") else path.name.split(".")[0]
+        folders = [above]
+    return [each for each in read_all(folders) if each.fit is not None and each.fit == key]
+
+
+def _given(arguments: argparse.Namespace) -> "Record | str":
+    """The fit's file, or the record that is meant by a name."""
+    fit: str = arguments.fit
+    arguments.run = fit
+    by_file = fit.endswith((".json", ".safetensors")) or os.sep in fit
+    return fit if by_file else chosen.chosen(arguments)
 
 
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.top < 1:
         raise HarnessError(f"--top must be at least 1, not {arguments.top}.")
     if arguments.threshold is not None and not 0 < arguments.threshold < 1:
-        raise HarnessError(f"--threshold is a probability between 0 and 1, not "
+        raise HarnessError(f"--threshold is a difference of probabilities between 0 and 1, not "
                            f"{arguments.threshold}.")  # fmt: skip
 
 
@@ -148,19 +170,19 @@ def _temperature(arguments: argparse.Namespace, fitted: "FittedModel") -> float:
 
 
 def _rows(
-    paths: Sequence[Path],
-    logits: "Tensor",
-    classes: Sequence[str],
-    arguments: argparse.Namespace,
+    batch: "Batch", logits: "Tensor", classes: Sequence[str], arguments: argparse.Namespace
 ) -> list[Mapping[str, object]]:
     """A row for each image: its path, and the classes with the highest probabilities."""
     best = logits.sort(descending=True, stable=True).indices[:, : arguments.top]
     probabilities = logits.softmax(-1).gather(1, best)
     rows = list[Mapping[str, object]]()
-    for path, values, labels in zip(paths, probabilities.tolist(), best.tolist(), strict=True):
+    margins = [None] * len(batch.paths) if batch.margins is None else batch.margins.tolist()
+    given = zip(batch.paths, margins, probabilities.tolist(), best.tolist(), strict=True)
+    for path, margin, values, labels in given:
         row: dict[str, object] = {"image": path}
-        if arguments.threshold is not None:
-            row["answer"] = NONE if values[0] < arguments.threshold else classes[labels[0]]
+        if margin is not None:
+            row["answer"] = NONE if margin < arguments.threshold else classes[labels[0]]
+            row["margin"] = f"{margin:.4f}"
         for place, (value, label) in enumerate(zip(values, labels, strict=True), 1):
             number = f"_{place}" * (place > 1)
             row |= {f"class{number}": classes[label], f"probability{number}": f"{value:.4f}"}

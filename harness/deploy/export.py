@@ -1,0 +1,190 @@
+"""A fit as a folder of its own, which is written only if it says what the fit says."""
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness import registry
+from harness.decoding import FORMATS
+from harness.deploy import merging
+from harness.deploy.calibration import prepared_of
+from harness.deploy.card import Card
+from harness.deploy.network import Network, traced
+from harness.errors import HarnessError
+from harness.files import shown
+from harness.fitting.fitted import FittedModel
+from harness.fitting.texts import frozen_texts
+from harness.images.cache import Cache
+from harness.images.pixels import centre, normalise
+from harness.method import CosineHead, HeadContext
+from harness.randomness import generator
+from harness.towers import backbone, checkpoint
+
+IMAGES = 64  # that are compared
+DIFFERENCE = 1e-4  # of logits, at most
+STANDALONE = Path(__file__).with_name("standalone.py")
+Read = Callable[[Tensor], Tensor]  # what the written files make of images: logits
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Images [N, 3, S, S] as the image tower takes them, and where they are from."""
+
+    pixels: Tensor
+    source: str
+
+
+def compared(
+    fitted: FittedModel, dataset: str | None, root: Path | None, plugins: registry.Registry
+) -> Compared:
+    """Training images of the fit, spread over its classes; random pixels if they are not here.
+
+    Args:
+        dataset: what it was fitted on, as `run` takes it; None: by the name in the fit.
+    """
+    clip = fitted.model.clip
+    try:
+        prepared = prepared_of(fitted, dataset, root, plugins)
+        items, source = prepared.train.items, prepared.source(prepared.train)
+        spread = [items[i * len(items) // IMAGES] for i in range(IMAGES)]
+        chosen = list(dict.fromkeys(spread))
+        pixels = torch.stack([centre(source.open(item), clip.size) for item in chosen])
+        said = f"{len(chosen)} training images of {prepared.fit.dataset}"
+    except HarnessError:
+        if dataset is not None:  # asked for by name
+            raise
+        size = (IMAGES, 3, clip.size, clip.size)
+        pixels = torch.randint(256, size, generator=generator("export"), dtype=torch.uint8)
+        said = f"{IMAGES} images of random pixels, since those of the fit are not here"
+    return Compared(normalise(pixels, clip.mean, clip.std), said)
+
+
+def export(fitted: FittedModel, form: str, out: Path, card: Card, images: Compared) -> float:
+    """Writes a folder; returns by how much logits differ at most.
+
+    Raises:
+        HarnessError: the folder is there, the fit has no such form, or what was written says
+            something else than the fit. Nothing is left then.
+    """
+    if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
+        raise HarnessError(f"{shown(out)} is there already. Give a new folder with --out.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    except OSError as error:
+        raise HarnessError(f"{shown(out)} cannot be made: {error.strerror}.") from error
+    try:
+        folder.chmod(0o755)
+        read = FORMS[form](fitted, folder, images.pixels)
+        _about(fitted, folder)
+        difference = _difference(fitted, read, images.pixels, form)
+        said = f"{images.source}: logits differ by at most {difference:.1e}, and no label differs"
+        (folder / "README.md").write_text(card.text(form, said), encoding="utf-8")
+        for file in folder.iterdir():
+            file.chmod(0o644)  # safetensors' are the owner's alone
+        folder.replace(out)
+    except OSError as error:
+        raise HarnessError(f"{shown(out)} cannot be written: {error.strerror}.") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return difference
+
+
+def _about(fitted: FittedModel, folder: Path) -> None:
+    """Writes class names and preprocessing."""
+    clip = fitted.model.clip
+    pixels = {
+        "size": clip.size, "mean": clip.mean, "std": clip.std, "formats": FORMATS,
+        "resize": "short side to size, bicubic, then the centre",
+    }  # fmt: skip
+    for name, value in (("classes", fitted.class_names), ("preprocessing", pixels)):
+        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+@torch.no_grad()
+def _difference(fitted: FittedModel, read: Read, pixels: Tensor, form: str) -> float:
+    """The largest difference of logits, with batches of several sizes."""
+    wanted = fitted.logits(pixels)
+    made = torch.cat([read(part) for part in pixels.tensor_split([1, 4])])
+    if made.shape != wanted.shape or not made.isfinite().all():
+        raise HarnessError(f"the fit cannot be exported as {form}: {list(made.shape)} logits for "
+                           f"{list(wanted.shape)}, or some that are not finite.")  # fmt: skip
+    difference = float((made - wanted).abs().max())
+    other = int((made.argmax(-1) != wanted.argmax(-1)).sum())
+    if difference > DIFFERENCE or other:
+        raise HarnessError(
+            f"the fit cannot be exported as {form}: of {len(pixels)} images {other} would get "
+            f"another label, and logits differ by up to {difference:.1e}, more than "
+            f"{DIFFERENCE:.0e} or enough to matter. Nothing was written."
+        )
+    return difference
+
+
+def _merged(fitted: FittedModel, folder: Path, pixels: Tensor) -> Read:
+    model = fitted.model
+    checkpoint.write(folder, model.clip, merging.merged(model))
+    prompts = model.method.prompts(model.classes)
+    texts = dict(zip(fitted.class_names, prompts, strict=False))
+    text = json.dumps(texts, indent=1, ensure_ascii=False) + "\n"
+    (folder / "texts.json").write_text(text, encoding="utf-8")
+    clip = backbone.load(f"local-dir:{folder}")
+    features = frozen_texts(clip, prompts, Cache())
+    given = HeadContext(clip.logit_scale.exp())
+    return lambda images: CosineHead()(clip.image(images), features, given)
+
+
+def _classifier(fitted: FittedModel, folder: Path, pixels: Tensor) -> Read:
+    clip, path = fitted.model.clip, str(folder / "classifier.safetensors")
+    about = {"backbone": clip.name, "fingerprint": clip.fingerprint}
+    safetensors.torch.save_file(merging.classifier(fitted), path, about)
+    kept = safetensors.torch.load_file(path)
+
+    def read(images: Tensor) -> Tensor:
+        features = F.normalize(clip.image(images), dim=-1)
+        return F.linear(features, kept["weight"], kept.get("bias"))
+
+    return read
+
+
+def _pt2(fitted: FittedModel, folder: Path, pixels: Tensor) -> Read:
+    path = folder / "model.pt2"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what torch.export does inside
+        torch.export.save(traced(Network(fitted), pixels[:2]), path)
+        return torch.export.load(path).module()
+
+
+def _onnx(fitted: FittedModel, folder: Path, pixels: Tensor) -> Read:
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise HarnessError(f"--form onnx needs {', '.join(missing)}: "
+                           "pip install 'vlm-peft-harness[export]'.")  # fmt: skip
+    import onnxruntime
+
+    path = folder / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what the exporter does inside
+        torch.onnx.export(
+            traced(Network(fitted), pixels[:2]), f=str(path), dynamo=True, verbose=False,
+            input_names=["pixels"], output_names=["logits"], external_data=False,
+            dynamic_shapes={"pixels": {0: "batch"}},
+        )  # fmt: skip
+    shutil.copyfile(STANDALONE, folder / "predict.py")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"pixels": images.numpy()})[0])
+
+
+FORMS: dict[str, Callable[[FittedModel, Path, Tensor], Read]] = {
+    "merged": _merged, "classifier": _classifier, "onnx": _onnx, "pt2": _pt2,
+}  # fmt: skip

@@ -1,0 +1,66 @@
+"""Names images with the model in this folder: python predict.py IMAGE ...
+
+Needs onnxruntime, numpy and pillow.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+HERE = Path(__file__).parent
+SIDE = json.loads((HERE / "preprocessing.json").read_text(encoding="utf-8"))
+CLASSES = json.loads((HERE / "classes.json").read_text(encoding="utf-8"))
+try:
+    MODEL = onnxruntime.InferenceSession(HERE / "model.onnx", providers=["CPUExecutionProvider"])
+except Exception as error:  # onnxruntime raises all kinds
+    sys.exit(f"{HERE / 'model.onnx'} cannot be read: {error}")
+
+
+def pixels(file: str | Path | IO[bytes]) -> Any:
+    """What the model takes of an image [3, S, S]: on white where it is transparent, turned as its
+    EXIF data says, short side to S (bicubic), central crop, normalised."""
+    Image.init()
+    known = [name for name in SIDE["formats"] if name in Image.OPEN]
+    with Image.open(file, formats=known) as opened:
+        if opened.mode.startswith(("I", "F")):
+            raise ValueError("it has more than eight bits a channel")
+        image = ImageOps.exif_transpose(opened)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    size, short = SIDE["size"], min(image.size)
+    width, height = (int(size * side / short) for side in image.size)
+    image = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    values = np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255
+    mean, deviation = np.array([SIDE["mean"], SIDE["std"]], np.float32)
+    return ((values - mean) / deviation).transpose(2, 0, 1)
+
+
+def named(images: list[Any], top: int = 5) -> list[list[tuple[str, float]]]:
+    """The most probable classes of each image, with their probabilities among all classes."""
+    (logits,) = MODEL.run(None, {"pixels": np.stack(images)})
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+    return [
+        [(CLASSES[label], float(row[label])) for label in labels]
+        for row, labels in zip(shares, best, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    failed = False
+    for path in sys.argv[1:]:
+        try:
+            [[(name, probability)]] = named([pixels(path)], top=1)
+            print(f"{path}\t{name}\t{probability:.4f}")
+        except (OSError, ValueError) as error:
+            failed = True
+            print(f"{path} cannot be read: {error}", file=sys.stderr)
+    sys.exit(failed)

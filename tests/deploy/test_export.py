@@ -1,0 +1,241 @@
+"""A fit becomes a folder that says the same, or no folder."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip import create_model_and_transforms
+from safetensors.torch import load_file, save_file
+
+import harness
+from harness.cli.commands import main
+from harness.dataset import Classes
+from harness.deploy import export, merging
+from harness.deploy.network import Network, open_lengths
+from harness.errors import HarnessError
+from harness.fitting.fitted import FittedModel
+from harness.fitting.model import Model
+from harness.method import Edit
+from harness.records import predictions
+from harness.towers import backbone
+from tests.conftest import EVERY_METHOD, TOY
+from tests.toy import NAMES
+
+METHODS = ["coop", "adapter", "lora", "clip_adapter", "full", "taskres"]
+PIXELS = (8, 3, 48, 48)
+CLASSES = Classes("toy", NAMES, "a photo of a {}.")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The results folder of short fits."""
+    folder = tmp_path_factory.mktemp("results")
+    harness.run(
+        METHODS, "few_shot", "toy", shots=2, results=folder, plugins=[str(TOY)],
+        settings={"engine.max_steps": 3, "lora.lr": 0.01}, cache_limit=0,
+    )  # fmt: skip
+    return folder
+
+
+def exported(results, method, form, out, *more):
+    options = ["--results", str(results), "--plugin", str(TOY), *more]
+    return main(["export", method, "--form", form, "--out", str(out), *options])
+
+
+def loaded(results, method):
+    (record,) = (r for r in harness.leaderboard(results).records if r.run["method"] == method)
+    return harness.load(record, plugins=[str(TOY)], device="cpu"), record
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_zero_shot_on_a_merged_checkpoint_predicts_what_the_fit_did(method, results, tmp_path):
+    out = tmp_path / "merged"
+    assert exported(results, method, "merged", out) == 0
+    fitted, record = loaded(results, method)
+    again = harness.run(
+        "zero_shot", "few_shot", "toy", shots=2, results=tmp_path / "r", plugins=[str(TOY)],
+        backbone=f"local-dir:{out}", cache_limit=0,
+    )  # fmt: skip
+    found = [predictions.read(each, "test").classes for each in (record, again.records[0])]
+    assert found[0].tolist() == found[1].tolist()
+    assert backbone.load(f"local-dir:{out}").fingerprint != fitted.model.clip.fingerprint
+
+
+def test_open_clip_alone_reads_a_merged_checkpoint(results, tmp_path):
+    out = tmp_path / "merged"
+    assert exported(results, "lora", "merged", out) == 0
+    fitted, _ = loaded(results, "lora")
+    model, _, transform = create_model_and_transforms(f"local-dir:{out}")
+    assert transform.transforms[0].size == 48
+    x = torch.randn(PIXELS)
+    tokens = fitted.model.clip.tokenize(["a red disc"])
+    with torch.no_grad():
+        features, text = model.encode_image(x), model.encode_text(tokens)
+    assert torch.allclose(features, fitted.features(x), atol=1e-4)
+    frozen = backbone.load("emoji-mini").text(tokens)
+    assert not torch.allclose(text, frozen, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["coop", "taskres"])
+def test_a_classifier_on_the_plain_backbone_gives_the_logits_of_the_fit(method, results, tmp_path):
+    out = tmp_path / "classifier"
+    assert exported(results, method, "classifier", out) == 0
+    fitted, _ = loaded(results, method)
+    kept = load_file(out / "classifier.safetensors")
+    x = torch.randn(PIXELS)
+    features = F.normalize(backbone.load("emoji-mini").image(x), dim=-1)
+    logits = F.linear(features, kept["weight"], kept.get("bias"))
+    assert torch.allclose(logits, fitted.logits(x), atol=1e-4)
+
+
+def test_pt2_takes_any_number_of_images(results, tmp_path):
+    out = tmp_path / "pt2"
+    assert exported(results, "lora", "pt2", out) == 0
+    fitted, _ = loaded(results, "lora")
+    network = torch.export.load(out / "model.pt2").module()
+    for count in (1, 2, 5):
+        x = torch.randn(count, *PIXELS[1:])
+        assert torch.allclose(network(x), fitted.logits(x), atol=1e-4)
+
+
+def test_the_folder_says_what_it_is(results, tmp_path):
+    out = tmp_path / "classifier"
+    assert exported(results, "coop", "classifier", out) == 0
+    _, record = loaded(results, "coop")
+    assert json.loads((out / "classes.json").read_text()) == list(CLASSES.names)
+    assert json.loads((out / "preprocessing.json").read_text())["size"] == 48
+    card = (out / "README.md").read_text(encoding="utf-8")
+    score = record.scores["test"]
+    for said in (
+        "| backbone | emoji-mini (weights ",
+        f"training images {record.run['fingerprints']['train']}",
+        f"| few_shot | test | {100 * score['accuracy']:.2f} | ",
+        "14 training images of toy: logits differ by at most",
+        "The licences of both hold",
+        "| made by | `python -m harness",
+    ):
+        assert said in card
+    assert f"| {score['total']} | {record.key} |" in card
+
+
+@pytest.mark.parametrize(
+    ("method", "form", "why"),
+    [
+        ("adapter", "merged", "it edits image.blocks.4.attn"),
+        ("coop", "merged", "it edits text.tokens"),
+        ("clip_adapter", "merged", "it has a head of its own"),
+        ("lora", "classifier", "lora changes the image tower"),
+        ("clip_adapter", "classifier", "no linear function of the normalised image feature"),
+    ],
+)
+def test_what_a_fit_has_no_form_of_is_said_and_nothing_is_left(
+    method, form, why, results, tmp_path, capsys
+):
+    assert exported(results, method, form, tmp_path / "out") == 2
+    assert why in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_there_is_not_written_over(results, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert exported(results, "coop", "classifier", tmp_path) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("shift", ["logits", "labels"])
+def test_another_answer_than_the_fits_is_refused_and_nothing_is_left(
+    shift, results, tmp_path, capsys, monkeypatch
+):
+    truth = merging.classifier
+
+    def wrong(fitted):
+        made = truth(fitted)
+        made["weight"] = made["weight"] * 1.001 if shift == "logits" else made["weight"].roll(1, 0)
+        return made
+
+    monkeypatch.setattr(merging, "classifier", wrong)
+    assert exported(results, "coop", "classifier", tmp_path / "out") == 2
+    assert "Nothing was written" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_its_data_random_pixels_are_compared_and_the_card_says_so(
+    results, tmp_path, monkeypatch
+):
+    def gone(*_):
+        raise HarnessError("not here")
+
+    monkeypatch.setattr(export, "prepared_of", gone)
+    out = tmp_path / "out"
+    assert exported(results, "coop", "classifier", out) == 0
+    assert "64 images of random pixels, since those of the fit" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign"])
+def test_a_damaged_or_foreign_fit_is_one_sentence(damage, results, tmp_path, capsys):
+    weights = next(results.glob("fits/*"))
+    broken = tmp_path / "broken.weights.safetensors"
+    if damage == "truncated":
+        broken.write_bytes(weights.read_bytes()[:-100])
+    else:
+        save_file({"x": torch.zeros(2)}, broken)
+    assert exported(results, str(broken), "pt2", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "does not hold a fit that can be loaded" in said
+    assert "Traceback" not in said
+
+
+def test_a_truncated_merged_checkpoint_is_one_sentence(results, tmp_path):
+    out = tmp_path / "merged"
+    assert exported(results, "lora", "merged", out) == 0
+    weights = out / "open_clip_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(HarnessError, match="is damaged or no safetensors file"):
+        backbone.load(f"local-dir:{out}")
+
+
+def test_a_fit_is_exported_by_its_file_with_the_scores_beside_it(results, tmp_path):
+    _, record = loaded(results, "coop")
+    moved = tmp_path / "r"
+    shutil.copytree(results, moved)
+    weights = moved / "fits" / f"{record.fit}.weights.safetensors"
+    assert exported(results, str(weights), "classifier", tmp_path / "out") == 0
+    assert record.key in (tmp_path / "out" / "README.md").read_text()
+
+
+class Squared(Edit):
+    def forward(self, x, y, at):
+        return y + x * x
+
+
+class Shifted(Edit):
+    def forward(self, x, y, at):
+        return 2 * y + x.flip(-1) + 1
+
+
+def test_an_edit_is_merged_if_it_is_linear_whatever_its_class(toy):
+    fitted = FittedModel(Model(toy, EVERY_METHOD["zero_shot"].cls(), CLASSES, 1), {})
+    fitted.model.edits = {"image.blocks.3.q": Shifted(), "text.blocks.2.k": Shifted()}
+    changed = merging.merged(fitted.model)
+    attention = toy.image.blocks[3].attn
+    x = torch.randn(4, 48)
+    made = F.linear(x, changed[id(attention.weight)], changed[id(attention.bias)]).chunk(3, -1)
+    wanted = F.linear(x, attention.weight, attention.bias).chunk(3, -1)
+    assert torch.allclose(made[0], 2 * wanted[0] + x.flip(-1) + 1, atol=1e-5)
+    assert torch.equal(made[1], wanted[1])
+    fitted.model.edits = {"image.blocks.3.q": Squared()}
+    with pytest.raises(HarnessError, match=r"at image\.blocks\.3\.q is not linear"):
+        merging.merged(fitted.model)
+
+
+def test_lengths_are_pythons_again_after_tracing(mini):
+    from harness.methods import coop
+
+    network = Network(FittedModel(Model(mini, EVERY_METHOD["coop"].cls(), CLASSES, 1), {}))
+    with open_lengths(network):
+        assert "len" in vars(coop)
+        assert coop.len([1, 2]) == 2
+    assert "len" not in vars(coop)
