@@ -20,6 +20,7 @@ from harness.fitting.trainer import Schedule
 from harness.images.cache import Cache
 from harness.images.contents import DIGESTS
 from harness.images.pixels import Augmentation, FiveCrop
+from harness.images.randaugment import RandAugment
 from harness.images.source import ImageSource
 from harness.measure import device_name
 from harness.method import Method, method_code
@@ -285,6 +286,8 @@ class PreparedRun:
         views, settings = method.views(), self.settings
         if views.crop == "five":
             return FiveCrop()
+        if views.crop == "randaugment":
+            return RandAugment(views=settings.views or views.count)
         return Augmentation(views.scale or settings.crop_scale, views=settings.views or views.count)
 
     @cached_property

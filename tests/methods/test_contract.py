@@ -378,6 +378,7 @@ PARAMETERS = {
     "tcp": 331_904,
     "maple": 3_555_072,
     "maple-lite": 50_944,
+    "coprompt": 3_817_216,
     "mmrl": 4_992_256,
     "mmrl_pp": 813_312,
     "plot": 32_768,

@@ -65,6 +65,8 @@ def built(name, task, dataset, shots, *bindings):
         ("ape", "few_shot", "eurosat", 4, {"shots": 4, "channels": 700, "most_beta": 30.0}),
         ("ape", "few_shot", "imagenet", 16, {"steps_gamma": 5, "most_gamma": 0.5, "overlap": 0.7}),
         ("ape_t", "few_shot", "oxford_pets", 16, {"lr": 1e-4, "eps": 2e-3, "epochs": 30}),
+        ("coprompt", "base2new", "dtd", 16, {"lr": 0.0035, "epochs": 8, "batch_size": 4}),
+        ("coprompt", "cross_dataset", "imagenet", 16, {"lr": 0.0035, "epochs": 8, "depth": 9}),
         ("graph_adapter", "few_shot", "dtd", 1, {"lr": 1e-3, "epochs": 100, "text_share": 0.7}),
         ("flat_lora", "few_shot", "dtd", 4, {"iterations": 2000, "rho": 0.05}),
         ("lora_pro", "few_shot", "dtd", 2, {"iterations": 1000, "lr": 2e-4}),
