@@ -384,6 +384,16 @@ class PreparedRun:
                     f"{self.context.unmatched(classes)}"
                 )
 
+    def check_templates(self) -> None:
+        """Raises HarnessError for several templates of a method that puts words of its own, or
+        learned ones, into the one that it takes."""
+        for classes in {self.train.classes, *(split.classes for split in self.evaluated.values())}:
+            if "\n" in classes.template and set(self.summary.cuts.values()) != {None}:
+                raise HarnessError(
+                    f"{self.method.name} changes the towers and takes one --template. Several are "
+                    "averaged by methods on frozen features, as zero_shot, taskres and tip_adapter."
+                )
+
     def check_texts(self) -> None:
         """Raises HarnessError for a prompt that is too long for the text tower."""
         for classes in {self.train.classes, *(split.classes for split in self.evaluated.values())}:
