@@ -79,7 +79,7 @@ def run(
     cache_dir: str | Path | None = None,
     cache_limit: float = 20,
     force: bool = False,
-    template: str | None = None,
+    template: str | Sequence[str] | None = None,
     class_names: str | Path | None = None,
     class_texts: Sequence[str | Path] = (),
 ) -> Results:
@@ -102,7 +102,8 @@ def run(
             cache folder); cache_limit: its size in GB, 0 for none.
         force: run again what is done.
         template, class_names: of `folder:` and `csv:` datasets: the prompt, with {} for the class
-            name, and a csv file that renames classes.
+            name, or several, which methods on frozen features average; and a csv file that renames
+            classes.
         class_texts: files of texts of each class, for methods that read them.
 
     Raises:

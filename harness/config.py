@@ -134,15 +134,25 @@ def bind(name: str, value: Any, origin: str) -> Binding:
     return Binding(target, field_name, value, origin)
 
 
-def of_own_images(template: str | None, class_names: str | Path | None) -> list[Binding]:
-    """The settings of datasets that are given by their paths.
+def of_own_images(
+    template: str | Sequence[str] | None, class_names: str | Path | None
+) -> list[Binding]:
+    """The settings of datasets that are given by their paths; of several templates one setting, a
+    line for each.
 
     Raises:
-        HarnessError: a template that names no class.
+        HarnessError: a template that names no class, has several lines, or is given twice.
     """
-    if template is not None and "{}" not in template:
-        raise HarnessError(f"template {template!r} has no {{}} for the class name.")
-    given = {"template": template, "class_names": str(class_names) if class_names else None}
+    templates = [template] if isinstance(template, str) else list(template or ())
+    for each in templates:
+        if "{}" not in each:
+            raise HarnessError(f"template {each!r} has no {{}} for the class name.")
+        if len(each.splitlines()) > 1:
+            raise HarnessError(f"template {each!r} has several lines: give each as a template.")
+        if templates.count(each) > 1:
+            raise HarnessError(f"template {each!r} is given twice.")
+    lines = "\n".join(templates) or None
+    given = {"template": lines, "class_names": str(class_names) if class_names else None}
     return [
         Binding(kind, name, value, f"--{name.replace('_', '-')}")
         for kind in ("folder", "csv")

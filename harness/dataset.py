@@ -41,7 +41,8 @@ class Item(NamedTuple):
 class Classes:
     """What a method may know of the classes that it is fitted on or evaluated on.
 
-    `names` are in label order; `template` is the dataset's own zero-shot prompt. `ids` are what
+    `names` are in label order; `template` is the dataset's own zero-shot prompt, or several, one a
+    line, whose features are averaged. `ids` are what
     knows a class in other datasets, too (WordNet's), where there is such a thing; `descriptions`
     the texts of `--class-texts`, if there are any.
     """
@@ -68,7 +69,8 @@ class Classes:
     def texts(self, *templates: str) -> list[list[str]]:
         """`templates` filled in for each class: C lists of T texts; '_' reads as a space."""
         spoken = [name.replace("_", " ") for name in self.names]
-        return [[template.replace("{}", name) for template in templates] for name in spoken]
+        lines = [line for template in templates for line in template.split("\n")]
+        return [[template.replace("{}", name) for template in lines] for name in spoken]
 
     def numbers(self, others: "Classes") -> list[int] | None:
         """The labels that other classes have here, by id where both have ids and else by name;

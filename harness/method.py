@@ -98,18 +98,21 @@ def class_features(text: Tensor) -> Tensor:
 class Views:
     """What a method trains on of each image.
 
-    crop: `random` (resized crop and flip), or `five`: corners and centre, one of them for all
-    images of an epoch. scale: the crop's area, None for the engine's. drop_last: whether an
-    incomplete last batch is left out, as the field does. count: how many random views of each image
-    there are, which the epochs take in turn; 0: a fresh one every epoch. one_class: whether each
-    batch is of one class; images that no whole batch of their class takes are batched together.
+    crop: `random` (resized crop and flip), `five`: corners and centre, one of them for all images
+    of an epoch, or `randaugment`: no crop, two of sixteen operations. scale: the crop's area, None
+    for the engine's. drop_last: whether an incomplete last batch is left out, as the field does.
+    count: how many random views of each image there are, which the epochs take in turn; 0: a fresh
+    one every epoch. one_class: whether each batch is of one class; images that no whole batch of
+    their class takes are batched together. second: whether `HeadContext.image` is of another view
+    of the same images (not of `five`).
     """
 
-    crop: Literal["random", "five"] = "random"
+    crop: Literal["random", "five", "randaugment"] = "random"
     scale: tuple[float, float] | None = None
     drop_last: bool = True
     count: int = 0
     one_class: bool = False
+    second: bool = False
 
 
 class Support(Protocol):

@@ -124,3 +124,10 @@ def test_a_label_with_two_names_is_an_error():
 def test_a_gap_in_the_labels_is_an_error():
     with pytest.raises(HarnessError, match="missing"):
         class_names([Item("a", 0, "x"), Item("b", 2, "y")])
+
+
+def test_of_several_templates_each_class_gets_a_text_of_each():
+    classes = Classes("leaves", ("oak", "red_ash"), "a {}.\nthe {}, a leaf.")
+    assert classes.texts(classes.template) == [
+        ["a oak.", "the oak, a leaf."], ["a red ash.", "the red ash, a leaf."],
+    ]  # fmt: skip

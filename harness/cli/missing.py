@@ -87,7 +87,9 @@ def _options(
         target = text.partition(".")[0]
         if target in registry.plugins["datasets"] or target in named:
             yield from ("--set", text)
-    for option in ("data_root", "template", "class_names"):
+    for template in made.template or ():
+        yield from ("--template", template)
+    for option in ("data_root", "class_names"):
         if getattr(made, option):
             yield from (f"--{option.replace('_', '-')}", str(getattr(made, option)))
     for path in made.class_texts:

@@ -34,8 +34,9 @@ def root(parser: argparse.ArgumentParser) -> None:
 def own(parser: argparse.ArgumentParser) -> None:
     """--template and --class-names."""
     parser.add_argument(
-        "--template", metavar="TEXT", help="prompt for folder: and csv: datasets, with {} for "
-        "the class name (default: 'a photo of a {}.')",
+        "--template", metavar="TEXT", action="append", help="prompt for folder: and csv: datasets, "
+        "with {} for the class name (default: 'a photo of a {}.'); given several times, methods on "
+        "frozen features average them",
     )  # fmt: skip
     parser.add_argument(
         "--class-names", type=Path, metavar="FILE", help="csv file with lines `folder,name`, which "

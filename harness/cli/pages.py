@@ -18,6 +18,8 @@ import harness
 from harness import config, registry
 from harness.cli import options
 from harness.files import cache_folder
+from harness.literature import published
+from harness.literature.cards import card
 from harness.records.tables import harmless
 
 HERE = Path(harness.__file__).parent
@@ -60,7 +62,13 @@ def _made(known: registry.Registry) -> Iterable[Page]:
         for plugin in plugins.values():
             yield _page(kind, plugin.name, plugin.cls, plugin.fixed, "where it comes from",
                         plugin.summary, plugin.source,
-                        ["", f"defined in {plugin.origin}"])  # fmt: skip
+                        ["", *_card(plugin), f"defined in {plugin.origin}"])  # fmt: skip
+
+
+def _card(plugin: registry.Plugin) -> list[str]:
+    """What is known of a method that comes with the harness."""
+    found = card(plugin.name) if plugin.cls.__module__.startswith("harness.methods.") else None
+    return [f"{heading}: {text}" for heading, text in found.lines()] if found else []
 
 
 def _page(
@@ -97,9 +105,10 @@ def _key() -> str:
         path
         for folder in folders
         for part in ("*.py", "methods/**/*.py", "tasks/**/*.py", "records/*.py", "cli/*.py",
-                     "configs/*.gin", "towers/*.py", "images/*.py")
+                     "configs/*.gin", "towers/*.py", "images/*.py", "literature/*")
         for path in folder.glob(part)
-    })  # fmt: skip
+        if path.is_file()
+    } | {*published.folder().glob("*.csv")})  # fmt: skip
     digest = hashlib.sha256(sys.version.encode())
     for path in files:
         digest.update(f"{path}\0".encode() + path.read_bytes())

@@ -121,7 +121,9 @@ def fit(
             view = images.augmentation.view(seed, epoch)
             passes = (
                 images.train(view, order),
-                frozen.train(view, order) if frozen else itertools.repeat(None),
+                frozen.train((*view, 1) if views.second else view, order)
+                if frozen
+                else itertools.repeat(None),
             )
             epoch_losses = []
             shown = chosen(support.labels, order)  # one transfer an epoch

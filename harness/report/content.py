@@ -9,6 +9,7 @@ import pandas as pd
 from harness.certainty.intervals import PLACE, ZERO_SHOT, Certainty
 from harness.errors import HarnessError
 from harness.leaderboards.leaderboard import Leaderboard
+from harness.literature import cards
 from harness.records.entry import TABLES
 from harness.records.record import STATUSES, Record
 from harness.records.store import CHANGE, one_record_a_key
@@ -64,9 +65,17 @@ def report(records: Sequence[Record], picture: Picture = no_picture) -> dict[str
         "chapters": chapters,
         "curves": shots_of(frame, certain),
         "pictures": shown.number,
+        "methods": methods(scored),
         "trouble": provenance.trouble(scored, frame),
         "provenance": provenance.provenance(records),
     }
+
+
+def methods(records: Sequence[Record]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The cards of the methods that come with the harness, by name."""
+    names = sorted({str(record.run["method"]) for record in records})
+    found = {name: cards.card(name) for name in names}
+    return [(name, card.lines()) for name, card in found.items() if card]
 
 
 def _size(table: Table) -> int:

@@ -20,6 +20,7 @@ from harness.fitting.trainer import Schedule
 from harness.images.cache import Cache
 from harness.images.contents import DIGESTS
 from harness.images.pixels import Augmentation, FiveCrop
+from harness.images.randaugment import RandAugment
 from harness.images.source import ImageSource
 from harness.measure import device_name
 from harness.method import Method, method_code
@@ -285,6 +286,8 @@ class PreparedRun:
         views, settings = method.views(), self.settings
         if views.crop == "five":
             return FiveCrop()
+        if views.crop == "randaugment":
+            return RandAugment(views=settings.views or views.count)
         return Augmentation(views.scale or settings.crop_scale, views=settings.views or views.count)
 
     @cached_property
@@ -379,6 +382,16 @@ class PreparedRun:
                 raise HarnessError(
                     f"{self.method.name} needs texts of the classes of {name}. "
                     f"{self.context.unmatched(classes)}"
+                )
+
+    def check_templates(self) -> None:
+        """Raises HarnessError for several templates of a method that puts words of its own, or
+        learned ones, into the one that it takes."""
+        for classes in {self.train.classes, *(split.classes for split in self.evaluated.values())}:
+            if "\n" in classes.template and set(self.summary.cuts.values()) != {None}:
+                raise HarnessError(
+                    f"{self.method.name} changes the towers and takes one --template. Several are "
+                    "averaged by methods on frozen features, as zero_shot, taskres and tip_adapter."
                 )
 
     def check_texts(self) -> None:

@@ -62,7 +62,7 @@ def test_the_answer_says_how_to_train_the_method_on_all_images(text, given):
     arguments = parser().parse_args(shlex.split(line)[3:])
     assert arguments.command == "run"
     assert arguments.datasets == given[2]
-    assert arguments.template == "a drawing of a {}."
+    assert arguments.template == ["a drawing of a {}."]
 
 
 def test_the_answer_says_what_was_forecast_and_spent(text):

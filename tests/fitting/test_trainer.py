@@ -72,6 +72,24 @@ def test_cached_activations_give_what_live_ones_give(make_run):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
+def test_a_second_view_of_the_same_images_reaches_the_loss_where_a_method_asks_for_it(
+    make_run, monkeypatch
+):
+    asked = []
+
+    def noted(self, view, order, own=Images.train):
+        asked.append((view, [part.tolist() for part in order]))
+        return own(self, view, order)
+
+    monkeypatch.setattr(Images, "train", noted)
+    for name, first, second in (("coprompt", (1, 0), (1, 0, 1)), ("promptsrc", (1, 0), (1, 0))):
+        asked.clear()
+        execute(make_run(name, max_steps=1))
+        (mine, order), (frozen, same) = asked[:2]
+        assert (mine, frozen) == (first, second)
+        assert order == same
+
+
 def test_a_loss_that_is_not_finite_is_an_error_with_the_epoch(make_run):
     run = make_run("coop", lr=float("inf"), warmup_epochs=0)
     model, images, prompts = prepared(run)

@@ -403,6 +403,14 @@ def test_class_names_that_cannot_be_used_are_an_error(text, says, tmp_path, caps
             ["--template", "a photo of a tree."],
             "template 'a photo of a tree.' has no {} for the class name.",
         ),
+        (
+            ["--template", "a {}", "--template", "a {}"],
+            "template 'a {}' is given twice.",
+        ),
+        (
+            ["--template", "a\n{}"],
+            "template 'a\\n{}' has several lines: give each as a template.",
+        ),
         (["--datasets", "folder"], "folder needs a path: write folder:PATH."),
         (["--datasets", "csv"], "csv needs a path: write csv:PATH."),
         *(

@@ -10,7 +10,7 @@ from torch import Tensor
 from harness.dataset import Classes
 from harness.fitting.model import Model
 from harness.randomness import generator
-from tests.methods.test_contract import build, images, logits
+from tests.methods.test_contract import FIT, build, images, logits
 from tests.methods.test_equations_prompts import (
     NAMES,
     PETS,
@@ -25,6 +25,7 @@ from tests.methods.test_equations_prompts import (
     learns,
     seen,
     take,
+    text_feature,
     words,
 )
 
@@ -180,3 +181,28 @@ def test_metaprompts_frozen_texts_keep_the_underscores_of_names(underscores, wri
     assert several[0] == f"itap of a {written}"
     assert several[-1] == f"a photo of a {written}"
     assert len(several) == 8
+
+
+def test_coprompt_is_maple_with_two_adapters_held_to_one_sentence_of_each_class(exact, faces):
+    model = fitted("coprompt", exact, FIT)
+    contexts, tokens = vectors(model, "text", 9), []
+    for i, context in enumerate(contexts):
+        coupling = model.edits["image.tokens" if i == 0 else f"image.blocks.{i - 1}"].coupling
+        tokens.append(torch.stack([coupling.weight @ p + coupling.bias for p in context]))
+    before = {i: context for i, context in enumerate(contexts) if i}
+    seen_images = [image_feature(exact, pixels, tokens) for pixels in images()]
+    names = features(exact, FIT.names, "of a {}.", contexts[0], before)
+
+    def adapted(x: Tensor, adapter, ratio: float) -> Tensor:
+        inner = (adapter[0].weight @ x).clamp_min(0)
+        return ratio * (adapter[2].weight @ inner).clamp_min(0) + (1 - ratio) * x
+
+    seen_images = [adapted(f, model.head.image, 0.1) for f in seen_images]
+    names = [adapted(t, model.head.text, 0.2) for t in names]
+    draw = generator("sentence", 1, 0)  # seed 1, step 0
+    chosen = int(torch.randint(3, (), generator=draw))  # the shortest list has three
+    sentences = [text_feature(exact, texts[chosen]) for texts in FIT.descriptions]
+    apart = [torch.stack([1 - torch.cosine_similarity(a, b, dim=0) for a, b in pairs]).mean()
+             for pairs in (zip(names, sentences, strict=True),
+                           zip(seen_images, faces, strict=True))]  # fmt: skip
+    is_cross_entropy_of(model, cosines(exact, seen_images, names), sum(apart))

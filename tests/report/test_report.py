@@ -337,3 +337,10 @@ def test_the_page_stays_small(kinds, methods, most):
     found = content.report(records, lambda dataset, path: picture)
     assert len(found["chapters"][0]["labels"]) == methods
     assert len(page.page(found).encode()) < most
+
+
+def test_each_method_that_comes_with_the_harness_has_its_card_on_the_page(found):
+    assert [name for name, _ in found["methods"]] == ["coop", "lora", "zero_shot"]
+    text = " ".join(Page(page.page(found)).texts)
+    assert "compared with the authors' code at version 0.1.0" in text
+    assert "184,320 numbers on ViT-B/16" in text

@@ -92,7 +92,9 @@ def answer(arguments: argparse.Namespace) -> int:
 def _same(arguments: argparse.Namespace) -> list[str]:
     """The options that a command on the same data needs, too."""
     given = ["--datasets", arguments.datasets, "--backbone", arguments.backbone]
-    for name in ("template", "class_names", "device"):
+    for template in arguments.template or ():
+        given += ["--template", template]
+    for name in ("class_names", "device"):
         if getattr(arguments, name) is not None:
             given += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     if arguments.data_root is not None and ":" not in arguments.datasets:
