@@ -85,7 +85,7 @@ class Card:
             ("trained", f"{self.parameters} numbers on {BACKBONE}"),
             ("frozen", self.frozen),
             ("training", self.cost),
-            ("needs", self.needs or "nothing beside the shots"),
+            ("needs", self.needs or "no more than class names and shots"),
             ("verified", self.verified),
             ("note", self.note),
             *(("published", each) for each in averages(self.method)),

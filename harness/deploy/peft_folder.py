@@ -1,0 +1,201 @@
+"""Adapters as a folder in peft's own format: `adapter_config.json`, `adapter_model.safetensors`.
+
+The modules that an adapter belongs to are named by sites, as `image.blocks.3.q`. peft itself makes
+and reads the names of the weights; nothing of a folder is executed or unpickled.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from harness.dataset import Classes
+from harness.errors import HarnessError, blaming
+from harness.files import reason, regular_file, shown
+from harness.fitting.model import Model
+from harness.methods.peft import ADAPTER, HARMLESS, Peft
+from harness.randomness import seed_of
+from harness.towers.openclip import Clip
+from harness.towers.wrapped import Wrapped, tree, wrappable
+from harness.towers.wrapped import shown as seen_by_peft
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ABOUT = ("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+         "inference_mode", "total_step")  # fmt: skip
+
+
+def write(model: Model, folder: Path) -> None:
+    """Writes a fit of `peft` or `peft-*`. What peft would read again is compared with the fit.
+
+    Raises:
+        HarnessError: another method; a folder that is not empty; a type whose weights peft's format
+            does not hold whole.
+    """
+    method = model.method
+    if not isinstance(method, Peft):
+        raise HarnessError(
+            f"{method.name} is no layer of peft, so that there is no folder of peft's for it. "
+            "Methods that have one are `peft` and `peft-*`."
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise HarnessError(f"{shown(folder)} is there already. Give a new or an empty folder.")
+    config = method.parsed(method.iterations)
+    whole = _whole(model.clip, config, method.towers)
+    for site, layer in _layers(whole, model).items():
+        frozen = {n: x for n, x in layer.state_dict().items() if n.startswith("base_layer.")}
+        layer.load_state_dict(frozen | _edit(model, site).state_dict(), strict=True)
+    state = _peft().get_peft_model_state_dict(whole, save_embedding_layers=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({n: each.detach().cpu().contiguous().clone() for n, each in state.items()},
+              folder / WEIGHTS, metadata={"format": "pt"})  # fmt: skip
+    config.base_model_name_or_path, config.inference_mode = model.clip.name, True
+    config.save_pretrained(str(folder))
+    lost = _differences(model, folder)
+    if lost:
+        for name in (CONFIG, WEIGHTS):
+            (folder / name).unlink(missing_ok=True)
+        raise HarnessError(
+            f"peft's format does not hold all of this {config.peft_type.value}: {lost}. Keep the "
+            "file of weights instead."
+        )
+
+
+def read(folder: Path, clip: Clip, classes: Classes) -> Model:
+    """The adapter of a folder on a backbone, as a fitted model of `peft`.
+
+    Raises:
+        HarnessError: files that are missing or damaged, a configuration that is not possible here,
+            or weights of other modules than it asks for, with their names.
+    """
+    given, state = _config(folder), _weights(folder)
+    towers = {name.split(".")[2] for name in state if name.startswith("base_model.model.")}
+    only = towers.pop() if len(towers) == 1 and towers <= {"image", "text"} else "both"
+    method = Peft(config=json.dumps(given), towers=only)  # type: ignore[arg-type]
+    method.check()
+    model = Model(clip, method, classes, seed=0)
+    whole = _whole(clip, method.parsed(method.iterations), only)
+    _check_names(
+        folder, state, _peft().get_peft_model_state_dict(whole, save_embedding_layers=False)
+    )
+    with _quietly(), blaming(f"the weights in {shown(folder)}"):
+        _peft().set_peft_model_state_dict(whole, state)
+        for site, layer in _layers(whole, model).items():
+            own = {n: x for n, x in layer.state_dict().items() if not n.startswith("base_layer.")}
+            _edit(model, site).load_state_dict(own, strict=True)
+    return model
+
+
+def _peft(module: str = "peft") -> Any:
+    """Imported where it is used: it takes seconds."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise HarnessError(
+            f"a folder of peft's needs the package peft ({error}): pip install "
+            "'vlm-peft-harness[peft]'."
+        ) from error
+
+
+def _whole(clip: Clip, config: Any, towers: str) -> Any:
+    """peft's own model over the modules of the towers, with its weights at their start."""
+    chosen = [tower for tower in (clip.image, clip.text) if towers in ("both", tower.name)]
+    shell = tree({s: seen_by_peft(op) for tower in chosen for s, op in wrappable(tower).items()})
+    with torch.random.fork_rng(devices=[]), _quietly():
+        torch.manual_seed(seed_of("peft's folder"))  # not the run's: what is drawn must be saved
+        return _peft().get_peft_model(shell, config, adapter_name=ADAPTER)
+
+
+def _layers(whole: Any, model: Model) -> dict[str, nn.Module]:
+    """peft's layers at the sites of a model's edits."""
+    return {site: whole.base_model.model.get_submodule(site) for site in model.edits}
+
+
+def _edit(model: Model, site: str) -> nn.Module:
+    edit = model.edits[site]
+    assert isinstance(edit, Wrapped)
+    return edit.layer
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Meanwhile harmless warnings are not shown."""
+    with warnings.catch_warnings():
+        for each in HARMLESS:
+            warnings.filterwarnings("ignore", each)
+        yield
+
+
+def _differences(model: Model, folder: Path) -> str:
+    """Which tensors are others when the folder is read; empty if none."""
+    again = read(folder, model.clip, model.classes).trained.state_dict()
+    lost = [
+        re.sub(r"^edits\.", "", name)
+        for name, value in model.trained.state_dict().items()
+        if not torch.equal(value, again[name].to(value))
+    ]
+    return ", ".join(lost[:3]) + ", ..." * (len(lost) > 3)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The settings that differ from peft's defaults, without what they say of the model."""
+    path = folder / CONFIG
+    try:
+        given = json.loads(regular_file(path).read_text(encoding="utf-8"))
+        kind = given["peft_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HarnessError(
+            f"{shown(path)} is no configuration of peft: {reason(error)}."
+        ) from error
+    cls = _peft().mapping.PEFT_TYPE_TO_CONFIG_MAPPING.get(kind)
+    usual = {
+        each.name: each.default_factory()
+        if each.default_factory is not dataclasses.MISSING
+        else each.default
+        for each in (dataclasses.fields(cls) if cls else ())
+    }
+    left = {name: value for name, value in given.items() if name not in ABOUT}
+    return {n: value for n, value in left.items() if n == "peft_type" or usual.get(n, ...) != value}
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    try:
+        state = load_file(regular_file(path))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise HarnessError(
+            f"{shown(path)} cannot be read: {reason(error)}. Weights are read as safetensors alone."
+        ) from error
+    bad = [name for name, value in state.items() if not value.isfinite().all()]
+    if bad:
+        raise HarnessError(f"{shown(path)}: {bad[0]} holds numbers that are not finite.")
+    return state
+
+
+def _check_names(folder: Path, given: Mapping[str, Tensor], asked: Mapping[str, Tensor]) -> None:
+    """Raises HarnessError if a folder lacks weights, has others, or has some of another shape."""
+    for what, names in (
+        ("lacks", asked.keys() - given),
+        ("has, beyond that,", given.keys() - asked),
+    ):
+        if names:
+            some = ", ".join(sorted(names)[:3]) + ", ..." * (len(names) > 3)
+            raise HarnessError(
+                f"{shown(folder)} does not fit its configuration on this backbone: it {what} "
+                f"{some}."
+            )
+    for name, value in given.items():
+        if value.shape != asked[name].shape:
+            raise HarnessError(
+                f"{shown(folder)}: {name} is {list(value.shape)}, and this backbone takes "
+                f"{list(asked[name].shape)}."
+            )
