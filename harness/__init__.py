@@ -82,6 +82,7 @@ def run(
     template: str | None = None,
     class_names: str | Path | None = None,
     class_texts: Sequence[str | Path] = (),
+    lists: str | Path | None = None,
 ) -> Results:
     """Runs every method on every task and dataset, once per seed, with progress on standard error.
 
@@ -104,6 +105,7 @@ def run(
         template, class_names: of `folder:` and `csv:` datasets: the prompt, with {} for the class
             name, and a csv file that renames classes.
         class_texts: files of texts of each class, for methods that read them.
+        lists: a folder of few-shot lists to train on, instead of drawing.
 
     Raises:
         HarnessError: a request that cannot be met, before anything is computed.
@@ -111,6 +113,7 @@ def run(
     from harness import config, registry
     from harness.class_texts import read
     from harness.files import cache_folder
+    from harness.images import lists as given_lists
     from harness.images.cache import Disk
     from harness.records.store import Store
     from harness.records.tables import harmless
@@ -139,6 +142,7 @@ def run(
         device=device,
         disk=Disk(Path(cache_dir or cache_folder()), int(cache_limit * 2**30)),
         class_texts=[read(Path(each)) for each in _listed(class_texts)],
+        lists=given_lists.read(Path(lists)) if lists else None,
     )
     runs, store = plan(request, registry.load(plugins)), Store(Path(results))
     for remark in remarks(runs):

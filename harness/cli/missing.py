@@ -87,7 +87,7 @@ def _options(
         target = text.partition(".")[0]
         if target in registry.plugins["datasets"] or target in named:
             yield from ("--set", text)
-    for option in ("data_root", "template", "class_names"):
+    for option in ("data_root", "template", "class_names", "lists"):
         if getattr(made, option):
             yield from (f"--{option.replace('_', '-')}", str(getattr(made, option)))
     for path in made.class_texts:
@@ -101,7 +101,8 @@ def _options(
 def _made_by(record: Record) -> argparse.Namespace:
     """The arguments of the command that made a record; none if it was made by another program."""
     none = argparse.Namespace(datasets=None, settings=[], plugin=[], data_root=None,
-                              template=None, class_names=None, class_texts=[])  # fmt: skip
+                              template=None, class_names=None, lists=None,
+                              class_texts=[])  # fmt: skip
     words = record.provenance.get("command") or ""
     try:
         with contextlib.redirect_stderr(io.StringIO()):
@@ -110,6 +111,7 @@ def _made_by(record: Record) -> argparse.Namespace:
         return none
     if made.command not in ("run", "paper"):
         return none
+    made.lists = getattr(made, "lists", None)
     if "--data-root" not in words:
         made.data_root = None
     return made

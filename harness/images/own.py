@@ -89,6 +89,9 @@ class UserImages(Dataset):
             for part in PARTS
         }
 
+    def file(self, item: Item, root: Path | None) -> Path | None:
+        return self.home / path_below(item.path, self.path)
+
     def open(self, item: Item, root: Path | None) -> Image.Image:
         return open_rgb(self.home / path_below(item.path, self.path), self.path, turn=True)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli import options
+from harness.errors import HarnessError
 from harness.records.tables import plain_table
 
 
@@ -28,7 +29,23 @@ def add(verbs: Any) -> None:
         parser.add_argument("names", nargs=names, metavar="NAME", help="see `list datasets`")
         options.root(parser)
         options.plugin(parser)
-        text = "show how much the cache of decoded images and frozen features holds"
+    text = "write the few-shot lists of datasets, one file for each number of shots and seed"
+    lists = whats.add_parser(
+        "lists", help=text, description=f"{text}: path, label, class, split and the image's "
+        "fingerprint (SHA-256 of its file, or of its pixels where it has none) a line. "
+        "`run --lists DIR` trains on them.",
+    )  # fmt: skip
+    lists.add_argument("--datasets", required=True, metavar="NAMES", help="see `list datasets`")
+    lists.add_argument("--shots", default="16", metavar="LIST", help="images a class: 1,2,4 "
+                       "(default: 16)")  # fmt: skip
+    lists.add_argument("--seeds", default="1", metavar="LIST", help="1,2,3 or 1-3 (default: 1)")
+    lists.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the files"
+    )
+    options.own(lists)
+    options.root(lists)
+    options.plugin(lists)
+    text = "show how much the cache of decoded images and frozen features holds"
     cache = whats.add_parser("cache", help=text, description=text)
     cache.add_argument("--clear", action="store_true", help="delete everything in it")
     options.cache(cache)
@@ -41,6 +58,8 @@ def look(arguments: argparse.Namespace) -> int:
 
     if arguments.what == "cache":
         return _cache(arguments)
+    if arguments.what == "lists":
+        return _lists(arguments)
     plugins = options.plugins(arguments.plugin)
     chosen = plugins.find("datasets", ",".join(arguments.names) or "*")
     root = arguments.data_root and Path(arguments.data_root)
@@ -63,6 +82,28 @@ def look(arguments: argparse.Namespace) -> int:
         print(f"  {len(found.problems)} problems\n" if found.problems else "  nothing is wrong\n")
         wrong += len(found.problems)
     return 1 if wrong else 0
+
+
+def _lists(arguments: argparse.Namespace) -> int:
+    from harness import config
+    from harness.images import lists
+
+    chosen = options.plugins(arguments.plugin).find("datasets", arguments.datasets)
+    bindings = config.of_own_images(arguments.template, arguments.class_names)
+    root = arguments.data_root and Path(arguments.data_root)
+    shots, seeds = (options.numbers(f"--{name}", getattr(arguments, name))
+                    for name in ("shots", "seeds"))  # fmt: skip
+    if min(shots) < 1:
+        raise HarnessError(f"--shots must be at least 1, not {min(shots)}.")
+    files = [
+        path
+        for plugin in chosen
+        for path in lists.write(
+            plugin.name, config.build(plugin, bindings)[0], root, shots, seeds, arguments.out
+        )
+    ]
+    print(f"{len(files)} lists in {arguments.out}, such as {files[0].name}.")
+    return 0
 
 
 def _cache(arguments: argparse.Namespace) -> int:

@@ -63,6 +63,11 @@ def shared(parser: argparse.ArgumentParser) -> None:
     options.own(parser)
     options.class_texts(parser)
     parser.add_argument(
+        "--lists", type=Path, metavar="DIR", help="train on these few-shot lists instead of "
+        "drawing: files DATASET-shot_K-seed_S.jsonl of `data lists`, or the .json files of "
+        "cross_modal_adaptation",
+    )  # fmt: skip
+    parser.add_argument(
         "--backbone",
         default=options.DEFAULT_BACKBONE,
         metavar="NAME",
@@ -209,6 +214,7 @@ def failures(records: Iterable[Record]) -> int:
 
 
 def _request(arguments: argparse.Namespace) -> "Request":
+    from harness.images import lists
     from harness.runs.plan import Request
 
     bindings = config.read_gin(arguments.config) if arguments.config else []
@@ -238,6 +244,7 @@ def _request(arguments: argparse.Namespace) -> "Request":
         disk=options.disk(arguments),
         dry=arguments.dry_run,
         class_texts=[class_texts.read(path) for path in arguments.class_texts],
+        lists=lists.read(arguments.lists) if arguments.lists else None,
     )
 
 
