@@ -134,8 +134,10 @@ def bind(name: str, value: Any, origin: str) -> Binding:
     return Binding(target, field_name, value, origin)
 
 
-def of_own_images(template: str | None, class_names: str | Path | None) -> list[Binding]:
-    """The settings of datasets that are given by their paths.
+def of_own_images(
+    template: str | None, class_names: str | Path | None, **columns: str | None
+) -> list[Binding]:
+    """The settings of datasets that are given by their paths; `columns` are those of hf: alone.
 
     Raises:
         HarnessError: a template that names no class.
@@ -145,8 +147,11 @@ def of_own_images(template: str | None, class_names: str | Path | None) -> list[
     given = {"template": template, "class_names": str(class_names) if class_names else None}
     return [
         Binding(kind, name, value, f"--{name.replace('_', '-')}")
-        for kind in ("folder", "csv")
-        for name, value in given.items()
+        for kind, own in {
+            **dict.fromkeys(("folder", "csv", "wds"), given),
+            "hf": given | columns,
+        }.items()
+        for name, value in own.items()
         if value is not None
     ]
 

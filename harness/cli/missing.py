@@ -87,8 +87,9 @@ def _options(
         target = text.partition(".")[0]
         if target in registry.plugins["datasets"] or target in named:
             yield from ("--set", text)
-    for option in ("data_root", "template", "class_names", "lists"):
-        if getattr(made, option):
+    for option in ("data_root", "template", "class_names", "image_column", "label_column",
+                   "configuration", "splits", "lists"):  # fmt: skip
+        if getattr(made, option, None):
             yield from (f"--{option.replace('_', '-')}", str(getattr(made, option)))
     for path in made.class_texts:
         yield from ("--class-texts", str(path))
@@ -101,7 +102,7 @@ def _options(
 def _made_by(record: Record) -> argparse.Namespace:
     """The arguments of the command that made a record; none if it was made by another program."""
     none = argparse.Namespace(datasets=None, settings=[], plugin=[], data_root=None,
-                              template=None, class_names=None, lists=None,
+                              template=None, class_names=None,
                               class_texts=[])  # fmt: skip
     words = record.provenance.get("command") or ""
     try:
@@ -111,7 +112,6 @@ def _made_by(record: Record) -> argparse.Namespace:
         return none
     if made.command not in ("run", "paper"):
         return none
-    made.lists = getattr(made, "lists", None)
     if "--data-root" not in words:
         made.data_root = None
     return made

@@ -1,6 +1,7 @@
 """`data`: find, download and check datasets; inspect the cache."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def add(verbs: Any) -> None:
     ):  # fmt: skip
         parser = whats.add_parser(what, help=text, description=text)
         parser.add_argument("names", nargs=names, metavar="NAME", help="see `list datasets`")
+        options.own(parser)
         options.root(parser)
         options.plugin(parser)
     text = "write the few-shot lists of datasets, one file for each number of shots and seed"
@@ -54,6 +56,7 @@ def add(verbs: Any) -> None:
 
 def look(arguments: argparse.Namespace) -> int:
     """The exit code."""
+    from harness import config
     from harness.images import download, library
 
     if arguments.what == "cache":
@@ -62,6 +65,8 @@ def look(arguments: argparse.Namespace) -> int:
         return _lists(arguments)
     plugins = options.plugins(arguments.plugin)
     chosen = plugins.find("datasets", ",".join(arguments.names) or "*")
+    bindings = options.own_bindings(arguments)
+    chosen = [replace(p, fixed={**p.fixed, **config.build(p, bindings)[1]}) for p in chosen]
     root = arguments.data_root and Path(arguments.data_root)
     if arguments.what == "status":
         print(library.status(chosen, root))
@@ -89,7 +94,7 @@ def _lists(arguments: argparse.Namespace) -> int:
     from harness.images import lists
 
     chosen = options.plugins(arguments.plugin).find("datasets", arguments.datasets)
-    bindings = config.of_own_images(arguments.template, arguments.class_names)
+    bindings = options.own_bindings(arguments)
     root = arguments.data_root and Path(arguments.data_root)
     shots, seeds = (options.numbers(f"--{name}", getattr(arguments, name))
                     for name in ("shots", "seeds"))  # fmt: skip

@@ -219,7 +219,7 @@ def _request(arguments: argparse.Namespace) -> "Request":
 
     bindings = config.read_gin(arguments.config) if arguments.config else []
     bindings += [config.read_set(text) for text in arguments.settings]
-    bindings += config.of_own_images(arguments.template, arguments.class_names)
+    bindings += options.own_bindings(arguments)
     engine = (
         ("few_shot.forgetting", arguments.forgetting or None, "--forgetting"),
         ("engine.views", arguments.views, "--views"),
