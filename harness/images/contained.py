@@ -21,6 +21,7 @@ from harness.images.own import UserImages
 
 GROUP = 1000  # images whose hashes are kept together
 _STAMPS: dict["ContainedImages", str] = {}  # of this process, renewed whenever lists are read
+_LISTS: dict["ContainedImages", tuple[str, dict[str, list[Item]]]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,11 @@ class ContainedImages(UserImages):
         """
 
     def read(self, root: Path | None) -> dict[str, list[Item]]:
-        self.renewed()
-        return super().read(root)
+        """Read once as long as the files stay the same ones: there may be a million images."""
+        mark = self.renewed()
+        if _LISTS.get(self, ("", {}))[0] != mark:
+            _LISTS[self] = (mark, super().read(root))
+        return {part: [*items] for part, items in _LISTS[self][1].items()}
 
     def renewed(self) -> str:
         """What changes when one of the files does; looked at again."""
