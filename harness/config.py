@@ -150,6 +150,7 @@ def of_own_images(
         for kind, own in {
             **dict.fromkeys(("folder", "csv", "wds"), given),
             "hf": given | columns,
+            "torchvision": {"template": template},
         }.items()
         for name, value in own.items()
         if value is not None

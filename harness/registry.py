@@ -177,7 +177,8 @@ class Registry:
         base.needed()
         where = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - keeps links
         named = {"path": str(where)}
-        if not where.exists() and hasattr(base.cls, "remote"):  # a name of somewhere else
+        only = getattr(base.cls, "names_only", False)
+        if hasattr(base.cls, "remote") and (only or not where.exists()):  # not on this disk
             named = {"path": base.cls.remote(path)}
         called = where.stem if named["path"] == str(where) else named["path"]
         plugin = Plugin(f"{family}:{called}", base.cls, named, base.origin)

@@ -9,7 +9,7 @@ from harness.cli import options, pages
 from harness.errors import unknown
 from harness.records.tables import harmless, plain_table
 
-PATHS = ("csv", "folder", "hf", "wds")  # what takes a path is no dataset yet
+PATHS = ("csv", "folder", "hf", "torchvision", "wds")  # what takes a path is no dataset yet
 BACKBONES = Path(config.__file__).parent / "backbones"
 
 
