@@ -82,6 +82,7 @@ def run(
     template: str | Sequence[str] | None = None,
     class_names: str | Path | None = None,
     class_texts: Sequence[str | Path] = (),
+    lists: str | Path | None = None,
 ) -> Results:
     """Runs every method on every task and dataset, once per seed, with progress on standard error.
 
@@ -105,6 +106,7 @@ def run(
             name, or several, which methods on frozen features average; and a csv file that renames
             classes.
         class_texts: files of texts of each class, for methods that read them.
+        lists: a folder of few-shot lists to train on, instead of drawing.
 
     Raises:
         HarnessError: a request that cannot be met, before anything is computed.
@@ -112,6 +114,7 @@ def run(
     from harness import config, registry
     from harness.class_texts import read
     from harness.files import cache_folder
+    from harness.images import lists as given_lists
     from harness.images.cache import Disk
     from harness.records.store import Store
     from harness.records.tables import harmless
@@ -140,6 +143,7 @@ def run(
         device=device,
         disk=Disk(Path(cache_dir or cache_folder()), int(cache_limit * 2**30)),
         class_texts=[read(Path(each)) for each in _listed(class_texts)],
+        lists=given_lists.read(Path(lists)) if lists else None,
     )
     runs, store = plan(request, registry.load(plugins)), Store(Path(results))
     for remark in remarks(runs):

@@ -135,10 +135,12 @@ def bind(name: str, value: Any, origin: str) -> Binding:
 
 
 def of_own_images(
-    template: str | Sequence[str] | None, class_names: str | Path | None
+    template: str | Sequence[str] | None,
+    class_names: str | Path | None,
+    **columns: str | None,
 ) -> list[Binding]:
     """The settings of datasets that are given by their paths; of several templates one setting, a
-    line for each.
+    line for each. `columns` are those of hf: alone.
 
     Raises:
         HarnessError: a template that names no class, has several lines, or is given twice.
@@ -155,8 +157,12 @@ def of_own_images(
     given = {"template": lines, "class_names": str(class_names) if class_names else None}
     return [
         Binding(kind, name, value, f"--{name.replace('_', '-')}")
-        for kind in ("folder", "csv")
-        for name, value in given.items()
+        for kind, own in {
+            **dict.fromkeys(("folder", "csv", "wds"), given),
+            "hf": given | columns,
+            "torchvision": {"template": lines},
+        }.items()
+        for name, value in own.items()
         if value is not None
     ]
 

@@ -144,6 +144,10 @@ class Dataset(ABC):
         the image is not in a file of its own."""
         return ""
 
+    def file(self, item: Item, root: Path | None) -> Path | None:
+        """The file that holds this image alone; None if there is none."""
+        return None
+
     def unit(self, item: Item) -> str:
         """The smallest thing that is drawn independently of others, which intervals count instead
         of images: the drawing of several views, the video of several frames; else the image."""

@@ -1,6 +1,7 @@
 """Image files to RGB: the formats that are read, transparency, more than eight bits a channel."""
 
 import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,41 @@ def open_rgb(path: Path, dataset: str, turn: bool = False) -> Image.Image:
     try:
         if not _is_text(path):
             raise ValueError("its name is not UTF-8")
-        with Image.open(regular_file(path), formats=FORMATS) as image:
-            raw = image.tile[0].args if image.tile else None
-            kind = image.format
-            if kind == "WEBP" and image.mode == "RGB" and getattr(image, "is_animated", False):
-                image._mode = "RGBA"  # what the first picture does not cover is clear
-                image.rawmode = "RGBA"  # type: ignore[attr-defined]
-            return to_rgb(ImageOps.exif_transpose(image) if turn else image, kind, raw)
+        return _decoded(regular_file(path), turn)
     except Exception as error:  # decoders raise all kinds
-        extra = HEIC if path.suffix.lower() in HEIC - SUFFIXES else ()
-        hint = " It needs pillow-heif: pip install 'vlm-peft-harness[heic]'." if extra else ""
-        raise HarnessError(
-            f"{dataset}: {shown(path)} cannot be read as an image: {shown(reason(error))}.{hint} "
-            "`python -m harness data verify` finds every such file; --on-bad-image skip leaves "
-            "them out."
-        ) from error
+        raise _unreadable(path, dataset, error) from error
+
+
+def rgb_of(encoded: bytes, path: str, dataset: str) -> Image.Image:
+    """The same of the bytes of an image that is in no file of its own, upright.
+
+    Raises:
+        HarnessError: they cannot be read as an image.
+    """
+    try:
+        return _decoded(io.BytesIO(encoded), turn=True)
+    except Exception as error:
+        raise _unreadable(Path(path), dataset, error) from error
+
+
+def _decoded(file: Path | io.BytesIO, turn: bool) -> Image.Image:
+    with Image.open(file, formats=FORMATS) as image:
+        raw = image.tile[0].args if image.tile else None
+        kind = image.format
+        if kind == "WEBP" and image.mode == "RGB" and getattr(image, "is_animated", False):
+            image._mode = "RGBA"  # what the first picture does not cover is clear
+            image.rawmode = "RGBA"  # type: ignore[attr-defined]
+        return to_rgb(ImageOps.exif_transpose(image) if turn else image, kind, raw)
+
+
+def _unreadable(path: Path, dataset: str, error: Exception) -> HarnessError:
+    extra = HEIC if path.suffix.lower() in HEIC - SUFFIXES else ()
+    hint = " It needs pillow-heif: pip install 'vlm-peft-harness[heic]'." if extra else ""
+    return HarnessError(
+        f"{dataset}: {shown(path)} cannot be read as an image: {shown(reason(error))}.{hint} "
+        "`python -m harness data verify` finds every such file; --on-bad-image skip leaves "
+        "them out."
+    )
 
 
 def _is_text(path: Path) -> bool:

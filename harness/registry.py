@@ -174,8 +174,14 @@ class Registry:
         if base is None or not base.lacks_path or not path:
             allowed = [f"{name}:PATH" for name, p in self.plugins[kind].items() if p.lacks_path]
             raise HarnessError(f"{part!r} is no {kind.rstrip('s')}. Allowed: {', '.join(allowed)}.")
+        base.needed()
         where = Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 - keeps links
-        plugin = Plugin(f"{family}:{where.stem}", base.cls, {"path": str(where)}, base.origin)
+        named = {"path": str(where)}
+        only = getattr(base.cls, "names_only", False)
+        if hasattr(base.cls, "remote") and (only or not where.exists()):  # not on this disk
+            named = {"path": base.cls.remote(path)}
+        called = where.stem if named["path"] == str(where) else named["path"]
+        plugin = Plugin(f"{family}:{called}", base.cls, named, base.origin)
         there = self.plugins[kind].setdefault(plugin.name, plugin)
         if there.fixed != plugin.fixed:
             raise Collision(

@@ -48,6 +48,8 @@ ONLY = {
     "ray": ("harness.runs.executors.ray",),
     "onnx": ("harness.deploy",),
     "onnxruntime": ("harness.deploy",),
+    "datasets": ("harness.images.arrow",),
+    "pyarrow": ("harness.images.arrow",),
 }
 SCRIPTS = "harness.backbones"  # how the embedded backbone was made; no part of a run
 
@@ -131,11 +133,18 @@ def test_a_method_file_imports_the_method_interface_and_torch(module):
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("harness.tasks.")])
 def test_a_task_or_dataset_file_imports_its_interface(module):
-    allowed = {"harness.task", "harness.dataset", "harness.images.own", "PIL"}
+    of_images = {f"harness.images.{name}" for name in ("own", "contained", "arrow", "shards")}
+    allowed = {
+        "harness.task",
+        "harness.dataset",
+        "harness.tasks.datasets.folder",
+        "PIL",
+        "torchvision.datasets",
+    }
     tool = module.endswith(".emoji.build")  # draws the embedded sheets, once
     for name in imported(module):
         top = name.partition(".")[0]
-        known = name in allowed or top in sys.stdlib_module_names
+        known = name in allowed | of_images or top in sys.stdlib_module_names
         assert known or name.startswith("harness.tasks.datasets.emoji") or tool, name
 
 

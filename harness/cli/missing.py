@@ -89,8 +89,9 @@ def _options(
             yield from ("--set", text)
     for template in made.template or ():
         yield from ("--template", template)
-    for option in ("data_root", "class_names"):
-        if getattr(made, option):
+    for option in ("data_root", "class_names", "image_column", "label_column", "configuration",
+                   "splits", "lists"):  # fmt: skip
+        if getattr(made, option, None):
             yield from (f"--{option.replace('_', '-')}", str(getattr(made, option)))
     for path in made.class_texts:
         yield from ("--class-texts", str(path))
@@ -103,7 +104,8 @@ def _options(
 def _made_by(record: Record) -> argparse.Namespace:
     """The arguments of the command that made a record; none if it was made by another program."""
     none = argparse.Namespace(datasets=None, settings=[], plugin=[], data_root=None,
-                              template=None, class_names=None, class_texts=[])  # fmt: skip
+                              template=None, class_names=None,
+                              class_texts=[])  # fmt: skip
     words = record.provenance.get("command") or ""
     try:
         with contextlib.redirect_stderr(io.StringIO()):

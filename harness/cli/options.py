@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import registry
+from harness import config, registry
 from harness.errors import HarnessError
 from harness.files import cache_folder
 from harness.records.tables import harmless
@@ -32,16 +32,36 @@ def root(parser: argparse.ArgumentParser) -> None:
 
 
 def own(parser: argparse.ArgumentParser) -> None:
-    """--template and --class-names."""
+    """--template and --class-names, and what says how a hf: dataset is read."""
     parser.add_argument(
-        "--template", metavar="TEXT", action="append", help="prompt for folder: and csv: datasets, "
-        "with {} for the class name (default: 'a photo of a {}.'); given several times, methods on "
-        "frozen features average them",
+        "--template", metavar="TEXT", action="append", help="prompt for datasets that are given by "
+        "their paths or names (folder:, csv:, hf:, wds:, torchvision:), with {} for the class name "
+        "(default: 'a photo of a {}.'); given several times, methods on frozen features average "
+        "them",
     )  # fmt: skip
     parser.add_argument(
         "--class-names", type=Path, metavar="FILE", help="csv file with lines `folder,name`, which "
-        "renames the classes of folder: and csv: datasets",
+        "renames the classes of folder:, csv:, hf: and wds: datasets",
     )  # fmt: skip
+    for name, metavar, text in (
+        ("image-column", "NAME", "the column of images (default: the one of that type)"),
+        ("label-column", "NAME", "the column of labels (default: the one of that type)"),
+        ("configuration", "NAME", "the configuration (default: the only one)"),
+        ("splits", "LIST", "its splits: train=train,val=validation,test=test (default: by their "
+         "usual names)"),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", metavar=metavar, help=f"of a hf: dataset: {text}")
+
+
+def own_bindings(arguments: argparse.Namespace) -> list[config.Binding]:
+    """The settings that the options of `own` give.
+
+    Raises:
+        HarnessError: a template that names no class.
+    """
+    columns = {name: getattr(arguments, name)
+               for name in ("image_column", "label_column", "configuration", "splits")}  # fmt: skip
+    return config.of_own_images(arguments.template, arguments.class_names, **columns)
 
 
 def class_texts(parser: argparse.ArgumentParser) -> None:

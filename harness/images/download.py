@@ -37,6 +37,14 @@ def prepare(plugin: Plugin, root: Path | None) -> str:
     """
     dataset = plugin.cls(**plugin.fixed)
     about = dataset.published
+    if hasattr(dataset, "download"):  # torchvision:NAME lays itself out
+        with _resumed_downloads():
+            try:
+                return f"{plugin.name} is in {dataset.download(root)}."
+            except (RuntimeError, ValueError, OSError) as error:
+                raise HarnessError(
+                    f"{plugin.name} could not be downloaded: {error}. The same command goes on."
+                ) from error
     if not isinstance(dataset, FileDataset) or about is None:
         raise HarnessError(f"{plugin.name} needs no download.")
     if not about.torchvision:

@@ -59,7 +59,7 @@ class UserImages(Dataset):
     def read(self, root: Path | None) -> dict[str, list[Item]]:
         """Raises HarnessError for lists that cannot be used, with what is wrong."""
         listed = {
-            part: [image._replace(name=_composed(image.name)) for image in each]
+            part: [image._replace(name=composed(image.name)) for image in each]
             for part, each in self.listed().items()
         }
         self._check_inside({image.path for each in listed.values() for image in each})
@@ -70,12 +70,12 @@ class UserImages(Dataset):
             listed = {**listed, "test": listed.get("val", []), "val": []}
         if not listed.get("train"):
             raise HarnessError(f"{self.path} has no train images: give some, or no split at all.")
-        known = sorted({image.name for image in listed["train"]}, key=natural)
+        known = self.ordered({image.name for image in listed["train"]})
         for part in PARTS:
             unseen = sorted({image.name for image in listed.get(part, [])} - set(known))
             if unseen:
                 raise HarnessError(f"{self.path}: {part} has the class {unseen[0]!r}, train not.")
-        unscored = sorted(set(known) - {image.name for image in listed["test"]}, key=natural)
+        unscored = self.ordered(set(known) - {image.name for image in listed["test"]})
         if unscored:
             raise HarnessError(f"{self.path}: the class {unscored[0]!r} has no test images.")
         labels = {name: label for label, name in enumerate(known)}
@@ -88,6 +88,17 @@ class UserImages(Dataset):
             ]
             for part in PARTS
         }
+
+    def ordered(self, names: Iterable[str]) -> list[str]:
+        """The classes in the order of their labels."""
+        return sorted(names, key=natural)
+
+    def contents(self, paths: Sequence[str]) -> list[bytes]:
+        """A hash of the bytes of each image; nothing of one that cannot be read."""
+        return DIGESTS.of([self.home / path for path in paths])
+
+    def file(self, item: Item, root: Path | None) -> Path | None:
+        return self.home / path_below(item.path, self.path)
 
     def open(self, item: Item, root: Path | None) -> Image.Image:
         return open_rgb(self.home / path_below(item.path, self.path), self.path, turn=True)
@@ -105,8 +116,7 @@ class UserImages(Dataset):
         paths = sorted(paths)
         code = code_hash(type(self), Dataset, "harness.tasks.datasets")
         digest = hashlib.sha256(code.encode())
-        found = DIGESTS.of([self.home / path for path in paths])
-        for path, content in zip(paths, found, strict=True):
+        for path, content in zip(paths, self.contents(paths), strict=True):
             digest.update(f"{path}\t{content.hex()}\n".encode(errors="surrogatepass"))
         return digest.hexdigest()[:16]
 
@@ -124,7 +134,7 @@ class UserImages(Dataset):
             )
         named: dict[bytes, set[str]] = {}
         every = [item for part in PARTS for item in lists[part]]
-        digests = DIGESTS.of([self.home / item.path for item in every])
+        digests = self.contents([item.path for item in every])
         for item, content in zip(every, digests, strict=True):
             named.setdefault(content, set()).add(item.name)
         twice = [names for content, names in named.items() if content and len(names) > 1]
@@ -144,7 +154,7 @@ class UserImages(Dataset):
     def _by_content(self, items: Sequence[Item]) -> dict[bytes, list[str]]:
         """Paths of the images by the hashes of their files, wherever links lead."""
         found: dict[bytes, list[str]] = {}
-        digests = DIGESTS.of([self.home / item.path for item in items])
+        digests = self.contents([item.path for item in items])
         for item, content in zip(items, digests, strict=True):
             if content:
                 found.setdefault(content, []).append(item.path)
@@ -193,9 +203,9 @@ class UserImages(Dataset):
                     f"{self.class_names}, line {line}: 2 values are expected, separated by commas, "
                     f"not {','.join(row)!r}."
                 )
-            if _composed(row[0]) in given:
+            if composed(row[0]) in given:
                 raise HarnessError(f"{self.class_names} renames {row[0]!r} twice. Keep one line.")
-            given[_composed(row[0])] = row[1]
+            given[composed(row[0])] = row[1]
         strange = sorted(set(given) - set(names))
         if strange:
             raise HarnessError(
@@ -247,7 +257,7 @@ class UserImages(Dataset):
         """Images of one class that stay together: of a group, and perhaps copies of each other."""
         units: dict[str, list[Listed]] = {}
         first: dict[bytes, str] = {}
-        contents = DIGESTS.of([self.home / image.path for image in images]) if copies else ()
+        contents = self.contents([image.path for image in images]) if copies else ()
         for place, image in enumerate(images):
             unit = f"group {image.group}" if image.group else f"path {image.path}"
             if copies and contents[place] and not image.group:
@@ -303,7 +313,7 @@ def _loops(path: Path) -> bool:
     return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
     """A class name in one spelling of its letters: é is one, whatever the file system says."""
     return unicodedata.normalize("NFC", name)
 

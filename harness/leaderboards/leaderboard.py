@@ -227,10 +227,11 @@ def _engine(settings: Mapping[str, Any], beside: Sequence[Mapping[str, Any]]) ->
     said = [f"{pool} views an image"] if pool else []
     caps = [f"{settings[name]} {unit}" for name, unit in CAPS.items() if settings.get(name)]
     said += [f"at most {' and '.join(caps)}"] if caps else []
+    said += [f"few-shot lists given in {settings['lists']!r}"] if "lists" in settings else []
     names = dict.fromkeys(name for each in beside for name in each)
     differing = [n for n in names if len({json.dumps(each.get(n)) for each in beside}) > 1]
     said += [f"engine.{name}={json.dumps(settings.get(name))}" for name in differing
-             if name not in (*CAPS, "views")]  # fmt: skip
+             if name not in (*CAPS, "views", "lists")]  # fmt: skip
     return "".join(f", {each}" for each in said)
 
 

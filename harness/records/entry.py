@@ -54,7 +54,8 @@ def entry(record: Record) -> Entry:
     scores = {n: s["accuracy"] for n, s in record.scores.items() if "zero_shot" not in s}
     scores |= {CHANGE: statistics.mean(changes)} if changes else {}
     source = {"source": fields["source"]} if "source" in fields else {}
-    settings = json.dumps(run["settings"] | source, sort_keys=True)
+    lists = {"lists": run["lists"]} if run.get("lists") else {}  # given instead of drawn
+    settings = json.dumps(run["settings"] | source | lists, sort_keys=True)
     return Entry(
         record=record,
         table=(run["task"], run["backbone"], prints["weights"], str(run["shots"]), settings),

@@ -17,6 +17,7 @@ from harness.dataset import Classes, Dataset, FileDataset, Item
 from harness.errors import HarnessError, blaming
 from harness.fitting.model import Model
 from harness.fitting.trainer import Schedule
+from harness.images import lists as given_lists
 from harness.images.cache import Cache
 from harness.images.contents import DIGESTS
 from harness.images.pixels import Augmentation, FiveCrop
@@ -52,11 +53,15 @@ class Context:
     root: Path | None = None
     cache: Cache = field(default_factory=Cache)
     class_texts: Sequence[ClassTexts] = ()
+    given: given_lists.ListFolder | None = None  # few-shot lists to train on, instead of drawing
     _prepared: dict[Run, "PreparedRun"] = field(default_factory=dict, repr=False)
     _lists: dict[Dataset, dict[str, list[Item]]] = field(default_factory=dict, repr=False)
     _contents: dict[Dataset, str] = field(default_factory=dict, repr=False)
     _classes: dict[tuple[str, Dataset], Classes] = field(default_factory=dict, repr=False)
     _sources: dict[Dataset, ImageSource] = field(default_factory=dict, repr=False)
+    _drawn: dict[tuple[object, ...], tuple[list[Item], list[Item]]] = field(
+        default_factory=dict, repr=False
+    )
     _splits: dict[tuple[object, ...], Split] = field(default_factory=dict, repr=False)
     _codes: dict[type, str] = field(default_factory=dict, repr=False)
     _checked: set[object] = field(default_factory=set, repr=False)
@@ -154,12 +159,31 @@ class Context:
             self._splits[key] = self._select(run, name, dataset, subset, part)
         return self._splits[key]
 
+    def few_shot(self, run: Run, name: str) -> tuple[list[Item], list[Item]]:
+        """The training and validation images of all classes: drawn, or those of the given list.
+
+        Raises:
+            HarnessError: no list was given for the run, or it does not fit the dataset.
+        """
+        dataset = run.data[name]
+        key = (name, dataset, run.shots, run.seed)
+        if key not in self._drawn:
+            lists = self.lists(name, dataset)
+            if self.given is None:
+                drawn = few_shot(lists["train"], lists["val"], run.shots, run.seed)
+            else:
+                DIGESTS.disk = self.cache.disk
+                listed = self.given.of(name, run.shots, run.seed)
+                drawn = listed.items(name, dataset, lists, run.shots, self.root)
+            self._drawn[key] = drawn
+        return self._drawn[key]
+
     def _select(self, run: Run, name: str, dataset: Dataset, subset: str, part: Part) -> Split:
         lists = self.lists(name, dataset)
         if part == "test":
             items = lists["test"]
         else:
-            train, val = few_shot(lists["train"], lists["val"], run.shots, run.seed)
+            train, val = self.few_shot(run, name)
             items = train if part == "training" else val
         chosen = select(
             items, subset, self.classes(name, dataset), self.content(name, dataset), part
@@ -169,7 +193,7 @@ class Context:
         source = self.source(dataset)
         unreadable = source.unreadable(chosen)
         kept = chosen.without(unreadable)
-        if part != "test":
+        if part != "test" and self.given is None:  # no image is added to a given list
             drawn = {*train, *val}
             if part == "validation" and not lists["val"]:  # what took a training image's place
                 drawn |= self._refilled(run, name, subset, lists)
@@ -317,6 +341,10 @@ class PreparedRun:
         }
         if self.method.value.class_texts:
             identity["class_texts"] = self.class_texts
+        if self.context.given is not None:
+            drawn = self.context.few_shot(run, self.fit.dataset)
+            identity["list"] = given_lists.fingerprint(*drawn)
+            identity["lists"] = self.context.given.name
         if isinstance(self.task.value, Measurement):
             identity["measured_on"] = [device_name(clip.device), torch.get_num_threads()]
         splits = {"train": self.train, **self.evaluated}
@@ -325,8 +353,10 @@ class PreparedRun:
 
     @cached_property
     def key(self) -> str:
-        """Sixteen hex digits of the identity's hash; the user's notation of it plays no part."""
-        content = {k: v for k, v in self.identity.items() if k not in ("overrides", "given")}
+        """Sixteen hex digits of the identity's hash; the user's notation of it plays no part, nor
+        does the name of a folder of lists."""
+        words = ("overrides", "given", "lists")
+        content = {k: v for k, v in self.identity.items() if k not in words}
         return digest(content)
 
     @cached_property

@@ -15,6 +15,7 @@ from harness.config import Binding
 from harness.dataset import Dataset
 from harness.errors import HarnessError, blaming, unknown
 from harness.images.cache import Cache, Disk
+from harness.images.lists import ListFolder
 from harness.measure import THREADS
 from harness.method import Method
 from harness.registry import Plugin, Registry
@@ -50,6 +51,7 @@ class Request:
     device: str | None = None
     disk: Disk | None = None
     class_texts: Sequence[ClassTexts] = ()
+    lists: ListFolder | None = None  # few-shot lists to train on, instead of drawing
     dry: bool = False  # nothing will be run: weights that are not here yet are not downloaded
 
     @property
@@ -89,7 +91,8 @@ def plan(
         registry.find("datasets", request.datasets)  # those with a path become known
     device, cache = torch.device(usable_device(request.device)), Cache(disk=request.disk)
     load = partial(backbones.load, request.backbone, device, weights=not request.dry)
-    context = context or Context(load, request.root, cache, request.class_texts)
+    context = context or Context(load, request.root, cache, request.class_texts,
+                                 request.lists)  # fmt: skip
     if drawn is not None:
         context.learn(drawn)
     every: list[PreparedRun] = []

@@ -65,7 +65,8 @@ def _own_data(name: str, dataset: Dataset, halves: set[Classes], context: Contex
     if halves and every not in halves:
         half = (len(every.names) + 1) // 2
         base, new = (_ends(names) for names in (every.names[:half], every.names[half:]))
-        found.append(f"halves, {name}, in natural order: base {base}, new {new}.")
+        order = "natural" if type(dataset).ordered is UserImages.ordered else "the dataset's"
+        found.append(f"halves, {name}, in {order} order: base {base}, new {new}.")
     return found
 
 

@@ -338,7 +338,7 @@ def test_help_texts_describe_every_option():
     parsers = next(a for a in parser()._actions if a.choices).choices
     assert {"run", "list", "show", "leaderboard", "data", "bench", "compare"} <= set(parsers)
     data = next(a for a in parsers.pop("data")._actions if a.choices).choices
-    assert set(data) == {"status", "prepare", "verify", "cache"}
+    assert set(data) == {"status", "prepare", "verify", "lists", "cache"}
     for each in [*parsers.values(), *data.values()]:
         for action in each._actions:
             assert action.help, action.dest

@@ -416,7 +416,8 @@ def test_class_names_that_cannot_be_used_are_an_error(text, says, tmp_path, caps
         *(
             (
                 ["--datasets", text],
-                f"{text!r} is no dataset. Allowed: csv:PATH, folder:PATH.",
+                f"{text!r} is no dataset. Allowed: csv:PATH, folder:PATH, hf:PATH, "
+                "torchvision:PATH, wds:PATH.",
             )
             for text in ("nosuch:a", "toy:a", "folder:")
         ),
@@ -435,7 +436,13 @@ def test_a_request_that_cannot_be_met_says_what_to_write(arguments, says, tmp_pa
 def test_a_wildcard_selects_no_dataset_that_lacks_its_path():
     known = registry.load()
     everything = {plugin.name for plugin in known.find("datasets", "*")}
-    assert set(known.plugins["datasets"]) - everything == {"csv", "folder"}
+    assert set(known.plugins["datasets"]) - everything == {
+        "csv",
+        "folder",
+        "hf",
+        "torchvision",
+        "wds",
+    }
     with pytest.raises(HarnessError, match=r"unknown dataset 'folde\?'"):
         known.find("datasets", "folde?")
 

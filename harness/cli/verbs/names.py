@@ -7,8 +7,9 @@ from typing import Any
 from harness import config
 from harness.cli import options, pages
 from harness.errors import unknown
-from harness.records.tables import plain_table
+from harness.records.tables import harmless, plain_table
 
+PATHS = ("csv", "folder", "hf", "torchvision", "wds")  # what takes a path is no dataset yet
 BACKBONES = Path(config.__file__).parent / "backbones"
 
 
@@ -30,7 +31,9 @@ def _add_show(verbs: Any) -> None:
     show = verbs.add_parser(
         "show", help="describe a method, task, dataset or `engine`, with all its settings"
     )
-    show.add_argument("name", help="a name from `list`, or `engine`")
+    show.add_argument("name", help="a name from `list`, `engine`, or a dataset such as folder:PATH")
+    options.own(show)
+    options.root(show)
     options.plugin(show)
     show.set_defaults(does=describe)
 
@@ -67,12 +70,29 @@ def describe(arguments: argparse.Namespace) -> int:
         return 0
     every = pages.pages(arguments.plugin)
     found = [page for page in every if page.name == arguments.name]
+    known = [page.name for page in every if page.kind == "datasets"]
+    family, _, path = arguments.name.partition(":")
+    if path and family in known:
+        print(_contents(arguments))
+        return 0
     if not found:
         names = [page.name for page in every]
         raise unknown("name", arguments.name, [*names, *cards, "engine"])
     for page in found:
         _show(page)
+    if any(page.kind == "datasets" for page in found) and arguments.name not in PATHS:
+        print(f"\n{_contents(arguments)}")
     return 0
+
+
+def _contents(arguments: argparse.Namespace) -> str:
+    """What the dataset of a name holds."""
+    from harness.images import description
+
+    (plugin,) = options.plugins(arguments.plugin).find("datasets", [arguments.name])
+    dataset = config.build(plugin, options.own_bindings(arguments))[0]
+    root = arguments.data_root and Path(arguments.data_root)
+    return harmless(description.describe(plugin.name, dataset, root), lines=True)
 
 
 def _show(page: pages.Page) -> None:

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness import config
 from harness.cli import options
 from harness.errors import HarnessError
 from harness.records.store import Store
@@ -75,7 +74,7 @@ def answer(arguments: argparse.Namespace) -> int:
     request = Request(
         methods=arguments.methods, tasks="few_shot", datasets=arguments.datasets,
         backbone=arguments.backbone, shots=shots, seeds=[1], root=arguments.data_root,
-        bindings=config.of_own_images(arguments.template, arguments.class_names),
+        bindings=options.own_bindings(arguments),
         device=arguments.device, disk=options.disk(arguments),
     )  # fmt: skip
     store, registry = Store(arguments.results), options.plugins(arguments.plugin)

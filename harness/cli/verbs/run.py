@@ -64,6 +64,11 @@ def shared(parser: argparse.ArgumentParser) -> None:
     options.own(parser)
     options.class_texts(parser)
     parser.add_argument(
+        "--lists", type=Path, metavar="DIR", help="train on these few-shot lists instead of "
+        "drawing: files DATASET-shot_K-seed_S.jsonl of `data lists`, or the .json files of "
+        "cross_modal_adaptation",
+    )  # fmt: skip
+    parser.add_argument(
         "--backbone",
         default=options.DEFAULT_BACKBONE,
         metavar="NAME",
@@ -211,11 +216,12 @@ def failures(records: Iterable[Record]) -> int:
 
 
 def _request(arguments: argparse.Namespace) -> "Request":
+    from harness.images import lists
     from harness.runs.plan import Request
 
     bindings = config.read_gin(arguments.config) if arguments.config else []
     bindings += [config.read_set(text) for text in arguments.settings]
-    bindings += config.of_own_images(arguments.template, arguments.class_names)
+    bindings += options.own_bindings(arguments)
     engine = (
         ("few_shot.forgetting", arguments.forgetting or None, "--forgetting"),
         ("engine.views", arguments.views, "--views"),
@@ -240,6 +246,7 @@ def _request(arguments: argparse.Namespace) -> "Request":
         disk=options.disk(arguments),
         dry=arguments.dry_run,
         class_texts=[class_texts.read(path) for path in arguments.class_texts],
+        lists=lists.read(arguments.lists) if arguments.lists else None,
     )
 
 

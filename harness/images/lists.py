@@ -1,0 +1,273 @@
+"""Few-shot lists in files: written for others, read from papers, checked against the dataset."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from harness.dataset import Dataset, Item
+from harness.errors import HarnessError
+from harness.files import reason, regular_file, shown
+from harness.images.contents import DIGESTS
+from harness.splits import few_shot, read_lists
+
+NAME = re.compile(r"(?:(?P<dataset>.+)-)?shot_(?P<shots>\d+)-seed_(?P<seed>\d+)\.jsonl?")
+
+
+@dataclass(frozen=True)
+class ListedImage:
+    """A line of a list: what it says of an image, and a hash of it if it gives one."""
+
+    part: str
+    path: str
+    label: int
+    name: str
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class FewShotList:
+    """The training and validation images of one dataset, number of shots and seed."""
+
+    file: Path
+    images: tuple[ListedImage, ...]
+
+    def items(
+        self, name: str, dataset: Dataset, lists: Mapping[str, Sequence[Item]], shots: int,
+        root: Path | None = None,
+    ) -> tuple[list[Item], list[Item]]:  # fmt: skip
+        """The training and the validation images, as the dataset lists them.
+
+        Raises:
+            HarnessError: the list does not fit the dataset, with what is wrong.
+        """
+        known = {i.path: (part, i) for part, items in lists.items() for i in items}
+        found = dict[str, list[Item]](train=[], val=[])
+        before = ""  # what stands before the dataset's own paths
+        for number, image in enumerate(self.images):
+            start, path = _below(image.path, known)
+            before = start if number == 0 else before
+            if path is None or start != before:
+                raise self._wrong(name, f"{image.path!r} is no image of it")
+            part, item = known[path]
+            if part == "test":
+                raise self._wrong(name, f"{image.path!r} is a test image")
+            if (item.label, _spoken(item.name)) != (image.label, _spoken(image.name)):
+                raise self._wrong(
+                    name, f"{image.path!r} is {image.name!r} (label {image.label}) in the list and "
+                    f"{item.name!r} (label {item.label}) in the dataset",
+                )  # fmt: skip
+            found[image.part].append(item)
+        self._check(name, found, {item.name for item in lists["train"]}, shots)
+        self._check_contents(name, dataset, [*found["train"], *found["val"]], root)
+        return found["train"], found["val"]
+
+    def _check(
+        self, name: str, found: Mapping[str, Sequence[Item]], classes: set[str], shots: int
+    ) -> None:
+        counts = Counter(item.path for items in found.values() for item in items)
+        twice = [path for path, count in counts.items() if count > 1]
+        if twice:
+            raise self._wrong(name, f"{twice[0]!r} is listed twice")
+        trained = Counter(item.name for item in found["train"])
+        lacking = sorted(classes - trained.keys())
+        if lacking:
+            raise self._wrong(name, f"the class {lacking[0]!r} has no training image")
+        (most, count), *_ = trained.most_common(1)
+        if count > shots:
+            raise self._wrong(name, f"the class {most!r} has {count} images instead of {shots}")
+
+    def _check_contents(
+        self, name: str, dataset: Dataset, items: Sequence[Item], root: Path | None
+    ) -> None:
+        """Where the list gives hashes of images, they are those of the dataset."""
+        listed = sorted(self.images, key=lambda image: image.part)  # train before val
+        if not any(image.fingerprint for image in listed):
+            return
+        hashes = fingerprints(dataset, items, root)
+        for image, item, found in zip(listed, items, hashes, strict=True):
+            if found and image.fingerprint not in ("", found):
+                raise self._wrong(
+                    name, f"{item.path!r} is another image than the one that was listed: its "
+                    f"fingerprint is {found}, not {image.fingerprint}",
+                )  # fmt: skip
+
+    def _wrong(self, name: str, what: str) -> HarnessError:
+        return HarnessError(
+            f"{shown(self.file)} does not fit {name}: {what}. Nothing was run; correct the list, "
+            "or give the data that it was made of."
+        )
+
+
+@dataclass(frozen=True)
+class ListFolder:
+    """The lists of a folder, by dataset, shots and seed; `name` stands for them in tables."""
+
+    folder: Path
+    lists: Mapping[tuple[str, int, int], FewShotList]
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.name
+
+    def of(self, dataset: str, shots: int, seed: int) -> FewShotList:
+        """The list of a run.
+
+        Raises:
+            HarnessError: there is none, with what there is.
+        """
+        found = self.lists.get((_file_name(dataset), shots, seed))
+        if found is None:
+            there = ", ".join(_stem(*key) for key in sorted(self.lists)[:5])
+            more = ", ..." * (len(self.lists) > 5)
+            raise HarnessError(
+                f"{self.folder} has no list of {dataset} with {shots} shots and seed {seed}: "
+                f"{_stem(dataset, shots, seed)}.jsonl is not there, but {there}{more}."
+            )
+        return found
+
+
+def read(folder: Path) -> ListFolder:
+    """The lists of a folder: DATASET-shot_K-seed_S.jsonl as `data lists` writes them, or .json as
+    cross_modal_adaptation publishes them; the dataset may also be the name of a subfolder.
+
+    Raises:
+        HarnessError: there are none, two of one run, or one cannot be read.
+    """
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise HarnessError(f"--lists {folder} is not a folder.")
+    found = dict[tuple[str, int, int], FewShotList]()
+    for path in sorted(each for each in folder.rglob("*.json*") if each.is_file()):
+        match = NAME.fullmatch(path.name)
+        if match is None:
+            continue
+        dataset = match["dataset"] or path.parent.name
+        key = (_file_name(dataset), int(match["shots"]), int(match["seed"]))
+        if key in found:
+            raise HarnessError(
+                f"{found[key].file} and {path} are both lists of {dataset} with {key[1]} shots and "
+                f"seed {key[2]}. Keep one."
+            )
+        found[key] = FewShotList(path, tuple(_images(path)))
+    if not found:
+        raise HarnessError(
+            f"{folder} has no lists. They are called DATASET-shot_K-seed_S.jsonl (or .json), as "
+            "`python -m harness data lists` writes them."
+        )
+    return ListFolder(folder, found)
+
+
+def write(
+    name: str, dataset: Dataset, root: Path | None, shots: Sequence[int], seeds: Sequence[int],
+    out: Path,
+) -> list[Path]:  # fmt: skip
+    """Writes the list that is drawn for each number of shots and seed; returns the files.
+
+    Raises:
+        HarnessError: the dataset cannot be read, or the folder not written.
+    """
+    lists, written = read_lists(name, dataset, root), []
+    for count in shots:
+        for seed in seeds:
+            train, val = few_shot(lists["train"], lists["val"], count, seed)
+            parts = ["train"] * len(train) + ["val"] * len(val)
+            items = [*train, *val]
+            lines = [
+                {"path": i.path, "label": i.label, "class": i.name, "split": part, "fingerprint": f}
+                for part, i, f in zip(parts, items, fingerprints(dataset, items, root), strict=True)
+            ]
+            path = out / f"{_stem(name, count, seed)}.jsonl"
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+            except OSError as error:
+                raise HarnessError(f"{path} cannot be written: {reason(error)}.") from error
+            written.append(path)
+    return written
+
+
+def fingerprint(train: Sequence[Item], val: Sequence[Item]) -> str:
+    """A hash of a list: paths, labels and names in their order."""
+    text = repr([[tuple(item[:3]) for item in part] for part in (train, val)])
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def fingerprints(dataset: Dataset, items: Sequence[Item], root: Path | None) -> list[str]:
+    """A hash of each image: of its file's bytes, or of its pixels if it has no file of its own;
+    nothing for a file that cannot be read."""
+    files = [dataset.file(item, root) for item in items]
+    if None not in files:
+        return [digest.hex()[:16] for digest in DIGESTS.of([f for f in files if f is not None])]
+    found = []
+    for item in items:
+        image = dataset.open(item, root)
+        pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes())
+        found.append(pixels.hexdigest()[:16])
+    return found
+
+
+def _images(path: Path) -> Iterator[ListedImage]:
+    try:
+        text = regular_file(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise HarnessError(f"{shown(path)} cannot be read: {reason(error)}.") from error
+    try:
+        if path.suffix == ".jsonl":
+            lines = [json.loads(line) for line in text.split("\n") if line.strip()]
+            rows = [(line["split"], line) for line in lines]
+        else:
+            parts = json.loads(text)
+            rows = [(part, row) for part in ("train", "val") if part in parts
+                    for row in parts[part]["data"]]  # fmt: skip
+        images = [_image(part, row) for part, row in rows]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise HarnessError(
+            f"{shown(path)} is no few-shot list: {error!r}. A line has path, label, class and "
+            "split (train or val); a .json file train and val with impath, label and classname."
+        ) from error
+    if not any(image.part == "train" for image in images):
+        raise HarnessError(f"{shown(path)} lists no training images.")
+    yield from images
+
+
+def _image(part: Any, row: Mapping[str, Any]) -> ListedImage:
+    path = row["path"] if "path" in row else row["impath"]
+    name = row["class"] if "class" in row else row["classname"]
+    label, fingerprint = row["label"], row.get("fingerprint", "")
+    if part not in ("train", "val"):
+        raise ValueError(f"the split {part!r}")
+    texts = all(isinstance(each, str) for each in (path, name, fingerprint))
+    if not texts or type(label) is not int:
+        raise TypeError(f"the types of {row!r}")
+    return ListedImage(part, path, label, name, fingerprint)
+
+
+def _below(path: str, known: Mapping[str, Any]) -> tuple[str, str | None]:
+    """What stands before the dataset's own path, and that path; None if there is none."""
+    if path in known:
+        return "", path
+    parts = PurePosixPath(path).parts
+    for count in range(1, len(parts)):
+        if (rest := "/".join(parts[count:])) in known:
+            return "/".join(parts[:count]), rest
+    return "", None
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ").casefold()
+
+
+def _stem(dataset: str, shots: int, seed: int) -> str:
+    return f"{_file_name(dataset)}-shot_{shots}-seed_{seed}"
+
+
+def _file_name(dataset: str) -> str:
+    """A dataset's name as part of a file's name: folder:birds is folder_birds."""
+    return re.sub(r"[^\w.-]", "_", dataset)

@@ -1,0 +1,142 @@
+"""Tar shards in the layout that CLIP_benchmark publishes."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import harness.images.shards as shards
+from harness.images.contained import ContainedImages
+from harness.images.own import (
+    HarnessError,
+    Listed,
+    composed,
+    is_hidden,
+    reason,
+    regular_file,
+)
+from harness.tasks.datasets.folder import split_of
+
+TEMPLATES = "zeroshot_classification_templates.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wds(ContainedImages):
+    """Tar shards: `wds:PATH` holds train/*.tar and test/*.tar, as CLIP_benchmark publishes them.
+
+    A sample is an image and its class number in a .cls file of the same name. classnames.txt names
+    the classes in the order of their numbers. Its first zero-shot template is the prompt, unless
+    --template gives another. Shards are indexed once and read without extracting them. With test
+    alone, or train alone, each class is split once into train, val and test, 5 : 2 : 3.
+
+    Source: your folder.
+    """
+
+    template: str = field(  # type: ignore[misc]
+        default="", metadata={"source": f"--template, or the first line of {TEMPLATES}"}
+    )
+
+    def __post_init__(self) -> None:
+        if not self.template and self.path:
+            object.__setattr__(self, "template", self._templates()[0])
+
+    def files(self) -> list[Path]:
+        beside = [self.home / name for name in ("classnames.txt", TEMPLATES)]
+        shards_of = [path for paths in self._shards().values() for path in paths]
+        return sorted([*shards_of, *(path for path in beside if path.is_file())])
+
+    def encoded(self, path: str) -> bytes:
+        shard, _, member = path.partition(".tar/")
+        return shards.index(self.home / f"{shard}.tar", self.path).encoded(member)
+
+    def listed(self) -> dict[str, list[Listed]]:
+        names = self._names()
+        found: dict[str, list[Listed]] = {}
+        for part, paths in self._shards().items():
+            for path in paths:
+                where = path.relative_to(self.home).as_posix()
+                for member, label in shards.index(path, self.path).labels.items():
+                    if not 0 <= label < len(names):
+                        raise HarnessError(
+                            f"{self.path}: {where} gives {member} the class {label}; "
+                            f"classnames.txt names {len(names)} classes, from 0."
+                        )
+                    found.setdefault(part, []).append(Listed(f"{where}/{member}", names[label]))
+        return found if len(found) > 1 else {"": next(iter(found.values()), [])}
+
+    def ordered(self, names: object) -> list[str]:
+        there = set(super().ordered(names))  # type: ignore[arg-type]
+        return [name for name in self._names() if name in there]
+
+    def left_out(self, root: Path | None) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for paths in self._shards().values():
+            for path in paths:
+                for suffix, count in shards.index(path, self.path).left_out.items():
+                    found[suffix] = found.get(suffix, 0) + count
+        return dict(sorted(found.items()))
+
+    def notes(self) -> list[str]:
+        found, lists = super().notes(), self.read(None)
+        without = len(self._names()) - len({item.name for item in lists["train"]})
+        if without:
+            found.append(f"classes, {self.path}: {without} of classnames.txt have no image.")
+        others = len(self._templates()) - 1
+        if others:
+            found.append(
+                f"templates, {self.path}: {others} others of {TEMPLATES} are not used; the prompt "
+                f"is {self.template!r}."
+            )
+        return found
+
+    def _shards(self) -> dict[str, list[Path]]:
+        """The shards of each part, in natural order of their names.
+
+        Raises:
+            HarnessError: there are none, or two folders of one part.
+        """
+        parts: dict[str, list[Path]] = {}
+        try:
+            folders = sorted(each for each in self.home.iterdir() if each.is_dir())
+        except OSError as error:
+            raise HarnessError(f"{self.path} cannot be read: {reason(error)}.") from error
+        for folder in folders:
+            part = split_of(folder.name)
+            found = sorted(each for each in folder.glob("*.tar") if not is_hidden(each.name))
+            if not found or part is None:
+                continue
+            if part in parts:
+                raise HarnessError(f"{self.path} has two folders for {part}. Keep one.")
+            for path in found:
+                if not path.resolve().is_relative_to(self.home.resolve()):
+                    raise HarnessError(f"{path} is a link that leaves {self.path}.")
+            parts[part] = found
+        if not parts:
+            raise HarnessError(
+                f"{self.path} has no shards: train/*.tar and test/*.tar are expected, beside "
+                "classnames.txt."
+            )
+        return parts
+
+    def _names(self) -> list[str]:
+        names = [composed(name) for name in self._lines("classnames.txt")]
+        if not names or len(set(names)) < len(names):
+            what = "names a class twice" if names else "is empty"
+            raise HarnessError(f"{self.home / 'classnames.txt'} {what}.")
+        return names
+
+    def _templates(self) -> list[str]:
+        """The dataset's zero-shot templates, with {} for the class name."""
+        if not (self.home / TEMPLATES).is_file():
+            return ["a photo of a {}."]
+        found = [re.sub(r"\{c\}", "{}", line) for line in self._lines(TEMPLATES)]
+        if not found or any("{}" not in each for each in found):
+            raise HarnessError(f"{self.home / TEMPLATES}: each line needs {{c}} for the class.")
+        return found
+
+    def _lines(self, name: str) -> list[str]:
+        path = self.home / name
+        try:
+            text = regular_file(path).read_text(encoding="utf-8-sig")
+        except (OSError, ValueError) as error:
+            raise HarnessError(f"wds:{self.path} needs {path}: {reason(error)}.") from error
+        return [line.strip() for line in text.splitlines() if line.strip()]

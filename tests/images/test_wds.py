@@ -1,0 +1,211 @@
+"""Tar shards as wds:PATH: what is read, what is refused, and every task."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness import registry
+from harness.cli.commands import main
+from harness.errors import HarnessError
+from harness.images import library
+from harness.records.store import Store
+
+NAMES = ("zebra", "ant", "bee", "cow")
+COLOURS = {"zebra": "white", "ant": "red", "bee": "yellow", "cow": "black"}
+
+
+def encoded(image, kind="PNG"):
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def picture(label, number):
+    image = Image.new("RGB", (12, 10), COLOURS[NAMES[label]])
+    image.putpixel((0, 0), (number, label, 0))
+    return encoded(image)
+
+
+def samples(count, start=0):
+    """Members of a shard: an image and its class of each sample."""
+    found = {}
+    for label in range(len(NAMES)):
+        for number in range(start, start + count):
+            found[f"s{label}{number}.png"] = picture(label, number)
+            found[f"s{label}{number}.cls"] = str(label).encode()
+    return found
+
+
+def shard(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def tree(folder, **test):
+    """A dataset of two train shards and one of test, `test` added to its members."""
+    shard(folder / "train" / "0.tar", samples(3))
+    shard(folder / "train" / "1.tar", samples(2, start=3))
+    shard(folder / "test" / "0.tar", samples(2, start=10) | test)
+    (folder / "train" / "nshards.txt").write_text("2")
+    (folder / "classnames.txt").write_text("\n".join(NAMES) + "\n")
+    return folder
+
+
+def wds(folder):
+    (plugin,) = registry.load().find("datasets", f"wds:{folder}")
+    return plugin.cls(**plugin.fixed)
+
+
+def refusal(folder):
+    with pytest.raises(HarnessError) as caught:
+        wds(folder).read(None)
+    return str(caught.value)
+
+
+def run(results, folder, *arguments):
+    chosen = ["--datasets", f"wds:{folder}", "--shots", "2", "--results", str(results)]
+    return main(["run", *chosen, "--set", "engine.max_steps=2", *arguments])
+
+
+def test_labels_follow_classnames_and_shards_are_read_in_order(tmp_path):
+    lists = wds(tree(tmp_path)).read(None)
+    assert [len(lists[part]) for part in ("train", "val", "test")] == [20, 0, 8]
+    assert [lists["test"][place].name for place in (0, 2, 4, 6)] == list(NAMES)
+    assert {item.label: item.name for item in lists["train"]} == dict(enumerate(NAMES))
+    assert lists["train"][0].path == "train/0.tar/s00.png"
+
+
+def test_an_image_is_read_from_its_place_in_the_shard(tmp_path):
+    dataset = wds(tree(tmp_path))
+    item = dataset.read(None)["train"][-1]
+    assert item.path == "train/1.tar/s34.png"
+    assert dataset.open(item, None).getpixel((0, 0)) == (4, 3, 0)
+
+
+def test_without_a_test_shard_each_class_is_split_once(tmp_path):
+    (tree(tmp_path) / "test" / "0.tar").unlink()
+    lists = wds(tmp_path).read(None)
+    assert [len(lists[part]) for part in ("train", "val", "test")] == [8, 4, 8]
+
+
+def test_the_first_template_is_the_prompt_and_an_option_wins(tmp_path):
+    folder = tree(tmp_path)
+    (folder / "zeroshot_classification_templates.txt").write_text("art of {c}.\na {c}.\n")
+    (plugin,) = registry.load().find("datasets", f"wds:{folder}")
+    assert plugin.cls(**plugin.fixed).template == "art of {}."
+    assert plugin.cls(**plugin.fixed, template="my {}").template == "my {}"
+    assert any("1 others of zeroshot" in note for note in wds(folder).notes())
+
+
+@pytest.mark.parametrize("task", ["few_shot", "base2new", "efficiency"])
+def test_every_task_runs_on_shards(tmp_path, task):
+    folder = tree(tmp_path / "d")
+    short = ["--set", "efficiency.repeats=1"] if task == "efficiency" else []
+    assert run(tmp_path / "r", folder, "--methods", "adapter", "--tasks", task, *short) == 0
+
+
+@pytest.mark.parametrize("task", ["cross_dataset", "domain_generalization"])
+def test_a_transfer_from_shards_runs(tmp_path, task):
+    folder = tree(tmp_path / "d")
+    source = ["--set", f"{task}.source=wds:{folder}"]
+    assert run(tmp_path / "r", folder, "--methods", "zero_shot", "--tasks", task, *source) == 0
+
+
+def test_a_changed_image_of_the_same_size_is_another_run(tmp_path):
+    folder = tree(tmp_path / "d")
+    arguments = (tmp_path / "r", folder, "--methods", "zero_shot", "--tasks", "few_shot")
+    run(*arguments)
+    path = folder / "test" / "0.tar"
+    data = bytearray(path.read_bytes())
+    place = data.index(picture(0, 10))
+    data[place : place + len(picture(0, 11))] = picture(0, 11)
+    path.write_bytes(data)
+    run(*arguments)
+    assert len(Store(tmp_path / "r").records()) == 2
+
+
+def test_transparent_images_are_on_white_and_16_bits_are_scaled(tmp_path):
+    clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    deep = Image.fromarray(np.full((4, 4), 257 * 100, np.uint16))
+    added = {"a.png": encoded(clear), "a.cls": b"0", "b.png": encoded(deep), "b.cls": b"1\n"}
+    dataset = wds(tree(tmp_path, **added))
+    shown = {i.path: dataset.open(i, None).getpixel((1, 1)) for i in dataset.read(None)["test"]}
+    assert shown["test/0.tar/a.png"] == (255, 255, 255)
+    assert shown["test/0.tar/b.png"] == (100, 100, 100)
+
+
+def test_files_that_are_no_images_are_counted(tmp_path):
+    dataset = wds(tree(tmp_path, **{"s010.txt": b"a caption", "s010.json": b"{}", "README": b""}))
+    assert dataset.left_out(None) == {".json": 1, ".txt": 1, "without suffix": 1}
+
+
+def test_an_image_of_test_that_is_in_train_is_told(tmp_path):
+    leak = {"x.png": picture(1, 0), "x.cls": b"1"}
+    (note,) = wds(tree(tmp_path, **leak)).notes()
+    assert "copies of 1 image of test are in train or val" in note
+    assert "test/0.tar/x.png = train/0.tar/s10.png" in note
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ({"x.png": b"p", "x.cls": b"4"}, "gives x.png the class 4; classnames.txt names 4"),
+        ({"x.png": b"p", "x.cls": b"ant"}, "x.cls holds no class number but b'ant'"),
+        ({"x.png": b"p", "x.cls": b"-1"}, "holds no class number"),
+        ({"x.png": b"p"}, "has no class (.cls) for the sample 'x'"),
+        ({"x.cls": b"1"}, "has no image that can be read for the sample 'x'"),
+        ({"x.png": b"p", "x.jpg": b"p", "x.cls": b"1"}, "has two images for x.jpg"),
+    ],
+)
+def test_a_sample_that_is_not_whole_is_refused_by_name(tmp_path, added, said):
+    assert said in refusal(tree(tmp_path, **added))
+
+
+@pytest.mark.parametrize("keep", [2000, 512 * 8, 100])
+def test_a_shard_that_was_cut_is_refused(tmp_path, keep):
+    path = tree(tmp_path) / "test" / "0.tar"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "test/0.tar" in refusal(tmp_path)
+
+
+def test_a_damaged_header_is_no_end_of_the_shard(tmp_path):
+    path = tree(tmp_path) / "test" / "0.tar"
+    data = bytearray(path.read_bytes())
+    place = data.index(b"s110.png")
+    data[place] ^= 1
+    path.write_bytes(data)
+    assert "is damaged after" in refusal(tmp_path)
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    folder = tree(tmp_path, **{"x.png": b"no image", "x.cls": b"1"})
+    (plugin,) = registry.load().find("datasets", f"wds:{folder}")
+    (problem,) = library.verify(plugin, None).problems
+    assert "test/0.tar/x.png cannot be read as an image" in problem
+
+
+@pytest.mark.parametrize("text", ["ant\nbee\n", "ant\nant\nbee\ncow\n", "", "\n"])
+def test_class_names_that_do_not_fit_are_refused(tmp_path, text):
+    (tree(tmp_path) / "classnames.txt").write_text(text)
+    assert "classnames.txt" in refusal(tmp_path)
+
+
+def test_a_member_outside_of_the_folder_is_not_written_or_followed(tmp_path):
+    path = tree(tmp_path / "d") / "test" / "0.tar"
+    with tarfile.open(path, "a") as tar:
+        link = tarfile.TarInfo("x.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+        above = tarfile.TarInfo("../../y.txt")
+        above.size = 1
+        tar.addfile(above, io.BytesIO(b"y"))
+    assert len(wds(tmp_path / "d").read(None)["test"]) == 8
+    assert not (tmp_path / "y.txt").exists()
