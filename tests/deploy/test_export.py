@@ -23,7 +23,7 @@ from harness.towers import backbone
 from tests.conftest import EVERY_METHOD, TOY
 from tests.toy import NAMES
 
-METHODS = ["coop", "adapter", "lora", "clip_adapter", "full", "taskres"]
+METHODS = ["coop", "adapter", "lora", "clip_adapter", "full", "taskres", "tip_adapter"]
 PIXELS = (8, 3, 48, 48)
 CLASSES = Classes("toy", NAMES, "a photo of a {}.")
 
@@ -128,6 +128,7 @@ def test_the_folder_says_what_it_is(results, tmp_path):
         ("clip_adapter", "merged", "it has a head of its own"),
         ("lora", "classifier", "lora changes the image tower"),
         ("clip_adapter", "classifier", "no linear function of the normalised image feature"),
+        ("tip_adapter", "classifier", "no linear function of the normalised image feature"),
     ],
 )
 def test_what_a_fit_has_no_form_of_is_said_and_nothing_is_left(
