@@ -75,7 +75,7 @@ def measured(repeats: int) -> Mapping[str, Any]:
     Raises:
         HarnessError: a command failed, with its last line.
     """
-    rows = list[dict[str, Any]]()
+    rows, load = list[dict[str, Any]](), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         results = ["--results", str(folder / "results")]
@@ -92,7 +92,10 @@ def measured(repeats: int) -> Mapping[str, Any]:
                 _called("-m", "harness", "export", method, "--form", form, "--out", str(out),
                         *results)  # fmt: skip
                 rows.append({"method": method, **_timed(form, out, repeats)})
-    return {"repeats": repeats, "batch": BATCH, "processors": os.cpu_count(), "rows": rows}
+    return {
+        "repeats": repeats, "batch": BATCH, "processors": os.cpu_count(), "load": load,
+        "rows": rows,
+    }  # fmt: skip
 
 
 def _timed(form: str, place: Path, repeats: int) -> dict[str, Any]:
@@ -129,7 +132,7 @@ def table(content: Mapping[str, Any]) -> str:
             "form": row["form"],
             "images/s": f"{row['images_a_second']:.0f}",
             "first answer s": f"{row['first_seconds']:.2f}",
-            "MB": f"{row['bytes'] / 1e6:.2f}",
+            "MB": f"{row['bytes'] / 1e6:.3f}",
         }
         for row in rows
     ]
@@ -139,5 +142,7 @@ def table(content: Mapping[str, Any]) -> str:
         f"of one thread each: images in batches of {content['batch']}, already resized and "
         "normalised; seconds from the start of Python to the first answer. The fit itself and the "
         "classifier need the backbone beside them (16.3 MB); theirs and merged are loaded through "
-        "this harness, pt2 with torch alone, onnx with onnxruntime alone."
+        "this harness, pt2 with torch alone, onnx with onnxruntime alone. When it began, "
+        f"the load of the {content['processors']} processors was {content['load']:.1f}: above 1, "
+        "rates are rough."
     )

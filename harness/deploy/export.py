@@ -1,10 +1,12 @@
 """A fit as a folder of its own, which is written only if it says what the fit says."""
 
+import contextlib
 import json
+import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +22,7 @@ from harness.deploy import merging
 from harness.deploy.calibration import prepared_of
 from harness.deploy.card import Card
 from harness.deploy.network import Network, traced
-from harness.errors import HarnessError
+from harness.errors import HarnessError, blaming
 from harness.files import shown
 from harness.fitting.fitted import FittedModel
 from harness.fitting.texts import frozen_texts
@@ -157,10 +159,24 @@ def _classifier(fitted: FittedModel, folder: Path, pixels: Tensor) -> Read:
     return read
 
 
+@contextlib.contextmanager
+def _tracing(fitted: FittedModel) -> Iterator[None]:
+    """Meanwhile what the exporters say of their own inside is not shown; what they cannot trace is
+    one sentence."""
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    with warnings.catch_warnings(), blaming(f"tracing {fitted.model.method.name}"):
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
 def _pt2(fitted: FittedModel, folder: Path, pixels: Tensor) -> Read:
     path = folder / "model.pt2"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what torch.export does inside
+    with _tracing(fitted):
         torch.export.save(traced(Network(fitted), pixels[:2]), path)
         return torch.export.load(path).module()
 
@@ -173,8 +189,7 @@ def _onnx(fitted: FittedModel, folder: Path, pixels: Tensor) -> Read:
     import onnxruntime
 
     path = folder / "model.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what the exporter does inside
+    with _tracing(fitted):
         torch.onnx.export(
             traced(Network(fitted), pixels[:2]), f=str(path), dynamo=True, verbose=False,
             input_names=["pixels"], output_names=["logits"], external_data=False,

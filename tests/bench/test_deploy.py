@@ -15,9 +15,17 @@ def test_the_best_process_counts_and_the_size_is_that_of_all_files(monkeypatch, 
     (tmp_path / "classes.json").write_bytes(bytes(20_000))
     row = deploy._timed("pt2", tmp_path, 2)
     assert row == {"form": "pt2", "images_a_second": 50.0, "first_seconds": 2.0, "bytes": 1_520_000}
-    shown = deploy.table({"repeats": 2, "batch": 64, "rows": [{"method": "lora", **row}]})
+    shown = deploy.table(
+        {
+            "repeats": 2,
+            "batch": 64,
+            "processors": 2,
+            "load": 5.0,
+            "rows": [{"method": "lora", **row}],
+        }
+    )
     assert [cell.strip() for cell in shown.splitlines()[4].split("|")[1:-1]] == [
-        "lora", "pt2", "50", "2.00", "1.52"
+        "lora", "pt2", "50", "2.00", "1.520"
     ]  # fmt: skip
 
 

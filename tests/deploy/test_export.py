@@ -17,13 +17,13 @@ from harness.deploy.network import Network, open_lengths
 from harness.errors import HarnessError
 from harness.fitting.fitted import FittedModel
 from harness.fitting.model import Model
-from harness.method import Edit
+from harness.method import CosineHead, Edit
 from harness.records import predictions
 from harness.towers import backbone
 from tests.conftest import EVERY_METHOD, TOY
 from tests.toy import NAMES
 
-METHODS = ["coop", "adapter", "lora", "clip_adapter", "full", "taskres"]
+METHODS = ["coop", "adapter", "lora", "clip_adapter", "full", "taskres", "tip_adapter"]
 PIXELS = (8, 3, 48, 48)
 CLASSES = Classes("toy", NAMES, "a photo of a {}.")
 
@@ -128,6 +128,7 @@ def test_the_folder_says_what_it_is(results, tmp_path):
         ("clip_adapter", "merged", "it has a head of its own"),
         ("lora", "classifier", "lora changes the image tower"),
         ("clip_adapter", "classifier", "no linear function of the normalised image feature"),
+        ("tip_adapter", "classifier", "no linear function of the normalised image feature"),
     ],
 )
 def test_what_a_fit_has_no_form_of_is_said_and_nothing_is_left(
@@ -229,6 +230,21 @@ def test_an_edit_is_merged_if_it_is_linear_whatever_its_class(toy):
     fitted.model.edits = {"image.blocks.3.q": Squared()}
     with pytest.raises(HarnessError, match=r"at image\.blocks\.3\.q is not linear"):
         merging.merged(fitted.model)
+
+
+class Deciding(CosineHead):
+    def forward(self, image, text, given):
+        logits = super().forward(image, text, given)
+        return logits if float(logits.sum()) > 0 else -logits
+
+
+def test_what_cannot_be_traced_is_one_sentence_with_the_methods_name(mini, tmp_path):
+    fitted = FittedModel(Model(mini, EVERY_METHOD["zero_shot"].cls(), CLASSES, 1), {})
+    fitted.model.trained["head"] = Deciding()
+    images = export.Compared(torch.randn(PIXELS), "noise")
+    with pytest.raises(HarnessError, match="tracing zero_shot failed"):
+        export.export(fitted, "pt2", tmp_path / "out", None, images)
+    assert not list(tmp_path.iterdir())
 
 
 def test_lengths_are_pythons_again_after_tracing(mini):
