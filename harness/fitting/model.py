@@ -115,7 +115,7 @@ class Model:
             return inputs
         x = tower.stem(inputs)
         for index in range(cut):
-            x = tower.block(index, x)
+            x = tower.block(index, x, inputs=inputs)
         return x
 
     def rest(self, tower: Tower, x: Tensor, inputs: Tensor, rows: Rows) -> Tensor:
@@ -143,7 +143,7 @@ class Model:
             x, inputs = branches.joined(x), inputs[:, rows.shared :]
         edited = self._blocks(tower)
         for index in range(max(cut, 0), len(tower.blocks)):
-            given = index, x, edit if index in edited else unedited, branches
+            given = index, x, edit if index in edited else unedited, branches, inputs
             run = partial(tower.call, "block", own.get(f"blocks.{index}", {}))
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(run, *given, use_reentrant=False)
@@ -187,9 +187,8 @@ class Model:
     def save(self, path: Path, about: dict[str, str] | None = None) -> None:
         """The trained modules' state as safetensors, with what the image tower takes, and with a
         checksum of all that and of `about`; shared tensors are stored once."""
-        clip = self.clip
-        pixels = {"size": clip.size, "mean": clip.mean, "std": clip.std,
-                  "resize": "short side to size, bicubic, then the centre"}  # fmt: skip
+        taken = self.clip.pixels
+        pixels = {"size": taken.size, "mean": taken.mean, "std": taken.std, "resize": taken.resize}
         about = {"pixels": json.dumps(pixels), **(about or {})}
         about["sha256"] = self._checksum(about)
         safetensors.torch.save_model(self.trained, str(path), metadata=about)

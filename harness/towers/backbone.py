@@ -5,8 +5,8 @@ nothing from a user's folder is unpickled.
 """
 
 import ctypes
+import importlib.util
 import json
-import math
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +23,8 @@ from torch import nn
 from harness.errors import HarnessError
 from harness.randomness import seed_of
 from harness.towers.openclip import Clip
+from harness.towers.pixels import Pixels
+from harness.towers.text import check_text_tower
 
 NOT_HERE = "not downloaded"  # the fingerprint of weights that a dry run does without
 EMBEDDED = Path(__file__).parents[1] / "backbones"
@@ -44,7 +46,7 @@ def load(name: str, device: str | torch.device = "cpu", weights: bool = True) ->
 
     Raises:
         HarnessError: an unknown name, weights that would have to be unpickled, weights in the wrong
-            configuration, or towers that are not ViT and TextTransformer.
+            configuration, or a text tower that is no TextTransformer.
     """
     if torch.device(device).type == "cpu":
         _keep_freed_memory()
@@ -165,20 +167,28 @@ def _open_clip(model: str, pretrained: str) -> nn.Module:
             f"backbone {model}:{pretrained} names neither a tag of {model} "
             f"({', '.join(tags) or 'it has none'}) nor an existing .safetensors file."
         )
-    tag = open_clip.get_pretrained_cfg(model, pretrained) or {}
-    quick = bool((open_clip.get_model_config(model) or {}).get("quick_gelu", False))
-    if tag and bool(tag.get("quick_gelu", False)) != quick:
-        other = model.removesuffix("-quickgelu") if quick else f"{model}-quickgelu"
-        raise HarnessError(
-            f"the weights {pretrained!r} were trained with the other GELU than {model!r} computes, "
-            f"which costs accuracy silently. Use {other}:{pretrained}."
-        )
+    _check_gelu(model, pretrained)
     created = _made(
         f"the weights of {model}:{pretrained} cannot be loaded",
         lambda: open_clip.create_model(model, pretrained, force_custom_text=True),
     )
     _check_towers(created, model)
     return created
+
+
+def _check_gelu(model: str, pretrained: str) -> None:
+    """Raises HarnessError for weights of the other GELU, with the model that has theirs, if any."""
+    tag = open_clip.get_pretrained_cfg(model, pretrained) or {}
+    quick = bool((open_clip.get_model_config(model) or {}).get("quick_gelu", False))
+    if not tag or bool(tag.get("quick_gelu", False)) == quick:
+        return
+    other = model.removesuffix("-quickgelu") if quick else f"{model}-quickgelu"
+    there = other != model and pretrained in open_clip.list_pretrained_tags_by_model(other)
+    raise HarnessError(
+        f"the weights {pretrained!r} were trained with the other GELU than {model!r} computes, "
+        "which costs accuracy silently. "
+        + (f"Use {other}:{pretrained}." if there else "No model of open_clip has theirs.")
+    )
 
 
 def _check_folder(folder: Path) -> Path | None:
@@ -239,6 +249,13 @@ def _check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:
 def _tokenizer(model: str, merges: Path | None = None) -> Any:
     # open_clip resolves a relative merges path against the working directory: pass it absolute
     path = {"bpe_path": str(merges)} if merges else {}
+    if model in open_clip.list_models() and importlib.util.find_spec("transformers") is None:
+        named = (open_clip.get_model_config(model) or {}).get("text_cfg", {})
+        if named.get("hf_tokenizer_name") or "siglip" in model.lower():
+            raise HarnessError(
+                f"the tokenizer of {model} is one of the package transformers, which is not "
+                "installed: pip install 'vlm-peft-harness[hf]'. Or choose another backbone."
+            )
     return _made(
         f"the tokenizer of {model} cannot be made{f' from {merges}' if merges else ''}",
         lambda: open_clip.get_tokenizer(model, **path),
@@ -246,36 +263,11 @@ def _tokenizer(model: str, merges: Path | None = None) -> Any:
 
 
 def _check_towers(model: Any, name: str) -> None:
-    visual: Any = model.visual
-    text: Any = getattr(model, "text", None)
-    if not isinstance(visual, oc.VisionTransformer):
-        raise HarnessError(
-            f"the image tower of {name!r} is a {type(visual).__name__}; only open_clip's "
-            "VisionTransformer (ViT-*) is supported. Choose a ViT backbone."
-        )
-    causal = isinstance(text, oc.TextTransformer) and text.attn_mask is not None
-    if not causal or text.cls_emb is not None or text.pool_type != "argmax":
-        raise HarnessError(
-            f"the text tower of {name!r} is not a causal TextTransformer pooled at the end-of-text "
-            "token, the only kind supported. Choose a CLIP backbone such as ViT-B-16."
-        )
-    pixels = visual.preprocess_cfg
-    if pixels["resize_mode"] != "shortest" or pixels["interpolation"] != "bicubic":
-        raise HarnessError(
-            f"{name!r} wants images resized by {pixels['resize_mode']!r} with "
-            f"{pixels['interpolation']!r}; only 'shortest' with 'bicubic', as in the protocol, is "
-            "supported. Choose another tag."
-        )
-    statistics = [*pixels["mean"], *pixels["std"]]
-    numbers = [each for each in statistics if isinstance(each, int | float)]
-    if len(numbers) != 6 or not all(map(math.isfinite, numbers)) or min(pixels["std"]) <= 0:
-        raise HarnessError(
-            f"{name!r} normalises pixels by mean {pixels['mean']!r} and std {pixels['std']!r}; "
-            "three numbers each are expected, std above 0."
-        )
-    for block in (*visual.transformer.resblocks, *text.transformer.resblocks):
+    check_text_tower(getattr(model, "text", None), name)
+    Pixels.of(model.visual, name)
+    for block in model.text.transformer.resblocks:
         if type(block) is not oc.ResidualAttentionBlock:
             raise HarnessError(
-                f"{name!r} has blocks of type {type(block).__name__}; only open_clip's "
+                f"{name!r} has text blocks of type {type(block).__name__}; only open_clip's "
                 "ResidualAttentionBlock is supported."
             )

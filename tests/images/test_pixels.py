@@ -1,6 +1,7 @@
 """Transforms are the field's, and a view depends on (seed, epoch, position) alone."""
 
 import random
+from dataclasses import replace
 
 import open_clip
 import pytest
@@ -10,7 +11,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import to_pil_image
 
 from harness.dataset import Classes
-from harness.images.pixels import Augmentation, centre, epoch_order, normalise
+from harness.images.pixels import Augmentation, epoch_order, normalise, resized
 from harness.images.source import ImageSource, train_batches
 from harness.splits import class_names, select
 from harness.towers.backbone import EMBEDDED
@@ -24,16 +25,17 @@ def picture(width: int = 90, height: int = 60) -> Image.Image:
 def test_test_transform_equals_open_clips_preprocessing(mini):
     folder = f"local-dir:{EMBEDDED / 'emoji-mini'}"
     _, _, theirs = open_clip.create_model_and_transforms(folder, force_custom_text=True)
+    of = mini.pixels.mean, mini.pixels.std
     for image in (picture(), picture(48, 100), picture(20, 20)):
-        ours = normalise(centre(image, mini.size)[None], mini.mean, mini.std)[0]
+        ours = normalise(resized(image, mini.pixels)[None], *of)[0]
         assert torch.equal(ours, theirs(image))
 
 
-def test_a_view_depends_on_seed_epoch_and_position_alone():
-    image, augmentation = picture(), Augmentation()
-    first = augmentation(image, 48, (1, 2), 3)
-    assert torch.equal(first, augmentation(image, 48, (1, 2), 3))
-    others = [augmentation(image, 48, *key) for key in (((0, 2), 3), ((1, 3), 3), ((1, 2), 4))]
+def test_a_view_depends_on_seed_epoch_and_position_alone(mini):
+    image, augmentation, taken = picture(), Augmentation(), mini.pixels
+    first = augmentation(image, taken, (1, 2), 3)
+    assert torch.equal(first, augmentation(image, taken, (1, 2), 3))
+    others = [augmentation(image, taken, *key) for key in (((0, 2), 3), ((1, 3), 3), ((1, 2), 4))]
     assert not any(torch.equal(first, other) for other in others)
 
 
@@ -63,7 +65,7 @@ def test_base_images_get_the_views_that_they_have_among_all_classes(plugins, min
     def views(split):
         order = [torch.arange(len(split.items))]
         source = ImageSource(toy, None)
-        return next(train_batches(source, split, mini.size, Augmentation(), (1, 0), order))
+        return next(train_batches(source, split, mini.pixels, Augmentation(), (1, 0), order))
 
     assert torch.equal(views(new), views(everything)[list(new.positions)])
 
@@ -85,11 +87,12 @@ def test_order_differs_between_epochs_and_seeds_and_repeats():
     assert not torch.equal(orders[0], orders[2])
 
 
-def test_pixels_come_in_order_across_chunks(plugins, monkeypatch):
+def test_pixels_come_in_order_across_chunks(plugins, monkeypatch, mini):
+    pixels = replace(mini.pixels, size=(20, 20))
     monkeypatch.setattr("harness.images.source.GROUP", 3)
     toy = plugins.plugins["datasets"]["toy"].cls()
     items = toy.read(None)["test"][4:12]
     split = select(items, "all", Classes("toy", tuple(class_names(items)), "{}"))
-    seen = torch.cat(list(ImageSource(toy, None).test(split, 20)))
-    expected = torch.stack([centre(toy.open(item, None), 20) for item in items])
+    seen = torch.cat(list(ImageSource(toy, None).test(split, pixels)))
+    expected = torch.stack([resized(toy.open(item, None), pixels) for item in items])
     assert torch.equal(seen, expected)
