@@ -5,10 +5,12 @@ nothing from a user's folder is unpickled.
 """
 
 import ctypes
+import functools
 import importlib.util
 import json
 import platform
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +20,8 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from open_clip import transformer as oc
 from open_clip.factory import _find_checkpoint_in_dir
+from open_clip.model import set_model_preprocess_cfg
+from open_clip.transform import PreprocessCfg
 from torch import nn
 
 from harness.errors import HarnessError
@@ -76,6 +80,22 @@ def load(name: str, device: str | torch.device = "cpu", weights: bool = True) ->
     if schema == "local-dir":
         _check_vocabulary(model, tokenizer, name)
     return Clip(model, tokenizer, name).to(device)
+
+
+@functools.lru_cache(maxsize=8)
+def reference(depths: tuple[int, int], embedding: int, length: int, kind: type[Clip]) -> Clip:
+    """A small random CLIP with every site: so many image and text blocks, and positions."""
+    folder = EMBEDDED / "emoji-mini"
+    tokenizer = _tokenizer(f"local-dir:{folder}", folder / "bpe_merges.txt.gz")
+    image, text = depths
+    model = open_clip.CustomTextCLIP(
+        embedding,
+        {"image_size": 32, "patch_size": 16, "width": 128, "layers": image, "head_width": 32},
+        {"context_length": length, "vocab_size": tokenizer.vocab_size, "width": 128, "heads": 4,
+         "layers": text},
+    )  # fmt: skip
+    set_model_preprocess_cfg(model, asdict(PreprocessCfg(size=32)))
+    return kind(model, tokenizer, "a CLIP")
 
 
 def _made(failure: str, make: Callable[[], T]) -> T:

@@ -1,6 +1,7 @@
 """timm's vision transformers inside of open_clip models as towers."""
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from open_clip.timm_model import TimmModel
@@ -18,7 +19,7 @@ from harness.towers.tower import Attention, Block, EditCall, Site, Sited, Tower,
 class OpenedBlock(Block):
     """timm's block with the sites and the names of open_clip's."""
 
-    def __init__(self, block: TimmBlock, site: Site) -> None:
+    def __init__(self, block: Any, site: Site) -> None:
         Sited.__init__(self, site)
         self.ln1, self.ln2 = block.norm1, block.norm2
         packed = block.attn
@@ -37,7 +38,7 @@ class PartsBlock(Sited):
 
     points = ("ln1", "attn", "ln2", "mlp")
 
-    def __init__(self, block: EvaBlock, site: Site, trunk: Eva) -> None:
+    def __init__(self, block: Any, site: Site, trunk: Eva) -> None:
         super().__init__(site)
         self.ln1, self.ln2 = block.norm1, block.norm2
         self.attn, self.mlp = block.attn, block.mlp
@@ -129,7 +130,7 @@ def _plain(block: nn.Module) -> bool:
     )
 
 
-def _rotations(trunk: Eva) -> torch.Tensor | None:
+def _rotations(trunk: Any) -> torch.Tensor | None:
     """The rotary embedding of the positions of the trunk's grid of patches."""
     if trunk.rope is None:
         return None

@@ -225,8 +225,8 @@ class Tower(nn.Module):
         blocks = [f"{self.name}.blocks.{i}" for i in range(len(self.blocks))]
         points = [
             f"{site}.{point}"
-            for site, block in zip(blocks, self.blocks, strict=True)
-            for point in block.points
+            for i, site in enumerate(blocks)
+            for point in getattr(self.blocks[i], "points", ())
         ]
         return [*tokens, *blocks, *points, f"{self.name}.features"]
 
