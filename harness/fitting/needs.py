@@ -11,6 +11,7 @@ from harness.errors import HarnessError
 from harness.method import Method
 from harness.randomness import OnProcessor, seed_of
 from harness.towers.backbone import reference
+from harness.towers.catalogue import Unloaded
 from harness.towers.openclip import Clip
 from harness.towers.tower import Site
 
@@ -32,7 +33,7 @@ def kinds(sites: Iterable[Site]) -> frozenset[str]:
     return frozenset(re.sub(r"\.\d+", ".*", site) for site in sites)
 
 
-def needed(method: Method, classes: Classes, clip: Clip) -> frozenset[str]:
+def needed(method: Method, classes: Classes, clip: Clip | Unloaded) -> frozenset[str]:
     """The kinds of sites that a method changes with towers as deep as the backbone's, those in
     which it trains parameters, and `CLASS_TOKEN` if it makes features of single tokens."""
     cls = type(method)
@@ -40,7 +41,7 @@ def needed(method: Method, classes: Classes, clip: Clip) -> frozenset[str]:
     if plain and cls.head is Method.head:
         return kinds(method.needs)
     depths = len(clip.image.blocks) or 12, len(clip.text.blocks)
-    return kinds(method.needs) | _found(method, classes, depths, clip.embedding, clip.text.length)
+    return kinds(method.needs) | _found(method, classes, depths, clip.embedding, clip.text.context)
 
 
 @functools.lru_cache(maxsize=256)
@@ -57,7 +58,7 @@ def _found(
     return found | {CLASS_TOKEN} if clip.class_token_asked else found
 
 
-def lacking(clip: Clip, method: Method, classes: Classes) -> list[str]:
+def lacking(clip: Clip | Unloaded, method: Method, classes: Classes) -> list[str]:
     """What a method needs and a backbone lacks, in words or kinds of sites."""
     there = kinds(clip.sites()) | ({CLASS_TOKEN} if clip.image.class_token else set())
     if _everything() <= there:
@@ -84,7 +85,7 @@ def check_both(clip: Clip, method: Method, chosen: Iterable[str]) -> None:
     if type(method).unfrozen is Method.unfrozen or found >= {"image", "text"}:
         return
     depths = len(clip.image.blocks) or 12, len(clip.text.blocks)
-    usual = reference(depths, clip.embedding, clip.text.length, _Asked)
+    usual = reference(depths, clip.embedding, clip.text.context, _Asked)
     missing = {name.partition(".")[0] for name in method.unfrozen(usual)} - found
     if missing:
         raise HarnessError(

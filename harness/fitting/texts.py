@@ -132,7 +132,8 @@ class Texts:
             numbers, total, training, key, ids, kinds, references, image, self.shared, copies
         )
         features = x.ndim == 2 and x.is_floating_point()  # of a tower that is never changed
-        return (x if features else x[:, :length]), ids, rows
+        whole = features or length == self.ids.shape[1]  # a class token may follow
+        return (x if whole else x[:, :length]), ids, rows
 
 
 def texts(model: Model, classes: Classes, training: bool, cache: Cache | None = None) -> Texts:

@@ -26,6 +26,7 @@ from torch import nn
 
 from harness.errors import HarnessError
 from harness.randomness import seed_of
+from harness.towers.catalogue import check_gelu, check_text_model, other_tokenizer
 from harness.towers.openclip import Clip
 from harness.towers.pixels import Pixels
 from harness.towers.text import check_text_tower
@@ -174,6 +175,7 @@ def _open_clip(model: str, pretrained: str) -> nn.Module:
             f"backbone {model!r} needs its weights: {model}:PRETRAINED with one of "
             f"{', '.join(tags) or 'no tag'}, a .safetensors file or random."
         )
+    check_text_model(model)
     if pretrained == "random":
         with torch.random.fork_rng():
             torch.manual_seed(seed_of("random backbone", model))
@@ -187,28 +189,13 @@ def _open_clip(model: str, pretrained: str) -> nn.Module:
             f"backbone {model}:{pretrained} names neither a tag of {model} "
             f"({', '.join(tags) or 'it has none'}) nor an existing .safetensors file."
         )
-    _check_gelu(model, pretrained)
+    check_gelu(model, pretrained)
     created = _made(
         f"the weights of {model}:{pretrained} cannot be loaded",
         lambda: open_clip.create_model(model, pretrained, force_custom_text=True),
     )
     _check_towers(created, model)
     return created
-
-
-def _check_gelu(model: str, pretrained: str) -> None:
-    """Raises HarnessError for weights of the other GELU, with the model that has theirs, if any."""
-    tag = open_clip.get_pretrained_cfg(model, pretrained) or {}
-    quick = bool((open_clip.get_model_config(model) or {}).get("quick_gelu", False))
-    if not tag or bool(tag.get("quick_gelu", False)) == quick:
-        return
-    other = model.removesuffix("-quickgelu") if quick else f"{model}-quickgelu"
-    there = other != model and pretrained in open_clip.list_pretrained_tags_by_model(other)
-    raise HarnessError(
-        f"the weights {pretrained!r} were trained with the other GELU than {model!r} computes, "
-        "which costs accuracy silently. "
-        + (f"Use {other}:{pretrained}." if there else "No model of open_clip has theirs.")
-    )
 
 
 def _check_folder(folder: Path) -> Path | None:
@@ -270,8 +257,7 @@ def _tokenizer(model: str, merges: Path | None = None) -> Any:
     # open_clip resolves a relative merges path against the working directory: pass it absolute
     path = {"bpe_path": str(merges)} if merges else {}
     if model in open_clip.list_models() and importlib.util.find_spec("transformers") is None:
-        named = (open_clip.get_model_config(model) or {}).get("text_cfg", {})
-        if named.get("hf_tokenizer_name") or "siglip" in model.lower():
+        if other_tokenizer(model):
             raise HarnessError(
                 f"the tokenizer of {model} is one of the package transformers, which is not "
                 "installed: pip install 'vlm-peft-harness[hf]'. Or choose another backbone."

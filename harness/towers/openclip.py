@@ -103,7 +103,7 @@ class Clip(nn.Module):
         self.tokenizer = tokenizer
         self.name = name
         self.pixels = Pixels.of(model.visual, name)
-        self.text.takes_tokens = takes_context(tokenizer, self.text.length)
+        self.text.takes_tokens = takes_context(tokenizer, self.text.context)
         self.fingerprint = fingerprint(model, tokenizer)
         self.requires_grad_(False)
         self.train()  # no dropout anywhere: eval would take PyTorch's fused path, 2e-6 away
@@ -141,12 +141,12 @@ class Clip(nn.Module):
         Raises:
             HarnessError: a text that does not fit into the tower's positions.
         """
-        ids = self.tokenizer(list(texts), self.text.length)
+        ids = self.tokenizer(list(texts), self.text.context)
         for text, row in zip(texts, ids, strict=True):
             whole = row[-1] != 0 and token_count(self.tokenizer, text)
-            if whole > self.text.length:
+            if whole > self.text.context:
                 raise HarnessError(
-                    f"the text {text!r} has more than the {self.text.length - 2} tokens that "
+                    f"the text {text!r} has more than the {self.text.context - 2} tokens that "
                     f"{self.name} takes. Shorten the class name or the template."
                 )
         return ids.to(self.device)

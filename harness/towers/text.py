@@ -26,7 +26,8 @@ class TextTower(Tower):
         super().__init__()
         self.text = text
         self.width = text.width
-        self.length = text.context_length
+        self.context = text.context_length  # token ids of a text
+        self.length = text.num_pos  # and the class token's place
         self.blocks = nn.ModuleList(
             Block(block, f"text.blocks.{i}") for i, block in enumerate(text.transformer.resblocks)
         )
