@@ -175,6 +175,7 @@ def _open_clip(model: str, pretrained: str) -> nn.Module:
             f"backbone {model!r} needs its weights: {model}:PRETRAINED with one of "
             f"{', '.join(tags) or 'no tag'}, a .safetensors file or random."
         )
+    check_gelu(model, pretrained)
     check_text_model(model)
     if pretrained == "random":
         with torch.random.fork_rng():
@@ -189,7 +190,6 @@ def _open_clip(model: str, pretrained: str) -> nn.Module:
             f"backbone {model}:{pretrained} names neither a tag of {model} "
             f"({', '.join(tags) or 'it has none'}) nor an existing .safetensors file."
         )
-    check_gelu(model, pretrained)
     created = _made(
         f"the weights of {model}:{pretrained} cannot be loaded",
         lambda: open_clip.create_model(model, pretrained, force_custom_text=True),
@@ -256,12 +256,12 @@ def _check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:
 def _tokenizer(model: str, merges: Path | None = None) -> Any:
     # open_clip resolves a relative merges path against the working directory: pass it absolute
     path = {"bpe_path": str(merges)} if merges else {}
-    if model in open_clip.list_models() and importlib.util.find_spec("transformers") is None:
-        if other_tokenizer(model):
-            raise HarnessError(
-                f"the tokenizer of {model} is one of the package transformers, which is not "
-                "installed: pip install 'vlm-peft-harness[hf]'. Or choose another backbone."
-            )
+    foreign = model in open_clip.list_models() and other_tokenizer(model)
+    if foreign and importlib.util.find_spec("transformers") is None:
+        raise HarnessError(
+            f"the tokenizer of {model} is one of the package transformers, which is not installed: "
+            "pip install 'vlm-peft-harness[hf]'. Or choose another backbone."
+        )
     return _made(
         f"the tokenizer of {model} cannot be made{f' from {merges}' if merges else ''}",
         lambda: open_clip.get_tokenizer(model, **path),

@@ -67,7 +67,7 @@ def test_160_pairs_are_accepted_by_their_configuration():
 
 
 def test_show_says_which_methods_a_backbone_can_carry(capsys):
-    assert main(["show", "RN50:cc12m"]) == 0
+    assert main(["show", "RN50-quickgelu:openai"]) == 0
     said = capsys.readouterr().out
     carried, _, others = said.partition("refused: ")
     assert "features alone" in carried

@@ -143,6 +143,7 @@ def test_text_that_does_not_fit_is_an_error_that_quotes_it(mini):
     ("name", "says"),
     [
         ("roberta-ViT-B-32:laion2b_s12b_b32k", "No model of open_clip has theirs"),
+        ("xlm-roberta-base-ViT-B-32:random", "of the package transformers"),
         ("ViT-B-16:openai", "ViT-B-16-quickgelu:openai"),
         ("ViT-B-16", "openai"),
         ("ViT-B-16:nothing", "neither a tag"),

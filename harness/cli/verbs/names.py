@@ -22,11 +22,8 @@ def _add_list(verbs: Any) -> None:
     kinds = ("methods", "tasks", "datasets", "backbones")
     listing = verbs.add_parser("list", help="list methods, tasks, datasets or backbones")
     listing.add_argument("kind", choices=kinds, help="what to list")
-    listing.add_argument(
-        "--all",
-        action="store_true",
-        help="backbones: every pair of open_clip's list, with its towers",
-    )
+    every = "backbones: every pair of open_clip's list, with its towers"
+    listing.add_argument("--all", action="store_true", help=every)
     options.plugin(listing)
     listing.set_defaults(does=listed)
 
@@ -115,6 +112,8 @@ def _show_backbone(name: str, plugin: list[str]) -> int:
         classes = Classes("any", ("a", "b"), "a photo of a {}.")
         can, cannot = list[str](), list[str]()
         for method, entry in options.plugins(plugin).plugins["methods"].items():
+            if entry.by_name_only:
+                continue
             try:
                 missing = lacking(it, entry.cls(**entry.fixed), classes)
             except HarnessError as error:
