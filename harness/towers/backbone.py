@@ -35,7 +35,7 @@ NOT_HERE = "not downloaded"  # the fingerprint of weights that a dry run does wi
 EMBEDDED = Path(__file__).parents[1] / "backbones"
 IMAGENET: list[str] = open_clip.IMAGENET_CLASSNAMES  # in the order of the labels
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of glibc's mallopt
-FOREIGN = ("hf_model_name", "hf_tokenizer_name", "timm_model_name")
+FOREIGN = ("hf_model_name", "hf_tokenizer_name", "timm_model_pretrained")
 T = TypeVar("T")
 
 
@@ -235,12 +235,13 @@ def _check_config(path: Path) -> None:
             )
         named |= fields
     foreign = [name for name in FOREIGN if named.get(name)]
+    # timm would ask a hub for what has a schema or an owner in its name
+    foreign += ["timm_model_name"] if set(":/") & {*str(named.get("timm_model_name"))} else []
     foreign += ["tokenizer_kwargs"] if "bpe_path" in str(named.get("tokenizer_kwargs")) else []
     if foreign:
         raise HarnessError(
             f"{path} sets {', '.join(foreign)}: a model or tokenizer of another library, which is "
-            "not supported and would be fetched. Choose a folder with open_clip's own ViT and text "
-            "tower."
+            "not supported and would be fetched. Choose a folder with open_clip's own text tower."
         )
 
 

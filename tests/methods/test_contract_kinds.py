@@ -5,6 +5,7 @@ import torch
 
 from harness.errors import HarnessError
 from harness.fitting.model import Model
+from tests.conftest import execute
 from tests.methods import test_contract as contract
 from tests.towers import kinds
 
@@ -103,3 +104,16 @@ def test_texts_without_a_start_token_are_refused_to_context_prompts(mini):
     with pytest.raises(HarnessError, match="do not begin with one start token"):
         Model(made, contract.build("coop"), contract.FIT, seed=1)
     Model(made, contract.build("lora"), contract.FIT, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "fields"),
+    [
+        ("resnet", "clip_adapter", {}), ("attention-pool", "lora", {}), ("class", "coop", {}),
+        ("batch-norm", "lfa", {}),
+    ],
+)  # fmt: skip
+def test_a_whole_run_is_done_on_other_towers(kind, name, fields, make_run):
+    record, _, model = execute(make_run(name, backbone=kinds.load(kind), max_steps=2, **fields))
+    assert record.status == "done", record.error
+    assert not model.clip.image.training or kind == "class"
