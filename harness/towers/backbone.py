@@ -27,6 +27,7 @@ from torch import nn
 from harness.errors import HarnessError
 from harness.randomness import seed_of
 from harness.towers.catalogue import check_gelu, check_text_model, other_tokenizer
+from harness.towers.layouts import is_transformers, load_transformers
 from harness.towers.openclip import Clip
 from harness.towers.pixels import Pixels
 from harness.towers.text import check_text_tower
@@ -192,10 +193,17 @@ def _open_clip(model: str, pretrained: str) -> nn.Module:
         )
     created = _made(
         f"the weights of {model}:{pretrained} cannot be loaded",
-        lambda: open_clip.create_model(model, pretrained, force_custom_text=True),
+        lambda: _with_weights(model, pretrained),
     )
     _check_towers(created, model)
     return created
+
+
+def _with_weights(model: str, pretrained: str) -> nn.Module:
+    file = Path(pretrained)
+    if pretrained.endswith(".safetensors") and is_transformers(file):
+        return load_transformers(model, file)
+    return open_clip.create_model(model, pretrained, force_custom_text=True)
 
 
 def _check_folder(folder: Path) -> Path | None:
