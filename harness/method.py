@@ -246,6 +246,9 @@ class Method:
     uses_val: ClassVar[bool] = False  # it reads `Support.val`
     only_fitted_classes: ClassVar[bool] = False  # it has no answer for other classes
     class_texts: ClassVar[bool] = False  # it reads `Classes.described`
+    # kinds of sites that it cannot do without, as `image.blocks.*.q`, beside those that it edits on
+    # a CLIP: a backbone that lacks one is refused
+    needs: ClassVar[tuple[str, ...]] = ()
     requires: ClassVar[str] = ""  # a package that it needs beside the usual ones, and its extra
     by_name_only: ClassVar[bool] = False  # `*` does not select it; `NAME*` does
     may_be_zero: ClassVar[tuple[str, ...]] = ("epochs", "batch_size", "warmup_epochs")

@@ -170,7 +170,7 @@ def test_a_step_that_does_not_fit_is_done_again_in_parts(make_run, single, real,
 
 
 def test_compiled_blocks_give_what_plain_ones_give(single, real):
-    images = torch.randn(4, 3, single.size, single.size, device=real)
+    images = torch.randn(4, *single.pixels.shape, device=real)
     with torch.no_grad():
         plain = single.image(images)
         single.image.compiled = True

@@ -72,8 +72,10 @@ def rows(
     items = tuple(Item(f"{i}", i % count, classes.names[i % count]) for i in range(number))
     split = Split(items, classes, tuple(range(number)), "noise")
     with tempfile.TemporaryDirectory() as folder:
-        source = ImageSource(Noise(size=clip.size), None, Disk(Path(folder), 100 * 2**30))
-        for _ in tqdm(source.test(split, clip.size), desc="decoding", disable=None):
+        source = ImageSource(
+            Noise(size=max(clip.pixels.size)), None, Disk(Path(folder), 100 * 2**30)
+        )
+        for _ in tqdm(source.test(split, clip.pixels), desc="decoding", disable=None):
             pass
         for name, method in tqdm(methods.items(), desc="evaluation", disable=None):
             model = Model(clip, method, classes, seed=1)

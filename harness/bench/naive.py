@@ -17,6 +17,7 @@ from harness.fitting import inputs
 from harness.fitting import texts as of_texts
 from harness.fitting.model import Model
 from harness.runs import engine
+from harness.towers.text import TextTower
 from harness.towers.tower import Tower
 
 
@@ -28,12 +29,12 @@ def naively() -> Iterator[None]:
     def whole(model: Model, tower: Tower) -> int | None:
         return None if real(model, tower) is None else -1
 
-    def all_positions(ids: Tensor) -> Tensor:
+    def all_positions(tower: Tower, ids: Tensor) -> Tensor:
         return torch.full((len(ids),), ids.shape[1])
 
     with (
         mock.patch.object(Model, "cut", whole),
-        mock.patch.object(of_texts, "text_lengths", all_positions),
+        mock.patch.object(TextTower, "needed", all_positions),
         mock.patch.object(of_texts, "shared_prefix_length", return_value=0),
     ):
         yield

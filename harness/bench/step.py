@@ -42,7 +42,7 @@ class StepBenchmark:
         self.classes = Classes("bench", names(count), "a photo of a {}.")
         self.model = Model(clip, method, self.classes, seed=1)
         self.model.trained.to(clip.logit_scale.dtype)
-        size = (max(method.batch_size, scored), 3, clip.size, clip.size)
+        size = (max(method.batch_size, scored), *clip.pixels.shape)
         self.pixels = torch.randint(0, 256, size, generator=generator("pixels"), dtype=torch.uint8)
         self.labels = (torch.arange(method.batch_size) % count).to(clip.device)
         # PyTorch refuses an optimiser of nothing
@@ -80,7 +80,7 @@ class StepBenchmark:
         if clip.device.type == "cuda":  # as the engine does it
             pixels = pixels.pin_memory()
         moved = pixels.to(clip.device, non_blocking=True)
-        images = data.normalise(moved, clip.mean, clip.std)
+        images = data.normalise(moved, clip.pixels.mean, clip.pixels.std)
         return images.to(clip.logit_scale.dtype)
 
     def engine(self, chunks: Chunks | None = None) -> None:

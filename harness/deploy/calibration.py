@@ -104,8 +104,8 @@ def calibrated(
         prepared.run, prepared.fit.dataset, prepared.fit.subset, "validation"
     )
     logits = [
-        fitted.logits(normalise(pixels, clip.mean, clip.std)).float().cpu()
-        for pixels in prepared.source(split).test(split, clip.size)
+        fitted.logits(normalise(pixels, clip.pixels.mean, clip.pixels.std)).float().cpu()
+        for pixels in prepared.source(split).test(split, clip.pixels)
     ]
     labels = torch.tensor([item.label for item in split.items])
     return Calibration.of(torch.cat(logits), labels)

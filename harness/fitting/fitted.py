@@ -18,7 +18,7 @@ from harness.errors import HarnessError
 from harness.fitting.inputs import image_features
 from harness.fitting.model import Model
 from harness.fitting.texts import Texts, text_features, texts
-from harness.images.pixels import centre, normalise
+from harness.images.pixels import normalise, resized
 from harness.method import HeadContext, method_code
 from harness.records.store import Record, Store
 from harness.towers import backbone as backbones
@@ -42,25 +42,24 @@ class FittedModel:
         return self.model.classes.names
 
     def preprocess(self, image: Picture) -> Tensor:
-        """What the image tower takes, [3, S, S]: short side to S (bicubic), central crop, then
-        normalised with the backbone's mean and deviation. Transparent parts are white, and files
-        are turned as their EXIF data says.
+        """What the image tower takes, [3, H, W]: resized as the backbone was trained (see
+        `model.clip.pixels`), then normalised with its mean and deviation. Transparent
+        parts are white, and files are turned as their EXIF data says.
 
         Raises:
             HarnessError: a path that cannot be read as an image.
         """
-        clip = self.model.clip
+        taken = self.model.clip.pixels
         if isinstance(image, Image.Image):
             image = to_rgb(image)
         else:
             image = open_rgb(Path(image), "load", turn=True)
-        pixels = centre(image, clip.size)[None]
-        return normalise(pixels, clip.mean, clip.std)[0]
+        return normalise(resized(image, taken)[None], taken.mean, taken.std)[0]
 
     @torch.no_grad()
     def features(self, images: Sequence[Picture] | Tensor) -> Tensor:
         """Image features [B, E], not normalised, of pictures or of what `preprocess` made of them
-        ([B, 3, S, S]); [B, K, E] of a method that gives an image several."""
+        ([B, 3, H, W]); [B, K, E] of a method that gives an image several."""
         clip = self.model.clip
         x = self._pixels(images).to(clip.device, clip.logit_scale.dtype)
         return image_features(self.model, self.model.prefix(clip.image, x))
@@ -118,11 +117,11 @@ class FittedModel:
 
     def _pixels(self, images: Sequence[Picture] | Tensor) -> Tensor:
         if isinstance(images, Tensor):
-            size = self.model.clip.size
-            if images.dim() != 4 or images.shape[1:] != (3, size, size) or not len(images):
+            shape = self.model.clip.pixels.shape
+            if images.dim() != 4 or images.shape[1:] != shape or not len(images):
                 raise HarnessError(
-                    f"a tensor of images must be [B, 3, {size}, {size}], as `preprocess` gives "
-                    f"them, and not {list(images.shape)}."
+                    f"a tensor of images must be [B, {', '.join(map(str, shape))}], as "
+                    f"`preprocess` gives them, and not {list(images.shape)}."
                 )
             return images
         if isinstance(images, (str, Path, Image.Image)):

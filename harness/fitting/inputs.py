@@ -5,6 +5,7 @@ and (in training) the view, which is a function of (seed, epoch, position). Meth
 that need the same values share them, under a size budget.
 """
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -51,8 +52,8 @@ class Images:
         """`start` of every image in order under the test transform, in chunks."""
 
         def live() -> Iterator[Tensor]:
-            size = self.model.clip.size
-            for pixels in test_batches(self.source, self.split, size, CHUNK):
+            taken = self.model.clip.pixels
+            for pixels in test_batches(self.source, self.split, taken, CHUNK):
                 yield self._start(pixels)
 
         if not self._fits():
@@ -63,7 +64,7 @@ class Images:
         """`start` of one pass over the views, in the batches of `order` (indices)."""
 
         def live(order: Sequence[Tensor] = self._in_order()) -> Iterator[Tensor]:
-            arguments = (self.source, self.split, self.model.clip.size, self.augmentation)
+            arguments = (self.source, self.split, self.model.clip.pixels, self.augmentation)
             for pixels in train_batches(*arguments, view, order):
                 yield self._start(pixels)
 
@@ -76,7 +77,7 @@ class Images:
         """What `live` gives, from memory; features of the whole tower also from disk."""
         clip = self.model.clip
         cut = self.model.cut(clip.image)
-        key = (*arithmetic_key(clip), clip.size, *view)
+        key = (*arithmetic_key(clip), clip.pixels, *view)
 
         def all_of_them() -> dict[str, Tensor]:
             return {"x": torch.cat(list(live()))}
@@ -99,7 +100,7 @@ class Images:
         if clip.device.type == "cuda":  # pinned, the transfer waits for nothing
             pixels = pixels.pin_memory()
         pixels = pixels.to(clip.device, non_blocking=True)
-        return normalise(pixels, clip.mean, clip.std).to(clip.logit_scale.dtype)
+        return normalise(pixels, clip.pixels.mean, clip.pixels.std).to(clip.logit_scale.dtype)
 
     def _start(self, pixels: Tensor) -> Tensor:
         return self.model.prefix(self.model.clip.image, self.normalised(pixels))
@@ -112,7 +113,7 @@ class Images:
         if cut is None:
             floats = clip.embedding
         elif cut < 0:
-            floats = 3 * clip.size**2
+            floats = math.prod(clip.pixels.shape)
         return len(self.split.items) * floats * 4 <= self.cache.budget // 4
 
 

@@ -62,7 +62,7 @@ class Cost(NamedTuple):
 
 def _costs(model: Model, images: int, texts: Texts) -> dict[str, Cost]:
     clip = model.clip
-    pixels = torch.zeros(2, 3, clip.size, clip.size, dtype=clip.logit_scale.dtype)
+    pixels = torch.zeros(2, *clip.pixels.shape, dtype=clip.logit_scale.dtype)
     x = model.prefix(clip.image, pixels.to(clip.device))
     labels = torch.zeros(2, dtype=torch.long, device=clip.device)
     batch = Batch(model, x, texts, labels, ("memory", 0)).drawn()

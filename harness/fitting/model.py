@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from harness.errors import HarnessError, blaming
+from harness.fitting.needs import check_both, check_needs
 from harness.images.cache import checksum
 from harness.method import Classes, HeadContext, Method, Output
 from harness.randomness import OnProcessor, seed_of
@@ -36,8 +37,9 @@ class Model:
     """
 
     def __init__(self, clip: Clip, method: Method, classes: Classes, seed: int) -> None:
-        """Raises HarnessError if the method asks for a site that the backbone lacks."""
+        """Raises HarnessError if the backbone lacks something that the method changes."""
         self.clip, self.method, self.classes = clip, method, classes
+        check_needs(clip, method, classes)
         with torch.random.fork_rng(devices=[]), OnProcessor():
             torch.manual_seed(seed_of("initialisation", seed))
             edits, head = method.edits(clip, classes), method.head(clip, classes)
@@ -115,7 +117,7 @@ class Model:
             return inputs
         x = tower.stem(inputs)
         for index in range(cut):
-            x = tower.block(index, x)
+            x = tower.block(index, x, inputs=inputs)
         return x
 
     def rest(self, tower: Tower, x: Tensor, inputs: Tensor, rows: Rows) -> Tensor:
@@ -139,11 +141,13 @@ class Model:
             x = tower.call("stem", own.get("stem", {}), x, edit)
         branches = None
         if rows.shared:
-            branches = SharedPrefix(rows.shared, rows.copies, self.clip.text.mask(x.shape[1]))
+            mask = self.clip.text.mask(x.shape[1])
+            assert mask is not None  # only causal towers share beginnings
+            branches = SharedPrefix(rows.shared, rows.copies, mask)
             x, inputs = branches.joined(x), inputs[:, rows.shared :]
         edited = self._blocks(tower)
         for index in range(max(cut, 0), len(tower.blocks)):
-            given = index, x, edit if index in edited else unedited, branches
+            given = index, x, edit if index in edited else unedited, branches, inputs
             run = partial(tower.call, "block", own.get(f"blocks.{index}", {}))
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(run, *given, use_reentrant=False)
@@ -187,9 +191,8 @@ class Model:
     def save(self, path: Path, about: dict[str, str] | None = None) -> None:
         """The trained modules' state as safetensors, with what the image tower takes, and with a
         checksum of all that and of `about`; shared tensors are stored once."""
-        clip = self.clip
-        pixels = {"size": clip.size, "mean": clip.mean, "std": clip.std,
-                  "resize": "short side to size, bicubic, then the centre"}  # fmt: skip
+        taken = self.clip.pixels
+        pixels = {"size": taken.size, "mean": taken.mean, "std": taken.std, "resize": taken.resize}
         about = {"pixels": json.dumps(pixels), **(about or {})}
         about["sha256"] = self._checksum(about)
         safetensors.torch.save_model(self.trained, str(path), metadata=about)
@@ -223,6 +226,7 @@ class Model:
 def _copies(clip: Clip, method: Method) -> dict[str, nn.Parameter]:
     """Copies of the backbone's parameters that the method trains, by name."""
     chosen = list(method.unfrozen(clip))
+    check_both(clip, method, chosen)
     known = clip.parameters_by_name() if chosen else {}
     for name in chosen:
         if name not in known:

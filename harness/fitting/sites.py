@@ -18,9 +18,9 @@ See = Callable[[Site, Tensor], None]
 class Watched(Edit):
     """What is inserted at a site, if anything; `see` is shown what enters there."""
 
-    def __init__(self, edit: Edit | None, see: See) -> None:
+    def __init__(self, edit: Edit | None, see: See, needed: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.edit, self.see = edit, see
+        self.edit, self.see, self.needed = edit, see, needed
 
     def forward(self, x: Tensor, y: Tensor, at: SiteContext) -> Tensor:
         ids = at.rows.ids
@@ -28,9 +28,10 @@ class Watched(Edit):
             self.see(at.site, x)
         elif ids is None:
             self.see(at.site, x.flatten(0, 1))
-        else:  # what follows the end of a text counts for nothing
-            places = torch.arange(ids.shape[1], device=ids.device)
-            self.see(at.site, x[places <= ids.argmax(-1, keepdim=True)])
+        else:  # what no feature depends on counts for nothing
+            words = torch.arange(ids.shape[1], device=ids.device)
+            words = words < self.needed(ids).to(ids.device)[:, None]  # [R, L]
+            self.see(at.site, x[:, : ids.shape[1]][words])
         return y if self.edit is None else self.edit(x, y, at)
 
 
@@ -51,7 +52,10 @@ def show_inputs(
     sites = list(sites)
     check_sites(model.clip, model.method, sites)
     watching = copy.copy(model)
-    watching.edits = model.edits | {site: Watched(model.edits.get(site), see) for site in sites}
+    needed = model.clip.text.needed
+    watching.edits = model.edits | {
+        site: Watched(model.edits.get(site), see, needed) for site in sites
+    }
     if any(site.startswith("image.") for site in sites):
         for x in images(watching):
             numbers = torch.arange(len(x), device=x.device)

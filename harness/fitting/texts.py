@@ -17,12 +17,13 @@ from harness.fitting.model import Model
 from harness.images.cache import Cache, source_hash
 from harness.randomness import generator
 from harness.towers.edit import Rows, SiteContext
-from harness.towers.openclip import Clip, text_lengths
+from harness.towers.openclip import Clip
 from harness.towers.tower import Site
 
 SOURCES = (  # what the bits of a frozen feature depend on
-    "towers/tower", "towers/openclip", "towers/shared_prefix", "fitting/model", "fitting/texts",
-    "fitting/inputs", "images/pixels", "images/source",
+    "towers/tower", "towers/openclip", "towers/text", "towers/timm", "towers/pixels",
+    "towers/shared_prefix", "fitting/model", "fitting/texts", "fitting/inputs", "images/pixels",
+    "images/source",
 )  # fmt: skip
 CHUNK_TEXTS = 1024  # texts a forward pass while nothing is trained
 PASS = {"cuda": 4096, "cpu": 256}  # tokens that take as long as a pass through a tower by itself
@@ -131,7 +132,8 @@ class Texts:
             numbers, total, training, key, ids, kinds, references, image, self.shared, copies
         )
         features = x.ndim == 2 and x.is_floating_point()  # of a tower that is never changed
-        return (x if features else x[:, :length]), ids, rows
+        whole = features or length == self.ids.shape[1]  # a class token may follow
+        return (x if whole else x[:, :length]), ids, rows
 
 
 def texts(model: Model, classes: Classes, training: bool, cache: Cache | None = None) -> Texts:
@@ -139,7 +141,7 @@ def texts(model: Model, classes: Classes, training: bool, cache: Cache | None = 
     of the method's references."""
     prompts, clip = model.method.prompts(classes), model.clip
     ids = clip.tokenize([text for each in prompts for text in each])
-    lengths = text_lengths(ids)
+    lengths = clip.text.needed(ids)
     if training and model.mixes_text():
         lengths = torch.full_like(lengths, ids.shape[1])
     ids = ids[:, : int(lengths.max())]
@@ -172,6 +174,8 @@ def shared_prefix_length(model: Model, prompts: Texts, training: bool) -> int:
     whatever the parameters are: found with random ones. 0 if blocks are edited, or if that spares
     too few tokens, or start-of-text alone."""
     sites, clip, ids = model.edits_of(model.clip.text), model.clip, prompts.ids
+    if not clip.text.ends_early:
+        return 0
     if "text.tokens" not in sites or any(".blocks." in site for site in sites):
         return 0
     edit, random = copy.deepcopy(sites["text.tokens"]), generator("beginning")
@@ -211,7 +215,7 @@ def frozen_texts(clip: Clip, prompts: Sequence[Sequence[str]], cache: Cache) -> 
 
     def live() -> dict[str, Tensor]:
         ids = clip.tokenize(flat)
-        ids = ids[:, : int(text_lengths(ids).max())]
+        ids = ids[:, : int(clip.text.needed(ids).max())]
         return {"x": torch.cat([clip.text(part) for part in ids.split(CHUNK_TEXTS)])}
 
     def compute() -> Tensor:

@@ -1,6 +1,6 @@
 """Images to pixels: decoding, the field's two transforms, batches in a fixed order.
 
-Pixels are uint8 [3, S, S] until they are on the device; `normalise` makes them what CLIP takes.
+Images are uint8 [3, H, W] until they are on the device; `normalise` makes them what CLIP takes.
 """
 
 import math
@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 
 from harness.randomness import generator, seed_of
+from harness.towers.pixels import Pixels
 
-BICUBIC = TF.InterpolationMode.BICUBIC
 View = tuple[int, ...]  # what distinguishes one pass over the images from another
 
 
@@ -35,12 +35,13 @@ class Augmentation:
         """What an epoch's views depend on: fresh ones every epoch, or the next of the pool."""
         return (seed, epoch % self.views if self.views else epoch)
 
-    def __call__(self, image: Image.Image, size: int, view: View, position: int) -> Tensor:
-        """A view of `image`, uint8 [3, size, size]."""
+    def __call__(self, image: Image.Image, pixels: Pixels, view: View, position: int) -> Tensor:
+        """A view of `image`, uint8 [3, H, W]."""
         draw = random.Random(seed_of("augmentation", *view, position))
         top, left, height, width = self._box(image.width, image.height, draw)
-        view = TF.resized_crop(image, top, left, height, width, [size, size], BICUBIC)
-        return TF.pil_to_tensor(TF.hflip(view) if draw.random() < 0.5 else view)
+        box = top, left, height, width
+        seen = TF.resized_crop(image, *box, [*pixels.size], _interpolation(pixels))
+        return TF.pil_to_tensor(TF.hflip(seen) if draw.random() < 0.5 else seen)
 
     def _box(self, width: int, height: int, draw: random.Random) -> tuple[int, int, int, int]:
         for _ in range(10):
@@ -58,7 +59,8 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class FiveCrop:
-    """Short side to the size, then one corner or the centre, the same for all images of an epoch.
+    """Short side to the size, then one corner or the centre, the same for all images of an epoch:
+    also where the test transform squashes images, which leaves no corners.
 
     Source: LFA, train-time transform (resize, FiveCrop), one crop drawn for each iteration.
     """
@@ -67,19 +69,44 @@ class FiveCrop:
         """The epoch's crop: 0 to 3 the corners, 4 the centre."""
         return (random.Random(seed_of("crop", seed, epoch)).randrange(5),)
 
-    def __call__(self, image: Image.Image, size: int, view: View, position: int) -> Tensor:
-        """Crop `view` of `image`, uint8 [3, size, size]."""
-        crops = TF.five_crop(TF.resize(image, [size], BICUBIC), [size, size])
+    def __call__(self, image: Image.Image, pixels: Pixels, view: View, position: int) -> Tensor:
+        """Crop `view` of `image`, uint8 [3, H, W]."""
+        crops = TF.five_crop(_covering(image, pixels), [*pixels.size])
         return TF.pil_to_tensor(crops[view[0]])
 
 
-def centre(image: Image.Image, size: int) -> Tensor:
-    """The test transform, uint8 [3, size, size]: short side to `size` (bicubic), central crop."""
-    return TF.pil_to_tensor(TF.center_crop(TF.resize(image, [size], BICUBIC), [size, size]))
+def resized(image: Image.Image, pixels: Pixels) -> Tensor:
+    """The test transform, uint8 [3, H, W]: the short side to the size and a central crop, the long
+    side to the size and the rest filled, or both sides squashed, as the backbone was trained."""
+    if pixels.resizing == "squash":
+        return TF.pil_to_tensor(TF.resize(image, [*pixels.size], _interpolation(pixels)))
+    if pixels.resizing == "longest":
+        height, width = pixels.size
+        ratio = max(image.height / height, image.width / width)
+        whole = [round(image.height / ratio), round(image.width / ratio)]
+        image = TF.resize(image, whole, _interpolation(pixels))
+        top, left = (height - whole[0]) // 2, (width - whole[1]) // 2
+        sides = [left, top, width - whole[1] - left, height - whole[0] - top]
+        return TF.pil_to_tensor(TF.pad(image, sides, fill=pixels.fill))
+    return TF.pil_to_tensor(TF.center_crop(_covering(image, pixels), [*pixels.size]))
+
+
+def _covering(image: Image.Image, pixels: Pixels) -> Image.Image:
+    """The image as small as covers the size."""
+    height, width = pixels.size
+    if height == width:
+        return TF.resize(image, [height], _interpolation(pixels))
+    ratio = min(image.height / height, image.width / width)
+    whole = [round(image.height / ratio), round(image.width / ratio)]
+    return TF.resize(image, whole, _interpolation(pixels))
+
+
+def _interpolation(pixels: Pixels) -> TF.InterpolationMode:
+    return TF.InterpolationMode(pixels.interpolation)
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 [B, 3, S, S] -> float32, scaled to [0, 1], minus `mean`, over `std`."""
+    """uint8 [B, 3, H, W] -> float32, scaled to [0, 1], minus `mean`, over `std`."""
     statistics = torch.tensor([mean, std], device=pixels.device).view(2, 1, 3, 1, 1)
     return (pixels.float() / 255 - statistics[0]) / statistics[1]
 

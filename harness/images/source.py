@@ -19,8 +19,9 @@ from harness.dataset import Dataset, Item
 from harness.decoding import FORMATS
 from harness.errors import HarnessError
 from harness.images.cache import Disk, Tensors, source_hash
-from harness.images.pixels import Augmentation, FiveCrop, View, centre
+from harness.images.pixels import Augmentation, FiveCrop, View, resized
 from harness.splits import Split
+from harness.towers.pixels import Pixels
 
 THREADS = 8
 
@@ -109,16 +110,16 @@ class ImageSource:
                 bar.update(len(group))
         return found
 
-    def test(self, split: Split, size: int) -> Iterator[Tensor]:
-        """Every image in order under the test transform, uint8 [<= GROUP, 3, size, size]."""
+    def test(self, split: Split, pixels: Pixels) -> Iterator[Tensor]:
+        """Every image in order under the test transform, uint8 [<= GROUP, 3, H, W]."""
 
-        def pixels(items: Sequence[Item]) -> Tensor:
+        def seen(items: Sequence[Item]) -> Tensor:
             def compute() -> Tensors:
-                return {"x": torch.stack(_parallel(lambda i: centre(self.open(i), size), items))}
+                return {"x": torch.stack(_parallel(lambda i: resized(self.open(i), pixels), items))}
 
-            return self.kept("pixels", split, items, compute, size)["x"]
+            return self.kept("pixels", split, items, compute, pixels.geometry)["x"]
 
-        groups = [functools.partial(pixels, each) for each in _groups(split.items)]
+        groups = [functools.partial(seen, each) for each in _groups(split.items)]
         yield from _ahead(groups)
 
     def kept(
@@ -202,32 +203,34 @@ def _ahead(thunks: Sequence[Callable[[], T]]) -> Iterator[T]:
                 yield current.result()
 
 
-def test_batches(source: ImageSource, split: Split, size: int, batch_size: int) -> Iterator[Tensor]:
-    """Every image of a split in order under the test transform, uint8 [B, 3, size, size]."""
-    for pixels in source.test(split, size):
-        yield from pixels.split(batch_size)
+def test_batches(
+    source: ImageSource, split: Split, pixels: Pixels, batch_size: int
+) -> Iterator[Tensor]:
+    """Every image of a split in order under the test transform, uint8 [B, 3, H, W]."""
+    for images in source.test(split, pixels):
+        yield from images.split(batch_size)
 
 
 def train_batches(
     source: ImageSource,
     split: Split,
-    size: int,
+    pixels: Pixels,
     augmentation: Augmentation | FiveCrop,
     view: View,
     order: Sequence[Tensor],
 ) -> Iterator[Tensor]:
-    """One pass over the views, uint8 [B, 3, size, size], batched as `order` says."""
+    """One pass over the views, uint8 [B, 3, H, W], batched as `order` says."""
     images = source.opened(split)
 
     def seen(index: int) -> Tensor:
-        return augmentation(images[index], size, view, split.positions[index])
+        return augmentation(images[index], pixels, view, split.positions[index])
 
     with ThreadPoolExecutor(THREADS) as pool:
         indices = [int(index) for batch in order for index in batch]
-        pixels = (
+        views = (
             each
             for start in range(0, len(indices), GROUP)
             for each in pool.map(seen, indices[start : start + GROUP])
         )
         for batch in order:
-            yield torch.stack(list(itertools.islice(pixels, len(batch))))
+            yield torch.stack(list(itertools.islice(views, len(batch))))

@@ -41,11 +41,11 @@ def forward_rate(clip: Clip) -> float:
     A measurement of two small batches, for the forecast alone.
     """
     count = 8
-    images = torch.zeros(count, 3, clip.size, clip.size, device=clip.device)
+    images = torch.zeros(count, *clip.pixels.shape, device=clip.device)
     float(clip.image(images).sum())
     started = time.perf_counter()
     float(clip.image(images).sum())
-    whole = _work(clip.image, len(clip.image.blocks))
+    whole = _whole(clip.image)
     return count * whole / (time.perf_counter() - started)
 
 
@@ -67,7 +67,7 @@ def forecast(
     for run in runs:
         image, summary, method = run.context.clip.image, run.summary, run.method.value
         live = {tower.name: _live(tower, summary) for tower in (image, run.context.clip.text)}
-        whole = _work(image, len(image.blocks))
+        whole = _whole(image)
         seconds += RUN
         if isinstance(run.task.value, Measurement):
             work += _measurement(run, run.task.value, live)
@@ -122,7 +122,7 @@ def _views(run: PreparedRun) -> int:
 
 def _pixel_seconds(run: PreparedRun, split: Split) -> tuple[float, float]:
     """Seconds to open an image of a split, and to make a view of it; 0 if none can be opened."""
-    source, size = run.source(split), run.context.clip.size
+    source, taken = run.source(split), run.context.clip.pixels
     augmentation = run.augmentation(run.method.value)
     items = split.items[:: max(1, len(split.items) // 4)][:4]
     try:
@@ -131,7 +131,7 @@ def _pixel_seconds(run: PreparedRun, split: Split) -> tuple[float, float]:
         images = [source.open(item) for item in items]
         between = time.perf_counter()
         for position, each in enumerate(images):
-            augmentation(each, size, augmentation.view(0, 0), position)
+            augmentation(each, taken, augmentation.view(0, 0), position)
     except (HarnessError, OSError):
         return 0.0, 0.0
     ended = time.perf_counter()
@@ -145,9 +145,9 @@ def _measurement(run: PreparedRun, task: Measurement, live: Mapping[str, float])
     texts = len(run.train.classes.names)
     step = rows * live["image"] + texts * (rows if method.text_per_image else 1) * live["text"]
     steps = 6 * (task.repeats + 2) * step if run.summary.parameters and run.schedule.total else 0.0
-    whole = _work(towers.image, len(towers.image.blocks))
+    whole = _whole(towers.image)
     own = texts * (task.images if method.text_per_image else 1)
-    batch = task.images * whole + own * _work(towers.text, len(towers.text.blocks))
+    batch = task.images * whole + own * _whole(towers.text)
     return steps + (task.repeats + 2) * batch
 
 
@@ -155,6 +155,11 @@ def _live(tower: Tower, summary: ModelSummary) -> float:
     """One row's work in the blocks after the cut."""
     cut = summary.cuts[tower.name]
     return _work(tower, 0 if cut is None else len(tower.blocks) - max(cut, 0))
+
+
+def _whole(tower: Tower) -> float:
+    """One row's work in all blocks; a tower without blocks counts as one."""
+    return _work(tower, max(1, len(tower.blocks)))
 
 
 def _work(tower: Tower, blocks: int) -> float:
@@ -227,7 +232,7 @@ def _alone(images: Images) -> Images:
             "some with --cache-limit."
         )
     if images.source.disk:
-        for _ in source.test(images.split, images.model.clip.size):
+        for _ in source.test(images.split, images.model.clip.pixels):
             pass
     return replace(images, source=source, cache=Cache(budget=images.cache.budget))
 
@@ -242,7 +247,7 @@ def _training(
 
     def read() -> Tensor:
         """The views; a method with frozen features beside its own reads them for each."""
-        arguments = (images.source, split, model.clip.size, images.augmentation)
+        arguments = (images.source, split, model.clip.pixels, images.augmentation)
         for _ in range(1 + model.method.frozen_images):
             (pixels,) = train_batches(*arguments, view, [batch])
         return pixels
@@ -297,7 +302,7 @@ def _inference(images: Images, repeats: int) -> dict[str, Any]:
     most = len(split.items)
 
     def read() -> Tensor:
-        return torch.cat(list(test_batches(images.source, split, clip.size, most)))
+        return torch.cat(list(test_batches(images.source, split, clip.pixels, most)))
 
     pixels = read()
     prompts = texts(model, split.classes, training=False)

@@ -171,7 +171,7 @@ def _read(run: PreparedRun, fits: bool) -> None:
         run.source(run.train).opened(run.train)
     if context.cache.disk is not None and context.cache.disk.limit > 0:
         for split in run.evaluated.values():
-            for _ in run.source(split).test(split, context.clip.size):
+            for _ in run.source(split).test(split, context.clip.pixels):
                 pass
 
 

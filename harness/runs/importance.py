@@ -20,11 +20,11 @@ from harness.decoding import open_rgb
 from harness.errors import HarnessError
 from harness.files import reason, shown
 from harness.fitting.fitted import FittedModel
-from harness.images.pixels import centre
+from harness.images.pixels import resized
 from harness.literature.figures import Tokens
 from harness.methods.dra import DynamicRank, token_scores
 from harness.towers.edit import Rows, SiteContext
-from harness.towers.openclip import text_lengths
+from harness.towers.pixels import Pixels
 from harness.towers.tower import Tower
 
 DRAWS = 200  # of the noise, for a mean rank
@@ -65,7 +65,7 @@ def of_images(
             "square of patches: they cannot be drawn."
         )
     return [
-        Tokens(name, *parts, picture=_seen(image, clip.size))
+        Tokens(name, *parts, picture=_seen(image, clip.pixels))
         for (name, image), parts in zip(images, found, strict=True)
     ]
 
@@ -145,13 +145,13 @@ def _ranks(module: DynamicRank, inner: Tensor, at: SiteContext) -> Tensor:
     return (module.mask(inner, at) > 0).sum(-1)
 
 
-def _seen(image: Image.Image, size: int) -> Image.Image:
-    return TF.to_pil_image(centre(image.convert("RGB"), size))
+def _seen(image: Image.Image, pixels: Pixels) -> Image.Image:
+    return TF.to_pil_image(resized(image.convert("RGB"), pixels))
 
 
 def _words(fitted: FittedModel, ids: Tensor) -> list[str]:
     """The tokens of a text as words; none after its end."""
-    end = int(text_lengths(ids[None])[0]) - 1
+    end = int(fitted.model.clip.text.needed(ids[None])[0]) - 1
     decode = fitted.model.clip.tokenizer.decode
     words = [decode([number]).strip() for number in ids[1:end].tolist()]
     return ["<start>", *words, "<end>", *[""] * (len(ids) - end - 1)][: len(ids)]

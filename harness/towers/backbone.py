@@ -5,10 +5,12 @@ nothing from a user's folder is unpickled.
 """
 
 import ctypes
+import functools
+import importlib.util
 import json
-import math
 import platform
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,17 +20,23 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from open_clip import transformer as oc
 from open_clip.factory import _find_checkpoint_in_dir
+from open_clip.model import set_model_preprocess_cfg
+from open_clip.transform import PreprocessCfg
 from torch import nn
 
 from harness.errors import HarnessError
 from harness.randomness import seed_of
+from harness.towers.catalogue import check_gelu, check_text_model, other_tokenizer
+from harness.towers.layouts import is_transformers, load_transformers
 from harness.towers.openclip import Clip
+from harness.towers.pixels import Pixels
+from harness.towers.text import check_text_tower
 
 NOT_HERE = "not downloaded"  # the fingerprint of weights that a dry run does without
 EMBEDDED = Path(__file__).parents[1] / "backbones"
 IMAGENET: list[str] = open_clip.IMAGENET_CLASSNAMES  # in the order of the labels
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of glibc's mallopt
-FOREIGN = ("hf_model_name", "hf_tokenizer_name", "timm_model_name")
+FOREIGN = ("hf_model_name", "hf_tokenizer_name", "timm_model_pretrained")
 T = TypeVar("T")
 
 
@@ -44,7 +52,7 @@ def load(name: str, device: str | torch.device = "cpu", weights: bool = True) ->
 
     Raises:
         HarnessError: an unknown name, weights that would have to be unpickled, weights in the wrong
-            configuration, or towers that are not ViT and TextTransformer.
+            configuration, or a text tower that is no TextTransformer.
     """
     if torch.device(device).type == "cpu":
         _keep_freed_memory()
@@ -74,6 +82,22 @@ def load(name: str, device: str | torch.device = "cpu", weights: bool = True) ->
     if schema == "local-dir":
         _check_vocabulary(model, tokenizer, name)
     return Clip(model, tokenizer, name).to(device)
+
+
+@functools.lru_cache(maxsize=8)
+def reference(depths: tuple[int, int], embedding: int, length: int, kind: type[Clip]) -> Clip:
+    """A small random CLIP with every site: so many image and text blocks, and positions."""
+    folder = EMBEDDED / "emoji-mini"
+    tokenizer = _tokenizer(f"local-dir:{folder}", folder / "bpe_merges.txt.gz")
+    image, text = depths
+    model = open_clip.CustomTextCLIP(
+        embedding,
+        {"image_size": 32, "patch_size": 16, "width": 128, "layers": image, "head_width": 32},
+        {"context_length": length, "vocab_size": tokenizer.vocab_size, "width": 128, "heads": 4,
+         "layers": text},
+    )  # fmt: skip
+    set_model_preprocess_cfg(model, asdict(PreprocessCfg(size=32)))
+    return kind(model, tokenizer, "a CLIP")
 
 
 def _made(failure: str, make: Callable[[], T]) -> T:
@@ -152,6 +176,8 @@ def _open_clip(model: str, pretrained: str) -> nn.Module:
             f"backbone {model!r} needs its weights: {model}:PRETRAINED with one of "
             f"{', '.join(tags) or 'no tag'}, a .safetensors file or random."
         )
+    check_gelu(model, pretrained)
+    check_text_model(model)
     if pretrained == "random":
         with torch.random.fork_rng():
             torch.manual_seed(seed_of("random backbone", model))
@@ -165,20 +191,19 @@ def _open_clip(model: str, pretrained: str) -> nn.Module:
             f"backbone {model}:{pretrained} names neither a tag of {model} "
             f"({', '.join(tags) or 'it has none'}) nor an existing .safetensors file."
         )
-    tag = open_clip.get_pretrained_cfg(model, pretrained) or {}
-    quick = bool((open_clip.get_model_config(model) or {}).get("quick_gelu", False))
-    if tag and bool(tag.get("quick_gelu", False)) != quick:
-        other = model.removesuffix("-quickgelu") if quick else f"{model}-quickgelu"
-        raise HarnessError(
-            f"the weights {pretrained!r} were trained with the other GELU than {model!r} computes, "
-            f"which costs accuracy silently. Use {other}:{pretrained}."
-        )
     created = _made(
         f"the weights of {model}:{pretrained} cannot be loaded",
-        lambda: open_clip.create_model(model, pretrained, force_custom_text=True),
+        lambda: _with_weights(model, pretrained),
     )
     _check_towers(created, model)
     return created
+
+
+def _with_weights(model: str, pretrained: str) -> nn.Module:
+    file = Path(pretrained)
+    if pretrained.endswith(".safetensors") and is_transformers(file):
+        return load_transformers(model, file)
+    return open_clip.create_model(model, pretrained, force_custom_text=True)
 
 
 def _check_folder(folder: Path) -> Path | None:
@@ -218,12 +243,13 @@ def _check_config(path: Path) -> None:
             )
         named |= fields
     foreign = [name for name in FOREIGN if named.get(name)]
+    # timm would ask a hub for what has a schema or an owner in its name
+    foreign += ["timm_model_name"] if set(":/") & {*str(named.get("timm_model_name"))} else []
     foreign += ["tokenizer_kwargs"] if "bpe_path" in str(named.get("tokenizer_kwargs")) else []
     if foreign:
         raise HarnessError(
             f"{path} sets {', '.join(foreign)}: a model or tokenizer of another library, which is "
-            "not supported and would be fetched. Choose a folder with open_clip's own ViT and text "
-            "tower."
+            "not supported and would be fetched. Choose a folder with open_clip's own text tower."
         )
 
 
@@ -239,6 +265,12 @@ def _check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:
 def _tokenizer(model: str, merges: Path | None = None) -> Any:
     # open_clip resolves a relative merges path against the working directory: pass it absolute
     path = {"bpe_path": str(merges)} if merges else {}
+    foreign = model in open_clip.list_models() and other_tokenizer(model)
+    if foreign and importlib.util.find_spec("transformers") is None:
+        raise HarnessError(
+            f"the tokenizer of {model} is one of the package transformers, which is not installed: "
+            "pip install 'vlm-peft-harness[hf]'. Or choose another backbone."
+        )
     return _made(
         f"the tokenizer of {model} cannot be made{f' from {merges}' if merges else ''}",
         lambda: open_clip.get_tokenizer(model, **path),
@@ -246,36 +278,11 @@ def _tokenizer(model: str, merges: Path | None = None) -> Any:
 
 
 def _check_towers(model: Any, name: str) -> None:
-    visual: Any = model.visual
-    text: Any = getattr(model, "text", None)
-    if not isinstance(visual, oc.VisionTransformer):
-        raise HarnessError(
-            f"the image tower of {name!r} is a {type(visual).__name__}; only open_clip's "
-            "VisionTransformer (ViT-*) is supported. Choose a ViT backbone."
-        )
-    causal = isinstance(text, oc.TextTransformer) and text.attn_mask is not None
-    if not causal or text.cls_emb is not None or text.pool_type != "argmax":
-        raise HarnessError(
-            f"the text tower of {name!r} is not a causal TextTransformer pooled at the end-of-text "
-            "token, the only kind supported. Choose a CLIP backbone such as ViT-B-16."
-        )
-    pixels = visual.preprocess_cfg
-    if pixels["resize_mode"] != "shortest" or pixels["interpolation"] != "bicubic":
-        raise HarnessError(
-            f"{name!r} wants images resized by {pixels['resize_mode']!r} with "
-            f"{pixels['interpolation']!r}; only 'shortest' with 'bicubic', as in the protocol, is "
-            "supported. Choose another tag."
-        )
-    statistics = [*pixels["mean"], *pixels["std"]]
-    numbers = [each for each in statistics if isinstance(each, int | float)]
-    if len(numbers) != 6 or not all(map(math.isfinite, numbers)) or min(pixels["std"]) <= 0:
-        raise HarnessError(
-            f"{name!r} normalises pixels by mean {pixels['mean']!r} and std {pixels['std']!r}; "
-            "three numbers each are expected, std above 0."
-        )
-    for block in (*visual.transformer.resblocks, *text.transformer.resblocks):
+    check_text_tower(getattr(model, "text", None), name)
+    Pixels.of(model.visual, name)
+    for block in model.text.transformer.resblocks:
         if type(block) is not oc.ResidualAttentionBlock:
             raise HarnessError(
-                f"{name!r} has blocks of type {type(block).__name__}; only open_clip's "
+                f"{name!r} has text blocks of type {type(block).__name__}; only open_clip's "
                 "ResidualAttentionBlock is supported."
             )

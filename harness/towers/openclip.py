@@ -1,4 +1,4 @@
-"""open_clip's ViT and text transformer as towers, and both together as a frozen `Clip`."""
+"""open_clip's image models as towers, and an image and a text tower as a frozen `Clip`."""
 
 import contextlib
 import hashlib
@@ -10,6 +10,9 @@ from open_clip import transformer as oc
 from torch import Tensor, nn
 
 from harness.errors import HarnessError
+from harness.towers import timm
+from harness.towers.pixels import Pixels
+from harness.towers.text import TextTower
 from harness.towers.tower import Block, EditCall, Site, Tower, unedited
 
 
@@ -24,7 +27,12 @@ class ImageTower(Tower):
         self.visual = visual
         self.width = visual.conv1.out_channels
         self.length = visual.positional_embedding.shape[0]
-        self.blocks = _blocks(visual.transformer.resblocks, self.name)
+        self.blocks = nn.ModuleList(
+            Block(b, f"image.blocks.{i}") for i, b in enumerate(visual.transformer.resblocks)
+        )
+        self.class_token = (
+            visual.pool_type == "tok" and visual.attn_pool is None and visual.proj is not None
+        )
 
     def stem(self, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
         visual = self.visual
@@ -41,62 +49,61 @@ class ImageTower(Tower):
         return edit("image.features", self.visual, pooled, y, x)
 
 
-class TextTower(Tower):
-    """open_clip's causal TextTransformer, pooled at the end-of-text token (the largest id)."""
+class FeaturesTower(Tower):
+    """An image tower whose insides are not opened: its features alone can be edited.
 
-    name = "text"
-    stem_names = ("token_embedding.", "positional_embedding", "cls_emb")
+    It stays in evaluation: BatchNorm would mix the images of a batch else.
+    """
 
-    def __init__(self, text: oc.TextTransformer) -> None:
+    name = "image"
+    stem_names = ("",)
+    takes_tokens = False
+
+    def __init__(self, visual: nn.Module, embedding: int) -> None:
         super().__init__()
-        self.text = text
-        self.width = text.width
-        self.length = text.context_length
-        self.blocks = _blocks(text.transformer.resblocks, self.name)
+        self.visual = visual
+        self.width, self.length = embedding, 1
+        self.blocks = nn.ModuleList()
 
-    def mask(self, length: int) -> Tensor:
-        """Causal, and larger than the tower's own where a method inserts tokens between blocks."""
-        own = self.text.attn_mask
-        if length <= len(own):
-            return own[:length, :length]
-        return own.new_full((length, length), -torch.inf).triu_(1)
+    def train(self, mode: bool = True) -> "FeaturesTower":
+        return super().train(False)
 
     def stem(self, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
-        embedding = self.text.token_embedding
-        y = embedding(inputs)  # [R, L, D]
-        y = edit("text.tokens", embedding, y, y)
-        return y + self.text.positional_embedding[: inputs.shape[1]]
+        """Images [B, 3, H, W] -> features [B, E]."""
+        return self.visual(inputs)
 
     def head(self, x: Tensor, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
-        x = self.text.ln_final(x)
-        pooled = x[torch.arange(len(x), device=x.device), inputs.argmax(-1)]  # [R, D]
-        projection = self.text.text_projection
-        if projection is None:
-            y = pooled
-        elif isinstance(projection, nn.Linear):
-            y = projection(pooled)
-        else:
-            y = pooled @ projection
-        return edit("text.features", self.text, pooled, y)
+        return edit("image.features", self.visual, x, x)
+
+
+def image_tower(visual: nn.Module, embedding: int) -> Tower:
+    """The tower with as many sites as are known of an open_clip image model."""
+    plain = isinstance(visual, oc.VisionTransformer) and all(
+        type(block) is oc.ResidualAttentionBlock for block in visual.transformer.resblocks
+    )
+    if plain:
+        return ImageTower(visual)
+    if timm.opens(visual):
+        return timm.TimmTower(visual)
+    return FeaturesTower(visual, embedding)
 
 
 class Clip(nn.Module):
     """A frozen two-tower model: `image`, `text`, `logit_scale`, the tokenizer and its pixels.
 
-    `size`, `mean` and `std` describe the images it takes; `fingerprint` is a hash of its weights.
+    `pixels` says what images it takes; `fingerprint` is a hash of its weights.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
         super().__init__()
-        self.image = ImageTower(model.visual)
+        self.embedding = int(getattr(model.visual, "output_dim", model.text.output_dim))
+        self.image = image_tower(model.visual, self.embedding)
         self.text = TextTower(model.text)
         self.logit_scale: Tensor = model.logit_scale
         self.tokenizer = tokenizer
         self.name = name
-        pixels = model.visual.preprocess_cfg
-        self.size = int(model.visual.image_size[0])
-        self.mean, self.std = tuple(pixels["mean"]), tuple(pixels["std"])
-        self.embedding = int(model.visual.output_dim)
+        self.pixels = Pixels.of(model.visual, name)
+        self.text.takes_tokens = takes_context(tokenizer, self.text.context)
         self.fingerprint = fingerprint(model, tokenizer)
         self.requires_grad_(False)
         self.train()  # no dropout anywhere: eval would take PyTorch's fused path, 2e-6 away
@@ -121,8 +128,7 @@ class Clip(nn.Module):
     def check_class_token(self, method: str) -> None:
         """Raises HarnessError unless the image feature is made of the class token alone: LayerNorm,
         then the projection (`ln_post` and `proj` of the module at `image.features`)."""
-        visual = self.image.visual
-        if visual.pool_type != "tok" or visual.attn_pool is not None or visual.proj is None:
+        if not self.image.class_token:
             raise HarnessError(
                 f"{method} makes features of single image tokens as CLIP makes one of the class "
                 f"token, and {self.name} does not project its class token. Choose a CLIP backbone "
@@ -135,14 +141,34 @@ class Clip(nn.Module):
         Raises:
             HarnessError: a text that does not fit into the tower's positions.
         """
-        ids = self.tokenizer(list(texts), self.text.length)
+        ids = self.tokenizer(list(texts), self.text.context)
         for text, row in zip(texts, ids, strict=True):
-            if row[-1] != 0 and len(self.tokenizer.encode(text)) + 2 > self.text.length:
+            whole = row[-1] != 0 and token_count(self.tokenizer, text)
+            if whole > self.text.context:
                 raise HarnessError(
-                    f"the text {text!r} has more than the {self.text.length - 2} tokens that "
+                    f"the text {text!r} has more than the {self.text.context - 2} tokens that "
                     f"{self.name} takes. Shorten the class name or the template."
                 )
         return ids.to(self.device)
+
+
+def token_count(tokenizer: Any, text: str) -> int:
+    """How many tokens a text has when nothing is cut off, those at its ends included."""
+    if hasattr(tokenizer, "encode"):
+        return len(tokenizer.encode(text)) + 2
+    text = getattr(tokenizer, "clean_fn", str)(text)
+    if getattr(tokenizer, "tokenizer_mode", "") == "clips":
+        return len(tokenizer.tokenizer(text, add_special_tokens=False).input_ids) + 3
+    return len(tokenizer.tokenizer(text).input_ids)
+
+
+def takes_context(tokenizer: Any, length: int) -> bool:
+    """Whether texts begin with one start token and end with the largest id, then zeros: where
+    methods that put vectors after the start find the words and the end."""
+    rows = tokenizer(["a", "b c"], length)
+    starts = rows[0, 0] == rows[1, 0] and rows[0, 1] != rows[1, 1]
+    after = torch.arange(length) > rows.argmax(-1, keepdim=True)
+    return bool(starts and (rows.argmax(-1) > 1).all() and ((rows == 0) == after).all())
 
 
 @contextlib.contextmanager
@@ -172,16 +198,6 @@ def compiled(clip: Clip) -> Iterator[None]:
         clip.image.compiled = clip.text.compiled = False
 
 
-def text_lengths(ids: Tensor) -> Tensor:
-    """Positions [R] of token ids [R, L] up to the end-of-text token, on the CPU. The others change
-    no feature of a causal tower pooled there if every edit is token-wise or causal."""
-    return ids.argmax(-1).cpu() + 1
-
-
-def _blocks(blocks: nn.ModuleList, tower: str) -> nn.ModuleList:
-    return nn.ModuleList(Block(b, f"{tower}.blocks.{i}") for i, b in enumerate(blocks))
-
-
 def fingerprint(model: Any, tokenizer: Any) -> str:
     """Sixteen hex digits of a hash over all that the features depend on: weights, every setting of
     the modules (activations, heads, epsilons, pooling), pixel statistics, and the tokenizer."""
@@ -194,6 +210,11 @@ def fingerprint(model: Any, tokenizer: Any) -> str:
     vocabulary = sorted(getattr(tokenizer, "encoder", {}))
     merges = list(getattr(tokenizer, "bpe_ranks", {}))
     digest.update(repr((modules, pixels, words, vocabulary, merges)).encode())
+    inner = getattr(tokenizer, "tokenizer", None)  # another library's, with words of its own
+    if inner is not None:
+        backend = getattr(inner, "backend_tokenizer", None)
+        digest.update(repr(sorted(inner.get_vocab().items())).encode())
+        digest.update(backend.to_str().encode() if backend is not None else b"")
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Two frozen towers over an open_clip model, with every point where a method may step in.
+"""Frozen towers over an open_clip model, with every point where a method may step in.
 
 A tower is stem -> blocks -> head. At each site it calls `edit(site, op, x, y, stream)`, where x
 entered the frozen module `op` and y left it; what that returns travels on. `unedited` returns y.
@@ -84,19 +84,21 @@ class Sited(nn.Module):
 
 
 class Attention(Sited):
-    """open_clip's nn.MultiheadAttention with q, k, v and o as sites.
+    """An attention whose weights of q, k and v are packed, with q, k, v and o as sites.
 
     The projections stay packed and tokens [B, L, D], so that each projection is one product of
     matrices. nn.MultiheadAttention turns tokens to (L, B, D), where the packed one is L small
     products: other last bits, and about a tenth more time for a tower.
     """
 
-    def __init__(self, attention: nn.MultiheadAttention, site: Site) -> None:
+    def __init__(
+        self, weight: nn.Parameter, bias: nn.Parameter, o: nn.Linear, heads: int, site: Site
+    ) -> None:
         super().__init__(site)
-        self.heads = attention.num_heads
-        self.weight, self.bias = attention.in_proj_weight, attention.in_proj_bias
+        self.heads = heads
+        self.weight, self.bias = weight, bias
         self.q, self.k, self.v = (Projection(self, i) for i in range(3))
-        self.o = attention.out_proj
+        self.o = o
 
     def forward(self, x: Tensor, mask: Mask, edit: EditCall) -> Tensor:
         """x [B, L, D] -> [B, L, D]."""
@@ -117,10 +119,15 @@ class Attention(Sited):
 class Block(Sited):
     """One residual attention block: open_clip's modules, its sums written out to open the sites."""
 
+    points: tuple[str, ...] = POINTS
+
     def __init__(self, block: oc.ResidualAttentionBlock, site: Site) -> None:
         super().__init__(site)
         self.ln1, self.ln2 = block.ln_1, block.ln_2
-        self.attn = Attention(block.attn, site)
+        packed = block.attn
+        self.attn = Attention(
+            packed.in_proj_weight, packed.in_proj_bias, packed.out_proj, packed.num_heads, site
+        )
         self.mlp = block.mlp
         self.scale1, self.scale2 = block.ls_1, block.ls_2
 
@@ -141,13 +148,19 @@ class Block(Sited):
 
 
 class Tower(nn.Module):
-    """stem -> blocks -> head; `width` is D, `length` the number of positions."""
+    """stem -> blocks -> head; `width` is D, `length` the number of positions.
+
+    Without blocks the stem gives the features [., E] themselves.
+    """
 
     name: str
     width: int
     length: int
     blocks: nn.ModuleList
     stem_names: tuple[str, ...]  # what the parameters outside of the blocks that it has begin with
+    block_names: tuple[str, ...] = ("transformer.",)  # and those that its blocks hold, too
+    takes_tokens = True  # whether it has the site `tokens`
+    class_token = False  # whether the feature is LayerNorm and projection of the first token alone
     compiled = False  # whether blocks without edits run through torch.compile
 
     def stem(self, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
@@ -158,15 +171,22 @@ class Tower(nn.Module):
         """Tokens [., L, D] that left the last block -> features [., E], not normalised."""
         raise NotImplementedError
 
-    def mask(self, length: int) -> Tensor | None:
-        """The additive attention mask [L, L], or None."""
+    def mask(self, length: int, inputs: Tensor | None = None) -> Tensor | None:
+        """The additive attention mask [L, L], or [., 1, L, L] where it depends on the inputs, or
+        None."""
         return None
 
     def block(
-        self, index: int, x: Tensor, edit: EditCall = unedited, branches: SharedPrefix | None = None
+        self,
+        index: int,
+        x: Tensor,
+        edit: EditCall = unedited,
+        branches: SharedPrefix | None = None,
+        inputs: Tensor | None = None,
     ) -> Tensor:
-        """Block `index` (from 0) on tokens [., L, D], or on those of rows that begin alike."""
-        block, mask = self.blocks[index], branches or self.mask(x.shape[1])
+        """Block `index` (from 0) on tokens [., L, D] of `inputs`, or on those of rows that begin
+        alike."""
+        block, mask = self.blocks[index], branches or self.mask(x.shape[1], inputs)
         if edit is unedited and self.compiled:
             return _compiled()(block, x, mask)
         return block(x, mask, edit)
@@ -175,7 +195,7 @@ class Tower(nn.Module):
         """Features [., E], not normalised: open_clip's encode_image or encode_text."""
         x = self.stem(inputs, edit)
         for index in range(len(self.blocks)):
-            x = self.block(index, x, edit)
+            x = self.block(index, x, edit, inputs=inputs)
         return self.head(x, inputs, edit)
 
     def own_parameters(self) -> dict[str, tuple[str, nn.Parameter]]:
@@ -186,7 +206,7 @@ class Tower(nn.Module):
             rest = name.partition(".")[2]  # without `blocks` or open_clip's module
             if name.startswith("blocks."):
                 found[name] = name, parameter
-            elif not rest.startswith("transformer."):
+            elif not rest.startswith(self.block_names):
                 part = "stem" if rest.startswith(self.stem_names) else "head"
                 found[f"{part}.{rest}"] = name, parameter
         return found
@@ -201,9 +221,14 @@ class Tower(nn.Module):
 
     def sites(self) -> list[Site]:
         """Every site of this tower, in the order in which they run."""
+        tokens = [f"{self.name}.tokens"] if self.takes_tokens else []
         blocks = [f"{self.name}.blocks.{i}" for i in range(len(self.blocks))]
-        points = [f"{block}.{point}" for block in blocks for point in POINTS]
-        return [f"{self.name}.tokens", *blocks, *points, f"{self.name}.features"]
+        points = [
+            f"{site}.{point}"
+            for i, site in enumerate(blocks)
+            for point in getattr(self.blocks[i], "points", ())
+        ]
+        return [*tokens, *blocks, *points, f"{self.name}.features"]
 
 
 class _Part(nn.Module):

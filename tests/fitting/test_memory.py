@@ -93,7 +93,7 @@ def test_the_activations_of_the_micro_batches_are_what_was_foreseen(name, mini, 
     classes = Classes("toy", tuple(f"{'very ' * (i % 3)}thing" for i in range(30)), "{}")
     model = Model(mini, PLUGINS.plugins["methods"][name].cls(), classes, seed=1)
     prompts = texts(model, classes, training=True)
-    x = model.prefix(mini.image, torch.zeros(1, 3, mini.size, mini.size))
+    x = model.prefix(mini.image, torch.zeros(1, *mini.pixels.shape))
     batch = step.Batch(model, x, prompts, torch.zeros(1, dtype=torch.long), ("toy", 0)).drawn()
     cost = memory._costs(model, 1, prompts)["text"]
     assert cost.row > 4 * mini.text.width * 11 * 20  # 20 numbers of a block for each of a token's

@@ -123,7 +123,7 @@ def batch(model: Model, step: int = 0, chunks: Chunks | None = None) -> Batch:
     )  # fmt: skip
 
 
-def whole(ids: torch.Tensor) -> torch.Tensor:
+def whole(_: object, ids: torch.Tensor) -> torch.Tensor:
     """What `needed` says where nothing is cropped."""
     return torch.full((len(ids),), ids.shape[1])
 
@@ -201,7 +201,7 @@ def test_cropped_texts_give_the_logits_of_full_ones(name, exact, monkeypatch):
     model = grafted(name, exact)
     shake(model)
     cropped = logits(model, FIT, images())
-    monkeypatch.setattr("harness.fitting.texts.text_lengths", whole)
+    monkeypatch.setattr("harness.towers.text.TextTower.needed", whole)
     torch.testing.assert_close(logits(model, FIT, images()), cropped, atol=1e-10, rtol=1e-10)
 
 
@@ -214,7 +214,7 @@ def test_training_on_cropped_texts_is_exact_unless_tokens_are_mixed(name, exact,
     lengths, losses = [], []
     for patched in (False, True):
         if patched:
-            monkeypatch.setattr("harness.fitting.texts.text_lengths", whole)
+            monkeypatch.setattr("harness.towers.text.TextTower.needed", whole)
         lengths.append(texts(model, FIT, training=True).ids.shape[1])
         losses.append(train_step(model))
     assert (lengths[0] == lengths[1]) == model.mixes_text()

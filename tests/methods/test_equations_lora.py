@@ -18,7 +18,6 @@ from harness.methods.flat_lora import Flattened
 from harness.methods.lora_pro import nearest
 from harness.randomness import normal
 from harness.towers.edit import Rows, SiteContext
-from harness.towers.openclip import text_lengths
 from tests.conftest import execute
 from tests.methods.test_contract import FIT, batch, build, grafted, images, logits, shake
 from tests.methods.test_equations import CLOSE
@@ -260,7 +259,7 @@ def test_a_support_shows_what_enters_any_site_of_the_shots_and_the_prompts(make_
     clip, count = model.clip, len(run.train.items)
     shown = {site: torch.cat(parts) for site, parts in seen.items()}
     assert shown["image.blocks.3.q"].shape == (count * clip.image.length, clip.image.width)
-    assert len(shown["text.blocks.2.fc1"]) == int(text_lengths(prompts.ids).sum())
+    assert len(shown["text.blocks.2.fc1"]) == int(clip.text.needed(prompts.ids).sum())
     view = images_.augmentation.view(1, 0)
     features = next(images_.frozen().train(view, [torch.arange(count)]))
     close(shown["image.features"] @ clip.image.visual.proj, features, atol=1e-4, rtol=1e-4)

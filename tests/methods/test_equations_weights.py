@@ -367,9 +367,10 @@ def test_tip_adapter_opens_train_and_val_images_and_never_a_test_image(make_run,
     assert opened == {item.path for item in (*run.train.items, *run.val.items)}
     mean, order = 0, [torch.arange(len(run.train.items))]
     for number in range(10):
-        arguments = (model.clip.size, Augmentation(scale=(0.5, 1.0)), (run.seed, number), order)
+        arguments = (model.clip.pixels, Augmentation(scale=(0.5, 1.0)), (run.seed, number), order)
         (pixels,) = train_batches(source, run.train, *arguments)
-        mean += model.clip.image(data.normalise(pixels, model.clip.mean, model.clip.std)) / 10
+        taken = model.clip.pixels
+        mean += model.clip.image(data.normalise(pixels, taken.mean, taken.std)) / 10
     close(model.head.keys[: len(mean)], unit(mean), atol=1e-5, rtol=1e-5)
 
 
@@ -513,11 +514,12 @@ def test_lfa_and_tip_adapter_take_the_mean_of_normalised_templates(ensemble, exa
         close(got.detach(), expected.detach(), **CLOSE)
 
 
-def test_lfas_five_crops_are_the_corners_and_the_centre():
+def test_lfas_five_crops_are_the_corners_and_the_centre(mini):
+    taken = replace(mini.pixels, size=(8, 8))
     pixels = np.random.default_rng(0).integers(0, 256, (8, 14, 3), dtype=np.uint8)
     image, whole = Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1)
     for number, left in enumerate((0, 6, 0, 6, 3)):  # as high as a crop: top is bottom
-        assert torch.equal(FiveCrop()(image, 8, (number,), 0), whole[:, :, left : left + 8])
+        assert torch.equal(FiveCrop()(image, taken, (number,), 0), whole[:, :, left : left + 8])
     assert {FiveCrop().view(1, epoch) for epoch in range(99)} == {(n,) for n in range(5)}
 
 
@@ -620,8 +622,8 @@ def test_linear_probe_of_a_run_predicts_what_scikit_learn_does_on_the_same_featu
     assert record.status == "done", record.error
     features = []
     for split in (run.train, run.val, run.evaluated["test"]):
-        (pixels,) = batches_under_test(run.source(run.train), split, model.clip.size, 100)
-        pixels = data.normalise(pixels, model.clip.mean, model.clip.std)
+        (pixels,) = batches_under_test(run.source(run.train), split, model.clip.pixels, 100)
+        pixels = data.normalise(pixels, model.clip.pixels.mean, model.clip.pixels.std)
         features.append((model.clip.image(pixels), torch.tensor([i.label for i in split.items])))
     (plain, labels), held, (test, truth) = features
     c, _, fits = probe_search(replace(few(), labels=labels, held=held, plain=plain))

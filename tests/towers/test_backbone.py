@@ -7,6 +7,9 @@ import shutil
 import socket
 
 import pytest
+import torch
+from open_clip.model import CustomTextCLIP
+from safetensors.torch import save_file
 
 from harness.errors import HarnessError
 from harness.towers import backbone
@@ -107,6 +110,8 @@ def test_pixels_that_cannot_be_normalised_are_refused(values, configured):
         ("text_cfg", {"hf_tokenizer_name": "roberta-base"}),
         ("text_cfg", {"tokenizer_kwargs": {"bpe_path": "/etc/passwd"}}),
         ("vision_cfg", {"timm_model_name": "vit_base_patch16", "timm_model_pretrained": True}),
+        ("vision_cfg", {"timm_model_name": "hf-hub:owner/model"}),
+        ("vision_cfg", {"timm_model_name": "local-dir:/tmp"}),
     ],
 )
 def test_a_config_that_asks_for_a_model_of_a_hub_is_refused_offline(
@@ -143,3 +148,17 @@ def test_a_pipe_in_place_of_a_file_is_refused_at_once(folder):
     (folder / CONFIG).unlink()
     os.mkfifo(folder / CONFIG)
     assert "has no open_clip_config.json" in refusal(folder)
+
+
+def test_a_folder_may_hold_a_model_of_timm(folder, configured):
+    config = json.loads((folder / CONFIG).read_text())
+    sizes = config["model_cfg"]["embed_dim"], config["model_cfg"]["text_cfg"]
+    vision = {"timm_model_name": "test_vit", "image_size": 160, "timm_pool": "token"}
+    model = CustomTextCLIP(sizes[0], vision, sizes[1]).requires_grad_(False)
+    save_file(model.state_dict(), folder / WEIGHTS)
+    config["model_cfg"]["vision_cfg"] = vision
+    config["preprocess_cfg"] |= {"resize_mode": "squash", "interpolation": "bilinear"}
+    (folder / CONFIG).write_text(json.dumps(config))
+    clip, x = backbone.load(f"local-dir:{folder}"), torch.rand(2, 3, 160, 160)
+    assert (clip.pixels.size, clip.pixels.resizing) == ((160, 160), "squash")
+    torch.testing.assert_close(clip.image(x), model.eval().encode_image(x), atol=1e-5, rtol=1e-5)

@@ -6,7 +6,7 @@ from typing import Any
 
 from harness import config
 from harness.cli import options, pages
-from harness.errors import unknown
+from harness.errors import HarnessError, unknown
 from harness.records.tables import harmless, plain_table
 
 PATHS = ("csv", "folder", "hf", "torchvision", "wds")  # what takes a path is no dataset yet
@@ -23,13 +23,15 @@ def _add_list(verbs: Any) -> None:
     kinds = ("methods", "tasks", "datasets", "backbones")
     listing = verbs.add_parser("list", help="list methods, tasks, datasets or backbones")
     listing.add_argument("kind", choices=kinds, help="what to list")
+    every = "backbones: every pair of open_clip's list, with its towers"
+    listing.add_argument("--all", action="store_true", help=every)
     options.plugin(listing)
     listing.set_defaults(does=listed)
 
 
 def _add_show(verbs: Any) -> None:
     show = verbs.add_parser(
-        "show", help="describe a method, task, dataset or `engine`, with all its settings"
+        "show", help="describe a method, task, dataset, backbone or `engine`, with all its settings"
     )
     show.add_argument("name", help="a name from `list`, `engine`, or a dataset such as folder:PATH")
     options.own(show)
@@ -40,6 +42,18 @@ def _add_show(verbs: Any) -> None:
 
 def listed(arguments: argparse.Namespace) -> int:
     """The exit code."""
+    if arguments.all and arguments.kind != "backbones":
+        raise HarnessError("--all lists backbones: write `list backbones --all`, or leave it out.")
+    if arguments.all:
+        from harness.towers.catalogue import listed as every_pair
+
+        rows = [
+            {"backbone": name, **({"image tower": f"refused: {it}"} if isinstance(it, str) else
+                                  it.about())}
+            for name, it in every_pair()
+        ]  # fmt: skip
+        print(plain_table(rows))
+        return 0
     if arguments.kind == "backbones":
         from harness.towers import backbone
 
@@ -75,6 +89,8 @@ def describe(arguments: argparse.Namespace) -> int:
     if path and family in known:
         print(_contents(arguments))
         return 0
+    if not found and path:
+        return _show_backbone(arguments.name, arguments.plugin)
     if not found:
         names = [page.name for page in every]
         raise unknown("name", arguments.name, [*names, *cards, "engine"])
@@ -93,6 +109,39 @@ def _contents(arguments: argparse.Namespace) -> str:
     dataset = config.build(plugin, options.own_bindings(arguments))[0]
     root = arguments.data_root and Path(arguments.data_root)
     return harmless(description.describe(plugin.name, dataset, root), lines=True)
+
+
+def _show_backbone(name: str, plugin: list[str]) -> int:
+    """Prints the towers of a pair of open_clip's list, and which methods they can carry."""
+    from harness.dataset import Classes
+    from harness.fitting.needs import lacking
+    from harness.towers.catalogue import Unloaded
+    from harness.towers.catalogue import listed as pairs
+
+    found = dict(pairs(name))
+    if not found:
+        raise HarnessError(
+            f"{name!r} is no pair of open_clip's list. `list backbones --all` shows all of them."
+        )
+    for each, it in found.items():
+        if not isinstance(it, Unloaded):
+            print(f"{each} is refused: {it}")
+            continue
+        print(each + "\n")
+        print(plain_table([{"": key, "what": value} for key, value in it.about().items()]))
+        classes = Classes("any", ("a", "b"), "a photo of a {}.")
+        can, cannot = list[str](), list[str]()
+        for method, entry in options.plugins(plugin).plugins["methods"].items():
+            if entry.by_name_only:
+                continue
+            try:
+                missing = lacking(it, entry.cls(**entry.fixed), classes)
+            except HarnessError as error:
+                missing = [str(error)]
+            (cannot if missing else can).append(method)
+        print("\nmethods: " + (", ".join(sorted(can)) or "none"))
+        print("refused: " + (", ".join(sorted(cannot)) or "none"))
+    return 0
 
 
 def _show(page: pages.Page) -> None:

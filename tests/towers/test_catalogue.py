@@ -1,0 +1,87 @@
+"""Every pair of open_clip's list is accepted or refused by its configuration alone."""
+
+import importlib.util
+
+import open_clip
+import pytest
+
+from harness.cli.commands import main
+from harness.errors import HarnessError
+from harness.towers import backbone
+from harness.towers.catalogue import Unloaded, check_gelu, check_text_model, listed
+
+
+def refused(check, *of) -> str:
+    try:
+        check(*of)
+    except HarnessError as error:
+        return str(error)
+    return ""
+
+
+def test_of_196_pairs_28_have_the_other_gelu_and_8_more_a_text_tower_of_transformers():
+    pairs = open_clip.list_pretrained()
+    gelu = {pair: said for pair in pairs if (said := refused(check_gelu, *pair))}
+    foreign = [pair for pair in pairs if pair not in gelu and refused(check_text_model, pair[0])]
+    assert (len(pairs), len(gelu), len(foreign)) == (196, 28, 8)
+    for (model, pretrained), said in gelu.items():
+        _, _, twin = said.partition("Use ")
+        if not twin:
+            assert model == "roberta-ViT-B-32" or "No model" in said
+            continue
+        other = twin.rstrip(".").split(":")
+        assert tuple(other) in pairs
+        assert refused(check_gelu, *other) == ""
+        assert other[1] == pretrained
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "text", "images"),
+    [
+        ("ViT-B-16-SigLIP:webli", "width 768, all sites", "bidirectional, pooled at last",
+         "224 x 224, both sides to size, bicubic"),
+        ("RN50-quickgelu:openai", "features alone", "causal, pooled at argmax",
+         "224 x 224, short side to size, bicubic, then the centre"),
+        ("EVA02-B-16:merged2b_s8b_b131k", "blocks, norms, attention", "causal, pooled at argmax",
+         "224 x 224, short side"),
+        ("coca_ViT-B-32:laion2b_s13b_b90k", "all sites", "causal, pooled at class", "224 x 224"),
+        ("MobileCLIP-S1:datacompdr", "features alone", "bidirectional", "256 x 256, short side"),
+    ],
+)  # fmt: skip
+def test_a_listed_backbone_says_what_its_towers_are(name, image, text, images):
+    ((found, it),) = listed(name)
+    assert found == name
+    assert isinstance(it, Unloaded)
+    about = it.about()
+    assert image in about["image tower"]
+    assert text in about["text tower"]
+    assert images in about["images"]
+
+
+@pytest.mark.slow
+def test_160_pairs_are_accepted_by_their_configuration():
+    found = dict(listed())
+    accepted = [it for it in found.values() if isinstance(it, Unloaded)]
+    assert (len(found), len(accepted)) == (196, 160)
+    assert all(it.parameters > 10_000_000 for it in accepted)
+
+
+def test_show_says_which_methods_a_backbone_can_carry(capsys):
+    assert main(["show", "RN50-quickgelu:openai"]) == 0
+    said = capsys.readouterr().out
+    carried, _, others = said.partition("refused: ")
+    assert "features alone" in carried
+    assert "clip_adapter" in carried
+    assert "lora," not in carried
+    assert "lora," in others
+
+
+def test_a_backbone_that_is_not_listed_is_refused(capsys):
+    assert main(["show", "ViT-Z:nothing"]) != 0
+    assert "list backbones --all" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(HarnessError, match=r"\[hf\]"):
+        backbone._tokenizer("ViT-B-16-SigLIP")
