@@ -27,7 +27,7 @@ from harness.files import shown
 from harness.fitting.fitted import FittedModel
 from harness.fitting.texts import frozen_texts
 from harness.images.cache import Cache
-from harness.images.pixels import centre, normalise
+from harness.images.pixels import normalise, resized
 from harness.method import CosineHead, HeadContext
 from harness.randomness import generator
 from harness.towers import backbone, checkpoint
@@ -60,15 +60,15 @@ def compared(
         items, source = prepared.train.items, prepared.source(prepared.train)
         spread = [items[i * len(items) // IMAGES] for i in range(IMAGES)]
         chosen = list(dict.fromkeys(spread))
-        pixels = torch.stack([centre(source.open(item), clip.size) for item in chosen])
+        pixels = torch.stack([resized(source.open(item), clip.pixels) for item in chosen])
         said = f"{len(chosen)} training images of {prepared.fit.dataset}"
     except HarnessError:
         if dataset is not None:  # asked for by name
             raise
-        size = (IMAGES, 3, clip.size, clip.size)
+        size = (IMAGES, *clip.pixels.shape)
         pixels = torch.randint(256, size, generator=generator("export"), dtype=torch.uint8)
         said = f"{IMAGES} images of random pixels, since those of the fit are not here"
-    return Compared(normalise(pixels, clip.mean, clip.std), said)
+    return Compared(normalise(pixels, clip.pixels.mean, clip.pixels.std), said)
 
 
 def export(fitted: FittedModel, form: str, out: Path, card: Card, images: Compared) -> float:
@@ -104,10 +104,11 @@ def export(fitted: FittedModel, form: str, out: Path, card: Card, images: Compar
 
 def _about(fitted: FittedModel, folder: Path) -> None:
     """Writes class names and preprocessing."""
-    clip = fitted.model.clip
+    takes = fitted.model.clip.pixels
     pixels = {
-        "size": clip.size, "mean": clip.mean, "std": clip.std, "formats": FORMATS,
-        "resize": "short side to size, bicubic, then the centre",
+        "size": takes.size, "mean": takes.mean, "std": takes.std, "resizing": takes.resizing,
+        "interpolation": takes.interpolation, "fill": takes.fill, "formats": FORMATS,
+        "resize": takes.resize,
     }  # fmt: skip
     for name, value in (("classes", fitted.class_names), ("preprocessing", pixels)):
         text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
@@ -186,6 +187,11 @@ def _onnx(fitted: FittedModel, folder: Path, pixels: Tensor) -> Read:
     if missing:
         raise HarnessError(f"--form onnx needs {', '.join(missing)}: "
                            "pip install 'vlm-peft-harness[export]'.")  # fmt: skip
+    takes = fitted.model.clip.pixels
+    if takes.resizing == "longest" or (takes.resizing == "shortest" and len({*takes.size}) > 1):
+        raise HarnessError(
+            f"--form onnx: predict.py cannot resize images to {takes}. Choose --form pt2."
+        )
     import onnxruntime
 
     path = folder / "model.onnx"

@@ -23,7 +23,8 @@ except Exception as error:  # onnxruntime raises all kinds
 
 def pixels(file: str | Path | IO[bytes]) -> Any:
     """What the model takes of an image [3, S, S]: on white where it is transparent, turned as its
-    EXIF data says, short side to S (bicubic), central crop, normalised."""
+    EXIF data says, resized as `preprocessing.json` says (the short side to S and
+    the centre, or both sides to S), normalised."""
     Image.init()
     known = [name for name in SIDE["formats"] if name in Image.OPEN]
     with Image.open(file, formats=known) as opened:
@@ -33,11 +34,16 @@ def pixels(file: str | Path | IO[bytes]) -> Any:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    size, short = SIDE["size"], min(image.size)
-    width, height = (int(size * side / short) for side in image.size)
-    image = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    values = np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255
+    (high, wide), (width, height) = SIDE["size"], image.size
+    if SIDE["resizing"] == "squash":
+        width, height = wide, high
+    else:
+        short = min(image.size)
+        width, height = int(wide * width / short), int(high * height / short)
+    way = Image.Resampling[SIDE["interpolation"].upper()]
+    image = image.convert("RGB").resize((width, height), way)
+    left, top = round((width - wide) / 2), round((height - high) / 2)
+    values = np.asarray(image.crop((left, top, left + wide, top + high)), np.float32) / 255
     mean, deviation = np.array([SIDE["mean"], SIDE["std"]], np.float32)
     return ((values - mean) / deviation).transpose(2, 0, 1)
 

@@ -40,7 +40,7 @@ class Augmentation:
         draw = random.Random(seed_of("augmentation", *view, position))
         top, left, height, width = self._box(image.width, image.height, draw)
         box = top, left, height, width
-        seen = TF.resized_crop(image, *box, [*pixels.size], _interpolation(pixels))
+        seen = TF.resized_crop(image, *box, [*pixels.size], interpolation(pixels))
         return TF.pil_to_tensor(TF.hflip(seen) if draw.random() < 0.5 else seen)
 
     def _box(self, width: int, height: int, draw: random.Random) -> tuple[int, int, int, int]:
@@ -79,12 +79,12 @@ def resized(image: Image.Image, pixels: Pixels) -> Tensor:
     """The test transform, uint8 [3, H, W]: the short side to the size and a central crop, the long
     side to the size and the rest filled, or both sides squashed, as the backbone was trained."""
     if pixels.resizing == "squash":
-        return TF.pil_to_tensor(TF.resize(image, [*pixels.size], _interpolation(pixels)))
+        return TF.pil_to_tensor(TF.resize(image, [*pixels.size], interpolation(pixels)))
     if pixels.resizing == "longest":
         height, width = pixels.size
         ratio = max(image.height / height, image.width / width)
         whole = [round(image.height / ratio), round(image.width / ratio)]
-        image = TF.resize(image, whole, _interpolation(pixels))
+        image = TF.resize(image, whole, interpolation(pixels))
         top, left = (height - whole[0]) // 2, (width - whole[1]) // 2
         sides = [left, top, width - whole[1] - left, height - whole[0] - top]
         return TF.pil_to_tensor(TF.pad(image, sides, fill=pixels.fill))
@@ -95,13 +95,14 @@ def _covering(image: Image.Image, pixels: Pixels) -> Image.Image:
     """The image as small as covers the size."""
     height, width = pixels.size
     if height == width:
-        return TF.resize(image, [height], _interpolation(pixels))
+        return TF.resize(image, [height], interpolation(pixels))
     ratio = min(image.height / height, image.width / width)
     whole = [round(image.height / ratio), round(image.width / ratio)]
-    return TF.resize(image, whole, _interpolation(pixels))
+    return TF.resize(image, whole, interpolation(pixels))
 
 
-def _interpolation(pixels: Pixels) -> TF.InterpolationMode:
+def interpolation(pixels: Pixels) -> TF.InterpolationMode:
+    """How images are resized."""
     return TF.InterpolationMode(pixels.interpolation)
 
 

@@ -9,8 +9,9 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
-from harness.images.pixels import BICUBIC, Augmentation, View
+from harness.images.pixels import Augmentation, View, interpolation
 from harness.randomness import seed_of
+from harness.towers.pixels import Pixels
 
 Operation = Callable[[Image.Image, float, Random], Image.Image]
 PUBLISHED = 224  # the size that distances in pixels are meant for
@@ -76,10 +77,10 @@ class RandAugment(Augmentation):
     count: int = 2
     strength: int = 10
 
-    def __call__(self, image: Image.Image, size: int, view: View, position: int) -> Tensor:
-        """A view of `image`, uint8 [3, size, size]."""
+    def __call__(self, image: Image.Image, pixels: Pixels, view: View, position: int) -> Tensor:
+        """A view of `image`, uint8 [3, H, W]."""
         draw = Random(seed_of("augmentation", *view, position))
-        image = TF.resize(image, [size, size], BICUBIC)
+        image = TF.resize(image, [*pixels.size], interpolation(pixels))
         for operation, least, largest in draw.choices(OPERATIONS, k=self.count):
             image = operation(image, least + self.strength / 30 * (largest - least), draw)
         return TF.pil_to_tensor(image)

@@ -33,14 +33,15 @@ def write(folder: Path, clip: Clip, changed: Mapping[int, Tensor]) -> None:
     model = dict(config["model_cfg"])
     model.pop("init_logit_bias", None)  # a constant that a `Clip` leaves out
     model["custom_text"] = True  # names of weights as `Clip` has them
-    pixels = clip.image.visual.preprocess_cfg
+    parts: dict[str, Any] = {"visual": clip.image.visual, "text": clip.text.text}
+    pixels = parts["visual"].preprocess_cfg
     kept = {name: pixels[name] for name in ("mean", "std", "interpolation", "resize_mode")}
     text = json.dumps({"model_cfg": model, "preprocess_cfg": kept}, indent=2) + "\n"
     (folder / CONFIG).write_text(text, encoding="utf-8")
     if home is not None and (home / MERGES).is_file():
         shutil.copyfile(home / MERGES, folder / MERGES)
     weights = {"logit_scale": clip.logit_scale}
-    for prefix, module in (("visual", clip.image.visual), ("text", clip.text.text)):
+    for prefix, module in parts.items():
         for name, tensor in module.state_dict(keep_vars=True).items():
             weights[f"{prefix}.{name}"] = changed.get(id(tensor), tensor)
     contents = {name: each.detach().cpu().contiguous() for name, each in weights.items()}
