@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -245,6 +246,23 @@ def test_what_cannot_be_traced_is_one_sentence_with_the_methods_name(mini, tmp_p
     with pytest.raises(HarnessError, match="tracing zero_shot failed"):
         export.export(fitted, "pt2", tmp_path / "out", None, images)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("size", "error", "passes"), [
+    (50, 9e-5, True), (50, 2e-4, False), (500, 4e-4, True), (500, 6e-4, False),
+])  # fmt: skip
+def test_large_logits_may_differ_in_proportion(size, error, passes):
+    logits = torch.tensor([[size, 0.0]] * 6, dtype=torch.float64)
+    fitted = SimpleNamespace(logits=lambda _: logits)
+
+    def compared():
+        return export._difference(fitted, lambda part: logits[: len(part)] + error, logits, "pt2")
+
+    if passes:
+        assert compared() == pytest.approx(error)
+    else:
+        with pytest.raises(HarnessError, match="cannot be exported as pt2"):
+            compared()
 
 
 def test_lengths_are_pythons_again_after_tracing(mini):
