@@ -106,7 +106,7 @@ def test_the_folder_says_what_it_is(results, tmp_path):
     assert exported(results, "coop", "classifier", out) == 0
     _, record = loaded(results, "coop")
     assert json.loads((out / "classes.json").read_text()) == list(CLASSES.names)
-    assert json.loads((out / "preprocessing.json").read_text())["size"] == 48
+    assert json.loads((out / "preprocessing.json").read_text())["size"] == [48, 48]
     card = (out / "README.md").read_text(encoding="utf-8")
     score = record.scores["test"]
     for said in (

@@ -8,6 +8,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torchvision.transforms import functional as TF
 
 from harness.images.randaugment import OPERATIONS, RandAugment
+from harness.towers.pixels import Pixels
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +68,9 @@ def test_cutout_greys_at_most_a_square_of_its_side(picture):
 
 def test_a_randaugment_view_depends_on_seed_epoch_and_position_alone(picture):
     wide = picture.resize((300, 200))
-    augmentation = RandAugment()
+    augmentation, takes = RandAugment(), Pixels((48, 48), (0.5,) * 3, (0.5,) * 3)
     views = [
-        augmentation(wide, 48, view, position)
+        augmentation(wide, takes, view, position)
         for view, position in (((1, 0), 5), ((1, 0), 5), ((1, 1), 5), ((1, 0), 6), ((1, 0, 1), 5))
     ]
     assert views[0].shape == (3, 48, 48)
