@@ -74,7 +74,8 @@ def check_needs(clip: Clip, method: Method, classes: Classes) -> None:
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise HarnessError(
             f"{method.name} needs {shown}, which {clip.name} lacks: {described(clip, missing)}. "
-            f"Choose a backbone such as {SUCH_AS}, or a method that `show {clip.name}` lists."
+            f"Choose a backbone such as {SUCH_AS}; `show MODEL:WEIGHTS` says which methods one "
+            "carries."
         )
 
 

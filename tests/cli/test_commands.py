@@ -114,7 +114,7 @@ def test_the_same_setting_in_other_words_is_the_same_run(tmp_path):
         (["--methods", "adaptr"], "Did you mean 'adapter'"),
         (["--tasks", "base2old"], "Did you mean 'base2new'"),
         (["--datasets", "toys"], "Did you mean 'toy'"),
-        (["--backbone", "RN50:random"], "Choose a ViT backbone"),
+        (["--backbone", "RN50:random"], "its image tower gives features alone. Choose a backbone"),
         (["--seeds", "one"], "1,2,3"),
         (["--shots", "0"], "at least 1"),
         (["--device", "cuda:99"], "cuda:99"),

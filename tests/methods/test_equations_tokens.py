@@ -148,6 +148,6 @@ def test_mmrl_takes_texts_of_the_towers_full_length(exact):
 
 
 def test_mmrl_needs_a_backbone_that_projects_its_class_token(exact, monkeypatch):
-    monkeypatch.setattr(exact.image.visual, "pool_type", "avg")
-    with pytest.raises(HarnessError, match=r"mmrl makes features of single .*ViT-B-16"):
+    monkeypatch.setattr(exact.image, "class_token", False)
+    with pytest.raises(HarnessError, match=r"mmrl needs image class token.*ViT-B-16"):
         Model(exact, build("mmrl"), FIT, seed=1)

@@ -118,7 +118,7 @@ def _show_backbone(name: str, plugin: list[str]) -> int:
     from harness.towers.catalogue import Unloaded
     from harness.towers.catalogue import listed as pairs
 
-    found = dict(pairs(name))
+    found = dict(pairs(name.removesuffix(":random")))
     if not found:
         raise HarnessError(
             f"{name!r} is no pair of open_clip's list. `list backbones --all` shows all of them."
