@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from harness.errors import HarnessError
 from harness.literature import published
 from harness.literature.printed import AVERAGE, WHERE
 
@@ -108,9 +109,14 @@ def card(name: str) -> Card | None:
 
 
 def averages(name: str) -> list[str]:
-    """Printed average accuracies on ViT-B/16, with their sources; of equal ones one line."""
+    """Printed average accuracies on ViT-B/16, with their sources; of equal ones one line. Where the
+    folder of published numbers is missing, that is the line."""
     found = dict[str, list[str]]()
-    for source in published.sources().values():
+    try:
+        sources = published.sources()
+    except HarnessError as error:
+        return [str(error)]
+    for source in sources.values():
         for row in source.rows:
             numbers = {key: each for key, each in row.numbers.items() if key[0] == AVERAGE}
             where = dict(zip(WHERE, row.where, strict=True))

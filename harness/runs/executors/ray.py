@@ -137,7 +137,7 @@ def connected(address: str | None) -> Iterator[Any]:
     os.environ.setdefault("RAY_worker_niceness", "0")  # else local workers give way to all others
     import ray
 
-    own = {"include_dashboard": False} if address is None else {}
+    own: dict[str, Any] = {"include_dashboard": False} if address is None else {}
     host, _, port = (address or "").rpartition(":")
     try:
         if port.isdecimal() and "/" not in host:  # Ray itself would try for minutes
