@@ -31,8 +31,8 @@ def describe(name: str, dataset: Dataset, root: Path | None) -> str:
     prompts = Classes(name, names[:3], dataset.template).texts(dataset.template)
     lines += [
         f"{len(names)} classes: base {_ends(names[:half])}, new {_ends(names[half:])}",
-        f"template: {dataset.template}",
-        f"prompts: {' | '.join(prompt for (prompt,) in prompts)}",
+        f"template: {' | '.join(dataset.template.splitlines())}",
+        f"prompts: {' | '.join(prompt for each in prompts for prompt in each)}",
         _sizes(dataset, root, lists),
         *unread(name, dataset, root),
     ]

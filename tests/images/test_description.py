@@ -26,6 +26,14 @@ def test_show_prints_numbers_halves_prompts_and_sizes(tmp_path, capsys):
     assert "width 10 to 15" in printed
 
 
+def test_show_prints_the_prompts_of_several_templates(tmp_path, capsys):
+    templates = ["--template", "a {}.", "--template", "one {}."]
+    assert main(["show", f"folder:{tree(tmp_path / 'zoo')}", *templates]) == 0
+    printed = capsys.readouterr().out
+    assert "template: a {}. | one {}." in printed
+    assert "prompts: a ant. | one ant. | a bee. | one bee. | " in printed
+
+
 def test_show_counts_images_that_cannot_be_read_and_tells_copies(tmp_path, capsys):
     folder = tree(tmp_path / "zoo")
     (folder / "test" / "ant" / "0.png").write_bytes(b"no image")
