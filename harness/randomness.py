@@ -1,6 +1,8 @@
 """Every random draw comes from a generator made from (seed, purpose, ...)."""
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -49,6 +51,15 @@ class OnProcessor(TorchDispatchMode):
             return drawn.to(device)
         there = args[0] if func._schema.is_mutable else args[0].new_empty(drawn.shape)
         return there.copy_(drawn)
+
+
+@contextlib.contextmanager
+def initialising(seed: int) -> Iterator[None]:
+    """Meanwhile the global generator gives the initial values of a seed, the same on every device;
+    afterwards it is where it was."""
+    with torch.random.fork_rng(devices=[]), OnProcessor():
+        torch.manual_seed(seed_of("initialisation", seed))
+        yield
 
 
 def normal(shape: tuple[int, ...], *key: object, like: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from tqdm import tqdm
 
 from harness.bench.step import StepBenchmark
 from harness.fitting.memory import step_memory
-from harness.fitting.recorded import CHECKED, WARM
 from harness.measure import timed
 from harness.method import Method
 from harness.records.tables import plain_table
@@ -71,8 +70,7 @@ def _compiled(bed: StepBenchmark) -> Callable[[], object]:
 def _graph(bed: StepBenchmark) -> Callable[[], object]:
     if bed.recorder is None:
         raise RuntimeError("needs a card")
-    for _ in range(WARM + CHECKED + 1):
-        bed.cached()
+    bed.recorder.ready(bed.cached)
     if bed.recorder.graph is None:
         raise RuntimeError(bed.recorder.why or "the engine does not record such a step")
     return bed.cached

@@ -12,7 +12,7 @@ from harness.dataset import Classes
 from harness.fitting.inputs import image_features
 from harness.fitting.memory import choose
 from harness.fitting.model import Model
-from harness.fitting.recorded import CHECKED, WARM, Recorder, recorder
+from harness.fitting.recorded import Recorder, recorder
 from harness.fitting.step import AdaptiveChunks, Batch, Chunks, TrainingStep
 from harness.fitting.texts import Texts, text_features, texts
 from harness.images import pixels as data
@@ -94,8 +94,8 @@ class StepBenchmark:
 
     def ready(self) -> None:
         """Steps until the engine replays them, if it does."""
-        for _ in range(WARM + CHECKED + 1 if self.recorder else 0):
-            self.engine()
+        if self.recorder:
+            self.recorder.ready(self.engine)
 
     @functools.cached_property
     def kept(self) -> Tensor:

@@ -21,7 +21,7 @@ from harness.errors import HarnessError, blaming
 from harness.fitting.needs import check_both, check_needs
 from harness.images.cache import checksum
 from harness.method import Classes, HeadContext, Method, Output
-from harness.randomness import OnProcessor, seed_of
+from harness.randomness import initialising
 from harness.towers.edit import Edit, Rows, SiteContext
 from harness.towers.openclip import Clip
 from harness.towers.shared_prefix import SharedPrefix
@@ -40,8 +40,7 @@ class Model:
         """Raises HarnessError if the backbone lacks something that the method changes."""
         self.clip, self.method, self.classes = clip, method, classes
         check_needs(clip, method, classes)
-        with torch.random.fork_rng(devices=[]), OnProcessor():
-            torch.manual_seed(seed_of("initialisation", seed))
+        with initialising(seed):
             edits, head = method.edits(clip, classes), method.head(clip, classes)
         check_sites(clip, method, edits)
         self.unfrozen = _copies(clip, method)

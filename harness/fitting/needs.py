@@ -4,12 +4,10 @@ import functools
 import re
 from collections.abc import Iterable
 
-import torch
-
 from harness.dataset import Classes
 from harness.errors import HarnessError
 from harness.method import Method
-from harness.randomness import OnProcessor, seed_of
+from harness.randomness import initialising
 from harness.towers.backbone import reference
 from harness.towers.catalogue import Unloaded
 from harness.towers.openclip import Clip
@@ -51,8 +49,7 @@ def _found(
     clip = reference(depths, embedding, length, _Asked)
     assert isinstance(clip, _Asked)
     clip.class_token_asked = False
-    with torch.random.fork_rng(devices=[]), OnProcessor():
-        torch.manual_seed(seed_of("initialisation", 0))
+    with initialising(0):
         edits = method.edits(clip, classes)
     found = kinds(edits)
     return found | {CLASS_TOKEN} if clip.class_token_asked else found

@@ -152,6 +152,11 @@ class Recorder:
                 parameter.grad = None
             return step.gradients(batch)
 
+    def ready(self, one: Callable[[], object]) -> None:
+        """Takes steps until they are replayed, if they are ever."""
+        for _ in range(WARM + CHECKED + 1):
+            one()
+
     def _fits(self, batch: Batch) -> bool:
         if batch.chunks != Chunks() or batch.drawn() is not batch:
             return False

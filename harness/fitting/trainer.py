@@ -11,7 +11,7 @@ from harness.errors import HarnessError
 from harness.fitting.inputs import FewShotSupport, Images, chosen
 from harness.fitting.model import Model
 from harness.fitting.progress import progress
-from harness.fitting.recorded import recordable, recorder
+from harness.fitting.recorded import recorder
 from harness.fitting.step import AdaptiveChunks, Batch, Chunks, TrainingStep
 from harness.fitting.texts import Texts
 from harness.images.pixels import epoch_order, steps_per_epoch
@@ -114,7 +114,7 @@ def fit(
     frozen = images.frozen() if method.frozen_images else None
     losses, seen, done = [], 0, 0
     room, recorded = AdaptiveChunks(chunks), recorder(support.labels.device, graphs)
-    with recordable(support.labels.device), progress(total, label) as bar:
+    with progress(total, label) as bar:
         for epoch in range(math.ceil(total / schedule.steps)):
             shuffled = (len(support.labels), method.batch_size, seed, epoch, views.drop_last, alike)
             order = epoch_order(*shuffled)[: total - done]

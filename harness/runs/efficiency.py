@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.dataset import Item
 from harness.errors import HarnessError
 from harness.fitting.inputs import FewShotSupport, Images, image_features
-from harness.fitting.recorded import CHECKED, WARM, recordable, recorder
+from harness.fitting.recorded import recorder
 from harness.fitting.step import (
     AdaptiveChunks,
     Batch,
@@ -278,16 +278,14 @@ def _training(
                 features.sum().backward()
 
     known = given()
-    with recordable(device):
-        taken_bytes = taken(step, device)
-        for _ in range(WARM + CHECKED if recorded else 0):
-            step()
+    taken_bytes = taken(step, device)
+    if recorded:
+        recorded.ready(step)
     works: dict[str, Callable[[], object]] = {
         "data": read, "step": step,
         "image": partial(tower, "image"), "text": partial(tower, "text"),
     }  # fmt: skip
-    with recordable(device):
-        seconds = {name: asdict(each) for name, each in timed(works, repeats, device).items()}
+    seconds = {name: asdict(each) for name, each in timed(works, repeats, device).items()}
     optimiser.zero_grad(set_to_none=True)
     return {
         **seconds, "batch": len(labels), "steps": run.schedule.total, "repeats": repeats,
