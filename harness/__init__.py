@@ -102,9 +102,9 @@ def run(
         cache_dir: for decoded images and frozen features (default: $HARNESS_CACHE or the user's
             cache folder); cache_limit: its size in GB, 0 for none.
         force: run again what is done.
-        template, class_names: of `folder:` and `csv:` datasets: the prompt, with {} for the class
-            name, or several, which methods on frozen features average; and a csv file that renames
-            classes.
+        template, class_names: of datasets that are given by their paths or names: the prompt, with
+            {} for the class name, or several, which methods that leave the towers as they are
+            average, while others take the first; and a csv file that renames classes.
         class_texts: files of texts of each class, for methods that read them.
         lists: a folder of few-shot lists to train on, instead of drawing.
 

@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 
 from harness.errors import HarnessError
 
+ARCHIVES = (".tgz", ".gz", ".tar", ".zip")
 SYSTEM = ("thumbs.db", "desktop.ini")  # Windows writes them into folders of images
 
 

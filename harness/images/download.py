@@ -1,6 +1,7 @@
 """Downloads of the datasets that torchvision knows, laid out as CoOp's users have them."""
 
 import contextlib
+import functools
 import http.client
 import os
 import shutil
@@ -15,15 +16,18 @@ from tqdm import tqdm
 
 from harness.dataset import FileDataset
 from harness.errors import HarnessError
+from harness.files import ARCHIVES
 from harness.registry import Plugin
 
 COOP = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
 
 
-ARCHIVES = (".tgz", ".gz", ".tar", ".zip", ".mat", ".part")
-
-
+DOWNLOADED = (*ARCHIVES, ".mat", ".part")
 TRIES = 5  # of a download that ends early
+
+
+class DownloadError(HarnessError, RuntimeError):
+    """A download that failed: torchvision tries the next mirror, if it knows one."""
 
 
 def prepare(plugin: Plugin, root: Path | None) -> str:
@@ -37,34 +41,33 @@ def prepare(plugin: Plugin, root: Path | None) -> str:
     """
     dataset = plugin.cls(**plugin.fixed)
     about = dataset.published
-    if hasattr(dataset, "download"):  # torchvision:NAME lays itself out
-        with _resumed_downloads():
-            try:
-                return f"{plugin.name} is in {dataset.download(root)}."
-            except (RuntimeError, ValueError, OSError) as error:
-                raise HarnessError(
-                    f"{plugin.name} could not be downloaded: {error}. The same command goes on."
-                ) from error
-    if not isinstance(dataset, FileDataset) or about is None:
+    own = getattr(dataset, "download", None)  # torchvision:NAME lays itself out
+    if not own and (not isinstance(dataset, FileDataset) or about is None):
         raise HarnessError(f"{plugin.name} needs no download.")
-    if not about.torchvision:
+    if not own and not about.torchvision:
         raise HarnessError(
             f"{plugin.name} cannot be downloaded by a command. Images: {about.home} "
             f"({about.licence}); lists and layout: {COOP}"
         )
     if root is None:
         raise HarnessError("give --data-root DIR, the folder that will hold every dataset.")
-    home = root / dataset.folder
-    if home.joinpath(about.images_folder).is_dir():
+    home = dataset.home(root) if own else root / dataset.folder
+    if (home if own else home / about.images_folder).is_dir():
         return f"the images of {plugin.name} are in {home} already."
-    staging = root / f".{dataset.folder}.preparing"
+    staging = home.parent / f".{home.name}.preparing"
     try:
         staging.mkdir(parents=True, exist_ok=True)
         with FileLock(staging / ".lock", blocking=False):
             _forget_extracted(staging)
-            _download(about.torchvision, staging)
-            _lay_out(staging, home, about.layout)
-            shutil.rmtree(staging)
+            if own:
+                _download(own, staging)
+                _forget_archives(staging)
+                staging.replace(home)
+                home.joinpath(".lock").unlink(missing_ok=True)
+            else:
+                _download(functools.partial(_of_torchvision, about.torchvision), staging)
+                _lay_out(staging, home, about.layout)
+                shutil.rmtree(staging)
     except Timeout as error:
         raise HarnessError(f"another process is preparing {plugin.name}.") from error
     except OSError as error:
@@ -72,19 +75,29 @@ def prepare(plugin: Plugin, root: Path | None) -> str:
             f"{plugin.name} could not be prepared: {error}. What was downloaded is kept in "
             f"{staging}; the same command goes on."
         ) from error
+    finally:
+        if staging.is_dir() and not any(path.name != ".lock" for path in staging.iterdir()):
+            shutil.rmtree(staging, ignore_errors=True)
     return f"the images of {plugin.name} are in {home}."
 
 
-def _download(name: str, staging: Path) -> None:
+def _of_torchvision(name: str, staging: Path) -> None:
     import torchvision.datasets
 
+    getattr(torchvision.datasets, name)(root=str(staging), download=True)
+
+
+def _download(download: Callable[[Path], object], staging: Path) -> None:
     with _resumed_downloads():
         try:
-            getattr(torchvision.datasets, name)(root=str(staging), download=True)
-        except (RuntimeError, ValueError) as error:
+            download(staging)
+        except DownloadError:
+            raise
+        except (RuntimeError, ValueError, ImportError) as error:
+            what = " ".join(str(error).split())
             raise HarnessError(
-                f"the download failed: {error} What is there is kept in {staging}; the same "
-                "command goes on."
+                f"the download failed: {what.rstrip('.')}. What is there is kept in {staging}; the "
+                "same command goes on."
             ) from error
 
 
@@ -101,11 +114,21 @@ def _lay_out(staging: Path, home: Path, layout: Mapping[str, str]) -> None:
 
 
 def _forget_extracted(staging: Path) -> None:
-    """Deletes folders without an archive: an extraction that was interrupted looks whole."""
+    """Deletes folders without an archive, and what lies unpacked beside its archive: an extraction
+    that was interrupted looks whole."""
     for here, folders, files in os.walk(staging, topdown=False):
-        archives = any(name.endswith(ARCHIVES) for name in files)
+        for name in files:
+            if f"{name}.gz" in files:
+                Path(here, name).unlink()
+        archives = any(name.endswith(DOWNLOADED) for name in files)
         if not archives and not any(Path(here, name).exists() for name in folders):
             shutil.rmtree(here) if Path(here) != staging else None
+
+
+def _forget_archives(staging: Path) -> None:
+    for path in staging.rglob("*"):
+        if path.name.endswith(ARCHIVES) and path.is_file():
+            path.unlink()
 
 
 @contextlib.contextmanager
@@ -136,7 +159,7 @@ def _fetch(url: str, filename: str, chunk_size: int = 2**20) -> None:
             TimeoutError,
         ) as error:
             reason = str(error)
-    raise HarnessError(
+    raise DownloadError(
         f"{url} cannot be downloaded: {reason}. The same command goes on where it stopped."
     )
 

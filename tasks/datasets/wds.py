@@ -24,20 +24,20 @@ class Wds(ContainedImages):
     """Tar shards: `wds:PATH` holds train/*.tar and test/*.tar, as CLIP_benchmark publishes them.
 
     A sample is an image and its class number in a .cls file of the same name. classnames.txt names
-    the classes in the order of their numbers. Its first zero-shot template is the prompt, unless
-    --template gives another. Shards are indexed once and read without extracting them. With test
+    the classes in the order of their numbers. Its zero-shot templates are the prompts, unless
+    --template gives others. Shards are indexed once and read without extracting them. With test
     alone, or train alone, each class is split once into train, val and test, 5 : 2 : 3.
 
     Source: your folder.
     """
 
     template: str = field(  # type: ignore[misc]
-        default="", metadata={"source": f"--template, or the first line of {TEMPLATES}"}
+        default="", metadata={"source": f"--template, or {TEMPLATES}"}
     )
 
     def __post_init__(self) -> None:
         if not self.template and self.path:
-            object.__setattr__(self, "template", self._templates()[0])
+            object.__setattr__(self, "template", "\n".join(self._templates()))
 
     def files(self) -> list[Path]:
         beside = [self.home / name for name in ("classnames.txt", TEMPLATES)]
@@ -80,12 +80,6 @@ class Wds(ContainedImages):
         without = len(self._names()) - len({item.name for item in lists["train"]})
         if without:
             found.append(f"classes, {self.path}: {without} of classnames.txt have no image.")
-        others = len(self._templates()) - 1
-        if others:
-            found.append(
-                f"templates, {self.path}: {others} others of {TEMPLATES} are not used; the prompt "
-                f"is {self.template!r}."
-            )
         return found
 
     def _shards(self) -> dict[str, list[Path]]:

@@ -2,7 +2,6 @@
 
 import importlib.util
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -10,7 +9,7 @@ from harness import registry
 from harness.cli.commands import main
 from harness.errors import HarnessError
 from harness.images import library
-from tests.images.test_wds import NAMES, encoded, picture
+from tests.images.test_wds import NAMES, picture
 
 
 def hf(folder, **fields):
@@ -138,41 +137,13 @@ def test_splits_that_number_the_classes_otherwise_are_refused(tmp_path):
 
 
 @needed
-@pytest.mark.parametrize("task", ["few_shot", "base2new"])
-def test_tasks_run_on_it_and_a_second_call_has_nothing_to_do(tmp_path, capsys, task):
+def test_a_method_is_fitted_on_it_and_a_second_call_has_nothing_to_do(tmp_path, capsys):
     folder = saved(tmp_path / "d")
-    command = ["run", "--datasets", f"hf:{folder}", "--shots", "2", "--tasks", task]
+    command = ["run", "--datasets", f"hf:{folder}", "--shots", "2", "--tasks", "few_shot"]
     command += ["--methods", "adapter", "--set", "engine.max_steps=2"]
     command += ["--results", str(tmp_path / "r")]
     assert main(command) == main(command) == 0
     assert "Everything is done already" in capsys.readouterr().out
-
-
-@needed
-def test_a_changed_image_is_another_run(tmp_path):
-    contents = []
-    for number in (6, 7):
-        some = rows(3, 6)
-        some[0] = rows(1, number + 20)[0]
-        contents.append(hf(saved(tmp_path / str(number) / "d", test=some)).content(None))
-    assert contents[0] != contents[1]
-
-
-@needed
-def test_transparent_images_are_on_white_and_16_bits_are_scaled(tmp_path):
-    clear = encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 0)))
-    deep = encoded(Image.fromarray(np.full((4, 4), 257 * 100, np.uint16)))
-    some = [{"image": {"bytes": b, "path": None}, "label": i} for i, b in enumerate((clear, deep))]
-    dataset = hf(saved(tmp_path / "d", test=rows(1, 6) + some))
-    shown = [dataset.open(item, None).getpixel((1, 1)) for item in dataset.read(None)["test"]]
-    assert (255, 255, 255) in shown
-    assert (100, 100, 100) in shown
-
-
-@needed
-def test_an_image_of_test_that_is_in_train_is_told(tmp_path):
-    (note,) = hf(saved(tmp_path / "d", test=rows(3, 3))).notes()[:1]
-    assert "copies of 12 images of test are in train or val" in note
 
 
 @needed
