@@ -1,9 +1,9 @@
 """Downloads of the datasets that torchvision knows, laid out as CoOp's users have them."""
 
 import contextlib
-import functools
 import http.client
 import os
+import re
 import shutil
 import urllib.error
 import urllib.request
@@ -20,8 +20,6 @@ from harness.files import ARCHIVES
 from harness.registry import Plugin
 
 COOP = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
-
-
 DOWNLOADED = (*ARCHIVES, ".mat", ".part")
 TRIES = 5  # of a download that ends early
 
@@ -58,26 +56,28 @@ def prepare(plugin: Plugin, root: Path | None) -> str:
     try:
         staging.mkdir(parents=True, exist_ok=True)
         with FileLock(staging / ".lock", blocking=False):
-            _forget_extracted(staging)
-            if own:
-                _download(own, staging)
-                _forget_archives(staging)
-                staging.replace(home)
-                home.joinpath(".lock").unlink(missing_ok=True)
-            else:
-                _download(functools.partial(_of_torchvision, about.torchvision), staging)
-                _lay_out(staging, home, about.layout)
-                shutil.rmtree(staging)
+            try:
+                _forget_extracted(staging)
+                with _resumed_downloads():
+                    own(staging) if own else _of_torchvision(about.torchvision, staging)
+                if own:
+                    _forget_archives(staging)
+                    staging.replace(home)
+                    home.joinpath(".lock").unlink(missing_ok=True)
+                else:
+                    _lay_out(staging, home, about.layout)
+                    shutil.rmtree(staging)
+            finally:
+                if not _files(staging):
+                    shutil.rmtree(staging, ignore_errors=True)
     except Timeout as error:
         raise HarnessError(f"another process is preparing {plugin.name}.") from error
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
+        kept = f" What is there is kept in {staging}." if _files(staging) else ""
         raise HarnessError(
-            f"{plugin.name} could not be prepared: {error}. What was downloaded is kept in "
-            f"{staging}; the same command goes on."
+            f"{plugin.name} could not be downloaded: {_said(error)}.{kept} The same command goes "
+            "on where it stopped."
         ) from error
-    finally:
-        if staging.is_dir() and not any(path.name != ".lock" for path in staging.iterdir()):
-            shutil.rmtree(staging, ignore_errors=True)
     return f"the images of {plugin.name} are in {home}."
 
 
@@ -87,18 +87,15 @@ def _of_torchvision(name: str, staging: Path) -> None:
     getattr(torchvision.datasets, name)(root=str(staging), download=True)
 
 
-def _download(download: Callable[[Path], object], staging: Path) -> None:
-    with _resumed_downloads():
-        try:
-            download(staging)
-        except DownloadError:
-            raise
-        except (RuntimeError, ValueError, ImportError) as error:
-            what = " ".join(str(error).split())
-            raise HarnessError(
-                f"the download failed: {what.rstrip('.')}. What is there is kept in {staging}; the "
-                "same command goes on."
-            ) from error
+def _files(staging: Path) -> bool:
+    """Whether anything was downloaded."""
+    return any(path.is_file() and path.name != ".lock" for path in staging.rglob("*"))
+
+
+def _said(error: Exception) -> str:
+    """What an exception says, on one line."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return re.sub(r"<urlopen error (?:\[Errno -?[0-9]+\] )?(.+?)>", r"\1", text)
 
 
 def _lay_out(staging: Path, home: Path, layout: Mapping[str, str]) -> None:
@@ -159,9 +156,7 @@ def _fetch(url: str, filename: str, chunk_size: int = 2**20) -> None:
             TimeoutError,
         ) as error:
             reason = str(error)
-    raise DownloadError(
-        f"{url} cannot be downloaded: {reason}. The same command goes on where it stopped."
-    )
+    raise DownloadError(f"{url}: {reason}")
 
 
 def _fetch_rest(url: str, part: Path, chunk_size: int) -> bool:

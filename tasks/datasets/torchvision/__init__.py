@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -107,6 +108,11 @@ class Torchvision(Dataset):
             )
         if found is None:
             raise HarnessError(f"torchvision:{path} is not read. Known: {', '.join(KINDS)}.")
+        if found == "PCAM" and importlib.util.find_spec("h5py") is None:
+            raise HarnessError(
+                "torchvision:PCAM needs the package h5py, which is not installed: "
+                "pip install 'vlm-peft-harness[datasets]'."
+            )
         return found
 
     def read(self, root: Path | None) -> dict[str, list[Item]]:
