@@ -32,9 +32,9 @@ def runs(tmp_path, toy):
 
 
 def test_a_method_that_changes_the_towers_takes_the_first_and_others_all(runs):
-    found = runs("zero_shot", "tip_adapter", "coop", "lora")
+    found = runs("zero_shot", "taskres", "coop", "lora")
     taken = {name: run.train.classes.template for name, run in found.items()}
-    assert taken == {"zero_shot": "\n".join(TEMPLATES), "tip_adapter": "\n".join(TEMPLATES),
+    assert taken == {"zero_shot": "\n".join(TEMPLATES), "taskres": "\n".join(TEMPLATES),
                      "coop": TEMPLATES[0], "lora": TEMPLATES[0]}  # fmt: skip
     assert found["coop"].evaluated["test"].classes.template == TEMPLATES[0]
 
