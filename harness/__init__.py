@@ -114,7 +114,7 @@ def run(
     from harness import config, registry
     from harness.class_texts import read
     from harness.files import cache_folder
-    from harness.images import lists as given_lists
+    from harness.images import list_files
     from harness.images.cache import Disk
     from harness.records.store import Store
     from harness.records.tables import harmless
@@ -143,7 +143,7 @@ def run(
         device=device,
         disk=Disk(Path(cache_dir or cache_folder()), int(cache_limit * 2**30)),
         class_texts=[read(Path(each)) for each in _listed(class_texts)],
-        lists=given_lists.read(Path(lists)) if lists else None,
+        lists=list_files.read(Path(lists)) if lists else None,
     )
     runs, store = plan(request, registry.load(plugins)), Store(Path(results))
     for remark in remarks(runs):

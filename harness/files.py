@@ -22,6 +22,18 @@ def regular_file(path: Path) -> Path:
     return path
 
 
+def read_text(path: Path, dataset: str) -> str:
+    """What a text file holds, without a byte order mark.
+
+    Raises:
+        HarnessError: it cannot be read.
+    """
+    try:
+        return regular_file(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # not UTF-8, a NUL in its name
+        raise HarnessError(f"{dataset} needs {shown(path)}: {reason(error)}.") from error
+
+
 def stamp(path: Path) -> str:
     """Inode, size and times of a file, or nothing if it is not there: another file under the same
     name has another stamp, even of the same size and age."""

@@ -39,6 +39,8 @@ def prepare(plugin: Plugin, root: Path | None) -> str:
     """
     dataset = plugin.cls(**plugin.fixed)
     about = dataset.published
+    if hasattr(dataset, "fetch"):  # of the Hugging Face Hub, whose library keeps it
+        return f"{plugin.name} is in {dataset.fetch()}."
     own = getattr(dataset, "download", None)  # torchvision:NAME lays itself out
     if not own and (not isinstance(dataset, FileDataset) or about is None):
         raise HarnessError(f"{plugin.name} needs no download.")

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import os
 import re
 import unicodedata
@@ -18,7 +19,7 @@ from harness.code import code_hash
 from harness.dataset import PARTS, Dataset, Item
 from harness.decoding import SUFFIXES, open_rgb
 from harness.errors import HarnessError
-from harness.files import is_hidden, path_below, reason, regular_file, shown, stamp
+from harness.files import is_hidden, path_below, read_text, shown, stamp
 from harness.images.contents import DIGESTS
 
 SHARES = {"val": 0.2, "test": 0.3}  # as CoOp splits the datasets that come without a split
@@ -62,6 +63,9 @@ class UserImages(Dataset):
             part: [image._replace(name=composed(image.name)) for image in each]
             for part, each in self.listed().items()
         }
+        empty = [part for part, each in listed.items() if not each]
+        if any(listed.values()) and empty:
+            raise HarnessError(f"{self.path}: {empty[0]} has no images. Fill or remove it.")
         self._check_inside({image.path for each in listed.values() for image in each})
         spoken = self._spoken({image.name for each in listed.values() for image in each})
         if listed.get(""):
@@ -276,13 +280,12 @@ def rows(path: Path, dataset: str) -> list[tuple[int, list[str]]]:
     Raises:
         HarnessError: it cannot be read.
     """
+    reader = csv.reader(io.StringIO(read_text(path, dataset)))
     try:
-        with regular_file(path).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            stripped = ([value.strip() for value in row] for row in reader)
-            return [(reader.line_num, row) for row in stripped if any(row)]
-    except (OSError, ValueError, csv.Error) as error:  # not UTF-8, a NUL in its name
-        raise HarnessError(f"{dataset} needs {shown(path)}: {reason(error)}.") from error
+        stripped = ([value.strip() for value in row] for row in reader)
+        return [(reader.line_num, row) for row in stripped if any(row)]
+    except csv.Error as error:
+        raise HarnessError(f"{dataset} needs {shown(path)}: {error}.") from error
 
 
 def files_below(folder: Path, home: Path) -> list[str]:

@@ -5,15 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import harness.images.shards as shards
-from harness.images.contained import ContainedImages
-from harness.images.own import (
-    HarnessError,
-    Listed,
-    composed,
-    is_hidden,
-    reason,
-    regular_file,
-)
+from harness.images.contained import ContainedImages, read_text, reason
+from harness.images.own import HarnessError, Listed, composed, is_hidden
 from harness.tasks.datasets.folder import split_of
 
 TEMPLATES = "zeroshot_classification_templates.txt"
@@ -52,6 +45,7 @@ class Wds(ContainedImages):
         names = self._names()
         found: dict[str, list[Listed]] = {}
         for part, paths in self._shards().items():
+            found[part] = []
             for path in paths:
                 where = path.relative_to(self.home).as_posix()
                 for member, label in shards.index(path, self.path).labels.items():
@@ -60,7 +54,7 @@ class Wds(ContainedImages):
                             f"{self.path}: {where} gives {member} the class {label}; "
                             f"classnames.txt names {len(names)} classes, from 0."
                         )
-                    found.setdefault(part, []).append(Listed(f"{where}/{member}", names[label]))
+                    found[part].append(Listed(f"{where}/{member}", names[label]))
         return found if len(found) > 1 else {"": next(iter(found.values()), [])}
 
     def ordered(self, names: object) -> list[str]:
@@ -128,9 +122,5 @@ class Wds(ContainedImages):
         return found
 
     def _lines(self, name: str) -> list[str]:
-        path = self.home / name
-        try:
-            text = regular_file(path).read_text(encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
-            raise HarnessError(f"wds:{self.path} needs {path}: {reason(error)}.") from error
+        text = read_text(self.home / name, f"wds:{self.path}")
         return [line.strip() for line in text.splitlines() if line.strip()]

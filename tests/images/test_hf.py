@@ -8,7 +8,7 @@ from PIL import Image
 from harness import registry
 from harness.cli.commands import main
 from harness.errors import HarnessError
-from harness.images import library
+from harness.images import arrow, library
 from tests.images.test_wds import NAMES, picture
 
 
@@ -128,6 +128,45 @@ def test_a_split_without_labels_is_refused(tmp_path, label):
 
 
 @needed
+def test_negative_numbers_of_a_plain_column_are_no_labels(tmp_path):
+    import datasets
+
+    types = datasets.Features(image=datasets.Image(), label=datasets.Value("int64"))
+    some = [row | {"label": row["label"] - 1} for row in rows(4)]
+    made = datasets.Dataset.from_list(some, features=types)
+    folder = saved(tmp_path / "d", train=made, validation=None, test=None)
+    assert "4 of 16 rows of the split 'train' have no label" in refusal(folder)
+
+
+@needed
+def test_a_column_that_does_not_hold_one_image_a_row_is_refused(tmp_path):
+    import datasets
+
+    several = datasets.Sequence(datasets.Image())
+    types = datasets.Features(image=several, label=datasets.ClassLabel(names=list(NAMES)))
+    some = [row | {"image": [row["image"]] * 2} for row in rows(4)]
+    made = datasets.Dataset.from_list(some, features=types)
+    folder = saved(tmp_path / "d", train=made, validation=None, test=None)
+    said = refusal(folder, image_column="image")
+    assert "the column 'image' does not hold one image a row" in said
+
+
+@needed
+def test_a_split_without_rows_is_named(tmp_path):
+    empty = table(rows(1)).select([])
+    assert "test has no rows" in refusal(saved(tmp_path / "d", test=empty))
+    for name, some in {"train": table(rows(4)), "test": empty}.items():
+        some.to_parquet(str(tmp_path / "p" / f"{name}.parquet"))
+    assert "test has no rows" in refusal(tmp_path / "p")
+
+
+@needed
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 and no more")
+    assert f"{tmp_path / 'train.parquet'} cannot be read" in refusal(tmp_path)
+
+
+@needed
 def test_splits_that_number_the_classes_otherwise_are_refused(tmp_path):
     other = table(rows(3, 6), NAMES[::-1])
     folder = tmp_path / "d"
@@ -192,18 +231,20 @@ def test_a_path_that_is_not_there_is_said(path):
 
 
 @needed
-def test_a_name_of_the_hub_without_a_network_is_one_sentence(monkeypatch):
+def test_a_name_of_the_hub_without_a_network_is_one_sentence(monkeypatch, caplog, capfd):
     import datasets
+    import huggingface_hub
 
-    def unreachable(*given, **options):
-        raise ConnectionError("Couldn't reach the Hub")
-
-    monkeypatch.setattr(datasets, "load_dataset_builder", unreachable)
+    for module, value in ((huggingface_hub.constants, False), (datasets.config, False)):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", value)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    arrow._hub_is_reached.cache_clear()
     with pytest.raises(HarnessError) as caught:
         hf("owner/name@v1").read(None)
     assert str(caught.value) == (
         "hf:owner/name is not on this disk, and the Hugging Face Hub cannot be reached."
     )
+    assert (caplog.text, capfd.readouterr().err) == ("", "")
 
 
 @needed
@@ -220,6 +261,7 @@ def test_the_resolved_revision_of_the_hub_is_part_of_the_content(monkeypatch):
         def as_dataset(self):
             return {"train": table(rows(4))}
 
+    monkeypatch.setattr(arrow, "_hub_is_reached", lambda: True)
     contents = []
     for revision in "ab":
         monkeypatch.setattr(

@@ -6,7 +6,7 @@ import pytest
 
 from harness.cli.commands import main
 from harness.errors import HarnessError
-from harness.images import lists
+from harness.images import list_files, lists
 from harness.leaderboards import leaderboard
 from harness.records.store import Store
 from harness.splits import few_shot
@@ -18,7 +18,7 @@ READ = DATASET.read(None)
 
 
 def write(folder, shots=(2,), seeds=(1,)):
-    lists.write("toy", DATASET, None, shots, seeds, folder)
+    list_files.write("toy", DATASET, None, shots, seeds, folder)
     return folder
 
 
@@ -36,7 +36,7 @@ def published(path, before="./data/toy/images/", **changed):
 
 
 def items(folder, shots=2, seed=1):
-    return lists.read(folder).of("toy", shots, seed).items("toy", DATASET, READ, shots)
+    return list_files.read(folder).of("toy", shots, seed).items("toy", DATASET, READ, shots)
 
 
 def refusal(folder, shots=2):

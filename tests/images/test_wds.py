@@ -148,14 +148,21 @@ def test_class_names_that_do_not_fit_are_refused(tmp_path, text):
     assert "classnames.txt" in refusal(tmp_path)
 
 
-def test_a_member_outside_of_the_folder_is_not_written_or_followed(tmp_path):
+def test_a_link_in_a_shard_is_not_followed(tmp_path):
     path = tree(tmp_path / "d") / "test" / "0.tar"
     with tarfile.open(path, "a") as tar:
         link = tarfile.TarInfo("x.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
-        above = tarfile.TarInfo("../../y.txt")
-        above.size = 1
-        tar.addfile(above, io.BytesIO(b"y"))
     assert len(wds(tmp_path / "d").read(None)["test"]) == 8
-    assert not (tmp_path / "y.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["../../y", "/etc/y", "a/../../y", "a\\..\\y"])
+def test_a_member_whose_name_leaves_the_shard_is_refused(tmp_path, name):
+    added = {f"{name}.png": picture(0, 40), f"{name}.cls": b"0"}
+    assert "leaves the dataset's folder" in refusal(tree(tmp_path, **added))
+
+
+def test_a_test_shard_without_samples_is_not_taken_for_no_test(tmp_path):
+    shard(tree(tmp_path) / "test" / "0.tar", {})
+    assert "test has no images" in refusal(tmp_path)

@@ -91,6 +91,8 @@ def coop(root: Path, tree: Tree) -> str:
 
 
 def folder(root: Path, tree: Tree) -> str:
+    for part in tree:
+        (root / "zoo" / part).mkdir(parents=True, exist_ok=True)
     for part, name, number, image in rows(tree):
         kept(root / "zoo" / part / name / f"{number}.bmp", image)
     return f"folder:{root / 'zoo'}"
@@ -133,7 +135,12 @@ def hf(root: Path, tree: Tree) -> str:
         ]
         for part, classes in tree.items()
     }
-    made = {n: datasets.Dataset.from_list(some, features=types) for n, some in parts.items()}
+    usual = {"image": [], "label": []}
+    made = {
+        part: datasets.Dataset.from_list(some, features=types) if some
+        else datasets.Dataset.from_dict(usual, features=types)
+        for part, some in parts.items()
+    }  # fmt: skip
     datasets.DatasetDict(made).save_to_disk(str(root / "saved"))
     return f"hf:{root / 'saved'}"
 

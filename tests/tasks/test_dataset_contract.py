@@ -11,7 +11,7 @@ from PIL import Image
 from harness import config, registry
 from harness.cli.commands import main
 from harness.errors import HarnessError
-from harness.images import library, lists
+from harness.images import library, list_files
 from harness.runs import plan as planning
 from harness.runs.context import Context
 from harness.runs.remarks import remarks
@@ -144,7 +144,7 @@ def test_lists_that_are_written_and_given_back_change_nothing_but_the_list(kind,
     command = ["data", "lists", "--datasets", name, "--shots", "1", "--out", str(tmp_path / "l")]
     assert main([*command, "--data-root", str(tmp_path)]) == 0
     drawn = plan(kind, name)["few_shot"]
-    given = plan(kind, name, given=lists.read(tmp_path / "l"))["few_shot"]
+    given = plan(kind, name, given=list_files.read(tmp_path / "l"))["few_shot"]
     assert given.train.items == drawn.train.items
     assert given.key != drawn.key
     assert {k: v for k, v in given.identity.items() if k not in ("list", "lists")} == drawn.identity
@@ -186,6 +186,18 @@ def test_parts_with_other_classes_are_refused_by_name(kind, part, said, tmp_path
     tree[part]["elk"] = [picture(2, 9, 9)]
     with pytest.raises(HarnessError, match=said):
         opened(kind, tmp_path, tree)
+
+
+@pytest.mark.parametrize("kind", marked(k for k in KINDS if k.any_classes))
+def test_a_test_part_without_images_is_refused(kind, tmp_path, plan):
+    tree = kind.tree()
+    tree["test"] = {}
+    if kind.name == "csv":  # whose lines name no part that is empty: what it calls val is scored
+        (run,) = plan(kind, kind.write(tmp_path, tree)).values()
+        assert [item.path[:3] for item in run.evaluated["test"].items] == ["val"] * 4
+        return
+    with pytest.raises(HarnessError, match=r"no (test )?(images|rows)"):
+        plan(kind, kind.write(tmp_path, tree))
 
 
 CLEAR = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
