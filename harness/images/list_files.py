@@ -13,6 +13,7 @@ from harness.images.lists import FewShotList, ListedImage, ListFolder, file_name
 from harness.splits import few_shot, read_lists
 
 NAME = re.compile(r"(?:(?P<dataset>.+)-)?shot_(?P<shots>\d+)-seed_(?P<seed>\d+)\.jsonl?")
+LARGEST = 10**9  # of labels
 
 
 def read(folder: Path) -> ListFolder:
@@ -53,7 +54,7 @@ def write(
     """Writes the list that is drawn for each number of shots and seed; returns the files.
 
     Raises:
-        HarnessError: the dataset cannot be read, or the folder not written.
+        HarnessError: the dataset cannot be read, the folder not written, or a file lists others.
     """
     lists, written = read_lists(name, dataset, root), []
     for count in shots:
@@ -69,6 +70,11 @@ def write(
             text = "".join(json.dumps(line) + "\n" for line in lines)
             try:
                 out.mkdir(parents=True, exist_ok=True)
+                if path.exists() and path.read_bytes() != text.encode():
+                    raise HarnessError(
+                        f"{path} lists other images than are drawn now, and is not replaced. Name "
+                        "another --out, or remove it."
+                    )
                 path.write_text(text, encoding="utf-8")
             except OSError as error:
                 raise HarnessError(f"{path} cannot be written: {reason(error)}.") from error
@@ -104,6 +110,6 @@ def _image(part: Any, row: Mapping[str, Any]) -> ListedImage:
     if part not in ("train", "val"):
         raise ValueError(f"the split {part!r}")
     texts = all(isinstance(each, str) for each in (path, name, fingerprint))
-    if not texts or type(label) is not int:
+    if not texts or type(label) is not int or not 0 <= label <= LARGEST:
         raise TypeError(f"the types of {row!r}")
     return ListedImage(part, path, label, name, fingerprint)

@@ -47,8 +47,11 @@ class FewShotList:
         for number, image in enumerate(self.images):
             start, path = _below(image.path, known)
             before = start if number == 0 else before
-            if path is None or start != before:
+            if path is None:
                 raise self._wrong(name, f"{image.path!r} is no image of it")
+            if start != before:
+                first = self.images[0].path
+                raise self._wrong(name, f"{image.path!r} and {first!r} begin differently")
             part, item = known[path]
             if part == "test":
                 raise self._wrong(name, f"{image.path!r} is a test image")
