@@ -59,10 +59,7 @@ class UserImages(Dataset):
 
     def read(self, root: Path | None) -> dict[str, list[Item]]:
         """Raises HarnessError for lists that cannot be used, with what is wrong."""
-        listed = {
-            part: [image._replace(name=composed(image.name)) for image in each]
-            for part, each in self.listed().items()
-        }
+        listed = {part: _composed(each) for part, each in self.listed().items()}
         empty = [part for part, each in listed.items() if not each]
         if any(listed.values()) and empty:
             raise HarnessError(f"{self.path}: {empty[0]} has no images. Fill or remove it.")
@@ -319,6 +316,14 @@ def _loops(path: Path) -> bool:
 def composed(name: str) -> str:
     """A class name in one spelling of its letters: é is one, whatever the file system says."""
     return unicodedata.normalize("NFC", name)
+
+
+def _composed(images: list[Listed]) -> list[Listed]:
+    """The images with their class names composed; a million that are need no copy."""
+    names = {name: composed(name) for name in {image.name for image in images}}
+    if all(name == whole for name, whole in names.items()):
+        return images
+    return [image._replace(name=names[image.name]) for image in images]
 
 
 def _plain(name: str) -> str:

@@ -66,6 +66,7 @@ def report(records: Sequence[Record], picture: Picture = no_picture) -> dict[str
         "curves": shots_of(frame, certain),
         "pictures": shown.number,
         "methods": methods(scored),
+        "sheets": [],
         "trouble": provenance.trouble(scored, frame),
         "provenance": provenance.provenance(records),
     }
