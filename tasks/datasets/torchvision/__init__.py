@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from PIL import Image
 
-from harness.dataset import Dataset, Item
+from harness.dataset import Dataset, Item, Published
 from harness.images.contained import (
     ARCHIVES,
     DIGESTS,
@@ -23,9 +23,9 @@ from harness.images.contained import (
 )
 
 FOLDER = "torchvision"
-PROMPTS = json.loads((Path(__file__).parent / "prompts.json").read_text(encoding="utf-8"))
-PLAIN = ("a photo of a {}.",)
-FER = "https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge"
+# What is known of each set: home, licence, size of the download, numbers of classes and images,
+# templates, and the names of classes where torchvision has none or CLIP's authors have others.
+SETS = json.loads((Path(__file__).parent / "sets.json").read_text(encoding="utf-8"))
 # Sets of the field's benchmark: a second reading with other lists would give other numbers.
 OURS = {
     "Caltech101": "caltech101", "DTD": "dtd", "EuroSAT": "eurosat", "FGVCAircraft": "fgvc_aircraft",
@@ -35,33 +35,16 @@ OURS = {
 }  # fmt: skip
 
 
-class Kind(NamedTuple):
-    """How torchvision splits a set; our templates and names where CLIP's authors have none; where
-    it is found if torchvision does not download it."""
-
-    splits: Mapping[str, Mapping[str, Any]]
-    templates: tuple[str, ...] = PLAIN
-    names: tuple[str, ...] = ()
-    home: str = ""
-
-
 _TRAIN: Mapping[str, Mapping[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
 _SPLIT: Mapping[str, Mapping[str, Any]] = {n: {"split": n} for n in ("train", "test")}
 _WITH_VAL: Mapping[str, Mapping[str, Any]] = {**_SPLIT, "val": {"split": "val"}}
-KINDS = {
-    "CIFAR10": Kind(_TRAIN),
-    "CIFAR100": Kind(_TRAIN),
-    "STL10": Kind(_SPLIT),
-    "MNIST": Kind(_TRAIN),
-    "FashionMNIST": Kind(_TRAIN),
-    "KMNIST": Kind(_TRAIN, ('a photo of the hiragana: "{}".',)),
-    "SVHN": Kind(_SPLIT, ('a photo of the number: "{}".',), tuple("0123456789")),
-    "GTSRB": Kind(_SPLIT),
-    "PCAM": Kind(_WITH_VAL),
-    "FER2013": Kind(_SPLIT, home=FER),
-    "Country211": Kind({**_SPLIT, "val": {"split": "valid"}}),
-    "RenderedSST2": Kind(_WITH_VAL),
+SPLITS = {  # the arguments of torchvision's classes
+    **dict.fromkeys(("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "KMNIST"), _TRAIN),
+    **dict.fromkeys(("STL10", "SVHN", "GTSRB", "FER2013"), _SPLIT),
+    **dict.fromkeys(("PCAM", "RenderedSST2"), _WITH_VAL),
+    "Country211": {**_SPLIT, "val": {"split": "valid"}},
 }
+NOT_DOWNLOADED = ("FER2013",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +73,14 @@ class Torchvision(Dataset):
 
     def __post_init__(self) -> None:
         if not self.template and self.path:
-            found = PROMPTS.get(self.path, {}).get("templates", KINDS[self.path].templates)
-            object.__setattr__(self, "template", "\n".join(found))
+            object.__setattr__(self, "template", "\n".join(SETS[self.path]["templates"]))
+
+    @property
+    def published(self) -> Published | None:  # type: ignore[override]
+        if not self.path:
+            return None
+        names = ("home", "licence", "size", "classes", "images")
+        return Published(**{name: SETS[self.path][name] for name in names})
 
     @classmethod
     def remote(cls, path: str) -> str:
@@ -100,14 +89,14 @@ class Torchvision(Dataset):
         Raises:
             HarnessError: it is none that is read here.
         """
-        known = {name.lower(): name for name in (*KINDS, *OURS)}
+        known = {name.lower(): name for name in (*SETS, *OURS)}
         found = known.get(path.lower())
         if found in OURS:
             raise HarnessError(
                 f"torchvision:{found} is read as {OURS[found]}, with the lists that the field uses."
             )
         if found is None:
-            raise HarnessError(f"torchvision:{path} is not read. Known: {', '.join(KINDS)}.")
+            raise HarnessError(f"torchvision:{path} is not read. Known: {', '.join(SETS)}.")
         if found == "PCAM" and importlib.util.find_spec("h5py") is None:
             raise HarnessError(
                 "torchvision:PCAM needs the package h5py, which is not installed: "
@@ -118,7 +107,7 @@ class Torchvision(Dataset):
     def read(self, root: Path | None) -> dict[str, list[Item]]:
         _opened.cache_clear()  # the files may be others by now
         found: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
-        for part in KINDS[self.path].splits:
+        for part in SPLITS[self.path]:
             names, labels = self._names(root), self._labels(root, part)
             there, classes = set(labels), set(range(len(names)))
             if there != classes:  # a folder that is missing shifts the numbers of others
@@ -183,13 +172,12 @@ class Torchvision(Dataset):
         Raises:
             HarnessError: torchvision does not, with where to get it.
         """
-        kind = KINDS[self.path]
-        if kind.home:
+        if self.path in NOT_DOWNLOADED:
             raise HarnessError(
                 f"torchvision:{self.path} cannot be downloaded by a command. Get it from "
-                f"{kind.home}; `show torchvision` says where it goes."
+                f"{SETS[self.path]['home']}; `show torchvision` says where it goes."
             )
-        for split in kind.splits.values():
+        for split in SPLITS[self.path].values():
             _made(self.path, home, download=True, **split)
 
     def _part(self, root: Path | None, part: str) -> Any:
@@ -197,16 +185,15 @@ class Torchvision(Dataset):
             return _opened(self.path, self.home(root), part)
         except (RuntimeError, OSError, ValueError) as error:
             what = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
-            how = f"Get it from {KINDS[self.path].home}." if KINDS[self.path].home else (
-                f"`python -m harness data prepare torchvision:{self.path}` downloads it."
-            )  # fmt: skip
+            how = f"`python -m harness data prepare torchvision:{self.path}` downloads it."
+            if self.path in NOT_DOWNLOADED:
+                how = f"Get it from {SETS[self.path]['home']}."
             raise HarnessError(
                 f"torchvision:{self.path} cannot be read from {self.home(root)}: {what}. {how}"
             ) from error
 
     def _names(self, root: Path | None) -> tuple[str, ...]:
-        known = PROMPTS.get(self.path, {}).get("classes", KINDS[self.path].names)
-        return tuple(known or self._part(root, "train").classes)
+        return tuple(SETS[self.path].get("names") or self._part(root, "train").classes)
 
     def _labels(self, root: Path | None, part: str) -> list[int]:
         read = self._part(root, part)
@@ -229,7 +216,7 @@ def _listed(read: Any) -> list[tuple[Any, int]]:
 
 @functools.lru_cache(maxsize=8)
 def _opened(name: str, home: Path, part: str) -> Any:
-    return _made(name, home, **KINDS[name].splits[part])
+    return _made(name, home, **SPLITS[name][part])
 
 
 def _made(name: str, home: Path, **options: Any) -> Any:
