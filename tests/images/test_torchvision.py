@@ -9,6 +9,7 @@ from PIL import Image
 from harness import registry
 from harness.cli.commands import main
 from harness.errors import HarnessError
+from harness.images import library
 from tests.tasks.kinds import idx
 
 
@@ -188,6 +189,27 @@ def test_a_template_that_is_given_wins():
 def test_a_label_without_a_class_is_refused(tmp_path):
     with pytest.raises(HarnessError, match="has the label 77; the set has 10"):
         found("MNIST").read(digits(tmp_path, label=77))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 2000, b"\0\0\x08\3\0\0\0\x14"])
+def test_a_damaged_file_is_one_sentence(tmp_path, content):
+    next(digits(tmp_path).rglob("train-images*")).write_bytes(content)
+    with pytest.raises(HarnessError, match="torchvision:MNIST cannot be read from"):
+        found("MNIST").read(tmp_path)
+
+
+@pytest.mark.parametrize("count", [10, 30])
+def test_images_without_labels_and_labels_without_images_are_refused(tmp_path, count):
+    path = next(digits(tmp_path).rglob("train-labels*"))
+    idx(path, np.arange(count) % 10)
+    with pytest.raises(HarnessError, match=f"has 20 images and {count} labels"):
+        found("MNIST").read(tmp_path)
+
+
+def test_a_set_that_lacks_images_is_told_by_their_number(tmp_path):
+    (plugin,) = registry.load().find("datasets", "torchvision:MNIST")
+    problems = library.verify(plugin, digits(tmp_path)).problems
+    assert "20 train images instead of 60,000." in problems
 
 
 @pytest.mark.parametrize("name", ["MNIST", "KMNIST", "CIFAR10", "CIFAR100", "STL10", "SVHN",

@@ -1,10 +1,11 @@
 """Classification sets that torchvision downloads and reads, by name."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -128,7 +129,8 @@ class Torchvision(Dataset):
         if file is not None:
             return open_rgb(file, f"torchvision:{self.path}")
         part, _, number = item.path.partition("/")
-        return to_rgb(self._part(root, part)[int(number)][0])
+        with self._blamed(root):
+            return to_rgb(self._part(root, part)[int(number)][0])
 
     def file(self, item: Item, root: Path | None) -> Path | None:
         part, _, number = item.path.partition("/")
@@ -181,10 +183,20 @@ class Torchvision(Dataset):
             _made(self.path, home, download=True, **split)
 
     def _part(self, root: Path | None, part: str) -> Any:
-        try:
+        with self._blamed(root):
             return _opened(self.path, self.home(root), part)
-        except (RuntimeError, OSError, ValueError) as error:
-            what = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+
+    @contextlib.contextmanager
+    def _blamed(self, root: Path | None) -> Iterator[None]:
+        """Turns whatever torchvision raises for files that are not as they should be into a
+        sentence."""
+        try:
+            yield
+        except HarnessError:
+            raise
+        except Exception as error:
+            said = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+            what = said or type(error).__name__
             how = f"`python -m harness data prepare torchvision:{self.path}` downloads it."
             if self.path in NOT_DOWNLOADED:
                 how = f"Get it from {SETS[self.path]['home']}."
@@ -197,16 +209,27 @@ class Torchvision(Dataset):
 
     def _labels(self, root: Path | None, part: str) -> list[int]:
         read = self._part(root, part)
-        if self.path == "PCAM":
-            with read.h5py.File(read._base_folder / read._FILES[read._split]["targets"][0]) as file:
-                return [int(label) for label in file["y"][:].ravel()]
-        listed = _listed(read)
-        labels = [label for _, label in listed] if listed else (
-            getattr(read, "targets", getattr(read, "labels", ()))
-        )  # fmt: skip
-        if any(label is None for label in labels):
-            raise HarnessError(f"torchvision:{self.path}: {part} has no labels in these files.")
+        with self._blamed(root):
+            images, labels = len(read), _labels(read)
+        what = ""
+        if len(labels) != images:
+            what = f"{images:,} images and {len(labels):,} labels"
+        if None in labels:
+            what = "no labels"
+        if what:
+            raise HarnessError(f"torchvision:{self.path}: {part} in {self.home(root)} has {what}.")
         return [int(label) for label in labels]
+
+
+def _labels(read: Any) -> list[Any]:
+    """The label of every image of a set of torchvision, None of one that has none."""
+    if hasattr(read, "h5py"):  # PCAM, which reads them one by one
+        with read.h5py.File(read._base_folder / read._FILES[read._split]["targets"][0]) as file:
+            return file["y"][:].ravel().tolist()
+    listed = _listed(read)
+    if listed:
+        return [label for _, label in listed]
+    return [*map(int, getattr(read, "targets", getattr(read, "labels", ())))]
 
 
 def _listed(read: Any) -> list[tuple[Any, int]]:
