@@ -108,9 +108,9 @@ def _of_hub(path: str, configuration: str) -> Table:
             "OWNER/NAME[@REVISION]."
         ) from error
     except (ConnectionError, OSError) as error:
-        raise HarnessError(
-            f"hf:{name} is not on this disk, and the Hugging Face Hub cannot be reached."
-        ) from error
+        set_so = "HF_HUB_OFFLINE" in os.environ
+        why = "HF_HUB_OFFLINE is set" if set_so else "the Hugging Face Hub cannot be reached"
+        raise HarnessError(f"hf:{name} is not on this disk, and {why}.") from error
 
 
 def _of_parquet(path: Path, files: Sequence[Path]) -> dict[str, Any]:

@@ -238,6 +238,7 @@ def test_a_name_of_the_hub_without_a_network_is_one_sentence(monkeypatch, caplog
     for module, value in ((huggingface_hub.constants, False), (datasets.config, False)):
         monkeypatch.setattr(module, "HF_HUB_OFFLINE", value)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     arrow._hub_is_reached.cache_clear()
     with pytest.raises(HarnessError) as caught:
         hf("owner/name@v1").read(None)
