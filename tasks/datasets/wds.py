@@ -1,6 +1,5 @@
 """Tar shards in the layout that CLIP_benchmark publishes."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,8 +106,10 @@ class Wds(ContainedImages):
 
     def _names(self) -> list[str]:
         names = [composed(name) for name in self._lines("classnames.txt")]
-        if not names or len(set(names)) < len(names):
+        if not names or "" in names or len(set(names)) < len(names):
             what = "names a class twice" if names else "is empty"
+            if "" in names:  # who skips it numbers the classes otherwise
+                what = f"has an empty line, {names.index('') + 1}, before its end"
             raise HarnessError(f"{self.home / 'classnames.txt'} {what}.")
         return names
 
@@ -116,11 +117,11 @@ class Wds(ContainedImages):
         """The dataset's zero-shot templates, with {} for the class name."""
         if not (self.home / TEMPLATES).is_file():
             return ["a photo of a {}."]
-        found = [re.sub(r"\{c\}", "{}", line) for line in self._lines(TEMPLATES)]
+        found = [line.replace("{c}", "{}") for line in self._lines(TEMPLATES) if line]
         if not found or any("{}" not in each for each in found):
             raise HarnessError(f"{self.home / TEMPLATES}: each line needs {{c}} for the class.")
         return found
 
     def _lines(self, name: str) -> list[str]:
         text = read_text(self.home / name, f"wds:{self.path}")
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        return [line.strip() for line in text.rstrip().splitlines()]

@@ -264,6 +264,11 @@ def test_a_csv_of_a_thousand_classes_is_planned(tmp_path, capsys):
         (["path,label", "a\0b.png,a"], "DATA: the path 'a\\x00b.png' has a NUL character."),
         (["path,label"], "DATA lists no images."),
         (
+            ["path,label,split", "i.png,_,train", "j.png,_,test"],
+            "DATA: the class '_' has no name that a prompt could hold. Give it one, in a "
+            "--class-names file.",
+        ),
+        (
             ["path,label,split", "i.png,a,train", "i.png,a,test", "i.png,b,test"],
             "DATA: test has the class 'b', train not.",
         ),

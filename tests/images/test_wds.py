@@ -142,7 +142,8 @@ def test_a_damaged_header_is_no_end_of_the_shard(tmp_path):
     assert "is damaged after" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["ant\nbee\n", "ant\nant\nbee\ncow\n", "", "\n"])
+@pytest.mark.parametrize("text", ["ant\nbee\n", "ant\nant\nbee\ncow\n", "", "\n",
+                                  "zebra\n\nant\nbee\ncow\n"])  # fmt: skip
 def test_class_names_that_do_not_fit_are_refused(tmp_path, text):
     (tree(tmp_path) / "classnames.txt").write_text(text)
     assert "classnames.txt" in refusal(tmp_path)
