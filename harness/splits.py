@@ -31,7 +31,7 @@ class Split:
     templates: str = ""
 
     @property
-    def described(self) -> Classes:
+    def dataset_classes(self) -> Classes:
         """The classes as the dataset has them, with all of its templates."""
         return replace(self.classes, template=self.templates or self.classes.template)
 
@@ -65,7 +65,7 @@ class Split:
             for item, position in zip(self.items, self.positions, strict=True)
         ]
         ids = [repr(self.classes.ids)] if self.classes.ids else []
-        text = "\n".join([*lines, repr(self.described), *ids, self.content])
+        text = "\n".join([*lines, repr(self.dataset_classes), *ids, self.content])
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 

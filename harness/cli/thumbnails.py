@@ -83,8 +83,11 @@ class Thumbnails:
         start = self.root.resolve()
         family, _, own = dataset.partition(":")  # the user's: no record knows its folder
         plugin = self._registry.plugins["datasets"].get(dataset)
-        if plugin is None and family in WHOLE and Path(own).name == own:
-            place = own if family == "torchvision" else str(start / own)
+        if plugin is None and family in WHOLE:
+            home = (start / path_below(own, dataset)).resolve()
+            if not home.is_relative_to(start):
+                return None
+            place = own if family == "torchvision" else home
             (plugin,) = self._registry.find("datasets", [f"{family}:{place}"])
         if plugin is not None:
             item = Item(path_below(path, dataset), 0, "")

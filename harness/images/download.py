@@ -58,20 +58,7 @@ def prepare(plugin: Plugin, root: Path | None) -> str:
     try:
         staging.mkdir(parents=True, exist_ok=True)
         with FileLock(staging / ".lock", blocking=False):
-            try:
-                _forget_extracted(staging)
-                with _resumed_downloads():
-                    own(staging) if own else _of_torchvision(about.torchvision, staging)
-                if own:
-                    _forget_archives(staging)
-                    staging.replace(home)
-                    home.joinpath(".lock").unlink(missing_ok=True)
-                else:
-                    _lay_out(staging, home, about.layout)
-                    shutil.rmtree(staging)
-            finally:
-                if not _files(staging):
-                    shutil.rmtree(staging, ignore_errors=True)
+            _build(dataset, staging, home)
     except Timeout as error:
         raise HarnessError(f"another process is preparing {plugin.name}.") from error
     except (OSError, RuntimeError, ValueError, ImportError) as error:
@@ -83,10 +70,28 @@ def prepare(plugin: Plugin, root: Path | None) -> str:
     return f"the images of {plugin.name} are in {home}."
 
 
-def _of_torchvision(name: str, staging: Path) -> None:
+def _build(dataset: Any, staging: Path, home: Path) -> None:
+    """Downloads and extracts a dataset in `staging`, and moves it to its place when it is whole."""
     import torchvision.datasets
 
-    getattr(torchvision.datasets, name)(root=str(staging), download=True)
+    try:
+        _forget_extracted(staging)
+        with _resumed_downloads():
+            if hasattr(dataset, "download"):
+                dataset.download(staging)
+            else:
+                read = getattr(torchvision.datasets, dataset.published.torchvision)
+                read(root=str(staging), download=True)
+        if hasattr(dataset, "download"):
+            _forget_archives(staging)
+            staging.replace(home)
+            home.joinpath(".lock").unlink(missing_ok=True)
+        else:
+            _lay_out(staging, home, dataset.published.layout)
+            shutil.rmtree(staging)
+    finally:
+        if not _files(staging):
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _files(staging: Path) -> bool:

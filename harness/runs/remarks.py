@@ -19,7 +19,7 @@ def remarks(runs: Sequence[PreparedRun]) -> list[str]:
             continue
         splits = {"train": run.train, **run.evaluated}
         for name, dataset in run.run.datasets:
-            mine = {s.described for s in run.evaluated.values() if s.classes.dataset == name}
+            mine = {s.dataset_classes for s in run.evaluated.values() if s.classes.dataset == name}
             halves.setdefault((name, dataset), set()).update(mine)
         for name, split in splits.items():
             if split.skipped:

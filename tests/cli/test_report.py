@@ -183,8 +183,12 @@ def test_images_of_an_archive_of_the_user_are_shown_from_below_the_folder(tmp_pa
     pictures = Thumbnails(tmp_path)
     assert pictures.of("wds:shards", "test/0.tar/ant0.bmp").startswith(PICTURE)
     assert pictures.strip("wds:shards", ["test/0.tar/ant0.bmp", "test/0.tar/no.bmp"])
-    assert pictures.of("wds:..", "test/0.tar/ant0.bmp") is None
-    assert Thumbnails(tmp_path / "shards").of("wds:../shards", "test/0.tar/ant0.bmp") is None
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "link").symlink_to(tmp_path / "shards")
+    for name in ("wds:../shards", "wds:link", f"wds:{tmp_path / 'shards'}"):
+        assert Thumbnails(inner).of(name, "test/0.tar/ant0.bmp") is None
+    assert Thumbnails(tmp_path / "shards" / "test").of("wds:..", "test/0.tar/ant0.bmp") is None
 
 
 @pytest.mark.parametrize("path", ["noto", "no/such/0", "noto/no such emoji/0", "*/cookie/0"])

@@ -1,10 +1,10 @@
 """Classification sets that torchvision downloads and reads, by name."""
 
 import contextlib
-import functools
 import hashlib
 import importlib.util
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,8 @@ SPLITS = {  # the arguments of torchvision's classes
     "Country211": {**_SPLIT, "val": {"split": "valid"}},
 }
 NOT_DOWNLOADED = ("FER2013",)
+_OPENED: dict[tuple[str, Path, str], Any] = {}
+_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,8 @@ class Torchvision(Dataset):
         return found
 
     def read(self, root: Path | None) -> dict[str, list[Item]]:
-        _opened.cache_clear()  # the files may be others by now
+        for part in SPLITS[self.path]:  # the files may be others by now
+            _OPENED.pop((self.path, self.home(root), part), None)
         found: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
         for part in SPLITS[self.path]:
             names, labels = self._names(root), self._labels(root, part)
@@ -237,9 +240,12 @@ def _listed(read: Any) -> list[tuple[Any, int]]:
     return getattr(read, "_samples", getattr(read, "samples", []))
 
 
-@functools.lru_cache(maxsize=8)
 def _opened(name: str, home: Path, part: str) -> Any:
-    return _made(name, home, **SPLITS[name][part])
+    """torchvision's object, made once: it may hold all images."""
+    with _LOCK:
+        if (name, home, part) not in _OPENED:
+            _OPENED[name, home, part] = _made(name, home, **SPLITS[name][part])
+        return _OPENED[name, home, part]
 
 
 def _made(name: str, home: Path, **options: Any) -> Any:
