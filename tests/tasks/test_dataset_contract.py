@@ -16,6 +16,7 @@ from harness.runs import plan as planning
 from harness.runs.context import Context
 from harness.runs.remarks import remarks
 from harness.splits import read_lists
+from tests.conftest import PLUGINS
 from tests.tasks.kinds import KINDS, Kind, encoded, picture
 
 TASKS = ("few_shot", "base2new", "cross_dataset", "domain_generalization")
@@ -56,6 +57,11 @@ def opened(kind: Kind, root, tree):
     (plugin,) = registry.load().find("datasets", kind.write(root, tree))
     dataset = plugin.cls(**plugin.fixed)
     return plugin, dataset, read_lists(plugin.name, dataset, root)
+
+
+def test_every_layout_is_among_the_kinds():
+    layouts = {n for n, each in PLUGINS.plugins["datasets"].items() if each.lacks_path}
+    assert layouts <= {kind.name.partition("-")[0] for kind in KINDS}
 
 
 @every
