@@ -4,9 +4,12 @@ import pytest
 from PIL import Image
 
 from harness import config, registry
+from harness.leaderboards import leaderboard
+from harness.records.store import Store
 from harness.runs import plan as planning
 from harness.runs.context import Context
 from harness.runs.remarks import remarks
+from tests.records import worlds
 
 TEMPLATES = ("art of a {}.", "a {}.", "one {}.")
 
@@ -61,3 +64,10 @@ def test_the_record_names_the_template_that_was_taken(runs):
     found = runs("zero_shot", "coop")
     assert found["coop"].identity["one_template"] == {"folder:zoo": TEMPLATES[0]}
     assert "one_template" not in found["zero_shot"].identity
+
+
+def test_a_table_says_which_rows_took_the_first(tmp_path):
+    worlds.write(tmp_path, {"zero_shot": 0.5}, images=40)
+    worlds.write(tmp_path, {"coop": 0.6}, images=40, one_template={"toy_a": "a {}."})
+    text = leaderboard.render(Store(tmp_path).records())
+    assert "several templates the first alone is taken by coop; others average all." in text
