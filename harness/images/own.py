@@ -53,7 +53,7 @@ class UserImages(Dataset):
         empty = [part for part, each in listed.items() if not each]
         if any(listed.values()) and empty:
             raise HarnessError(f"{self.path}: {empty[0]} has no images. Fill or remove it.")
-        self._check_inside({image.path for each in listed.values() for image in each})
+        self._check_inside(image.path for each in listed.values() for image in each)
         spoken = self._spoken({image.name for each in listed.values() for image in each})
         if listed.get(""):
             listed = split(listed[""], self.path, self.contents)
@@ -154,7 +154,7 @@ class UserImages(Dataset):
     def _check_inside(self, paths: Iterable[str]) -> None:
         inside = os.path.realpath(self.home)
         folders: dict[str, str] = {}  # few, and resolved once each
-        for path in sorted(paths):
+        for path in sorted(set(paths)):
             file = os.path.join(self.home, path_below(path, self.path))  # noqa: PTH118 - of many files
             folder, name = os.path.split(file)
             if folder not in folders:
