@@ -156,7 +156,7 @@ def test_lists_that_are_written_and_given_back_change_nothing_but_the_list(kind,
     assert {k: v for k, v in given.identity.items() if k not in ("list", "lists")} == drawn.identity
 
 
-@every
+@written
 def test_show_prints_what_it_holds_also_as_json(kind, tmp_path, capsys):
     name = kind.write(tmp_path, kind.tree())
     assert main(["show", name, "--data-root", str(tmp_path)]) == 0
