@@ -1,6 +1,7 @@
 """torchvision:NAME on trees in torchvision's layout."""
 
 import hashlib
+import importlib.util
 
 import numpy as np
 import pytest
@@ -139,6 +140,13 @@ def test_faces_that_are_not_there_say_where_they_are_found(tmp_path, capsys):
     assert not [*tmp_path.rglob("*preparing*")]
 
 
+def test_patches_without_the_package_say_what_to_install(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "h5py" else real(n))
+    with pytest.raises(HarnessError, match=r"pip install 'vlm-peft-harness\[datasets\]'"):
+        found("PCAM")
+
+
 @pytest.mark.datasets
 def test_patches_are_read_from_their_tables(tmp_path):
     import h5py
@@ -177,7 +185,8 @@ def test_patches_are_read_from_their_tables(tmp_path):
     ],
 )  # fmt: skip
 def test_templates_are_those_of_clip(name, count, first, last):
-    templates = found(name).template.split("\n")
+    templates = registry.load().plugins["datasets"]["torchvision"].cls(path=name).template
+    templates = templates.split("\n")
     assert (len({*templates}), templates[0], templates[-1]) == (count, first, last)
 
 
