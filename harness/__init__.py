@@ -102,9 +102,9 @@ def run(
         cache_dir: for decoded images and frozen features (default: $HARNESS_CACHE or the user's
             cache folder); cache_limit: its size in GB, 0 for none.
         force: run again what is done.
-        template, class_names: of `folder:` and `csv:` datasets: the prompt, with {} for the class
-            name, or several, which methods on frozen features average; and a csv file that renames
-            classes.
+        template, class_names: of datasets that are given by their paths or names: the prompt, with
+            {} for the class name, or several, which methods that leave the towers as they are
+            average, while others take the first; and a csv file that renames classes.
         class_texts: files of texts of each class, for methods that read them.
         lists: a folder of few-shot lists to train on, instead of drawing.
 
@@ -114,7 +114,7 @@ def run(
     from harness import config, registry
     from harness.class_texts import read
     from harness.files import cache_folder
-    from harness.images import lists as given_lists
+    from harness.images import list_files
     from harness.images.cache import Disk
     from harness.records.store import Store
     from harness.records.tables import harmless
@@ -143,7 +143,7 @@ def run(
         device=device,
         disk=Disk(Path(cache_dir or cache_folder()), int(cache_limit * 2**30)),
         class_texts=[read(Path(each)) for each in _listed(class_texts)],
-        lists=given_lists.read(Path(lists)) if lists else None,
+        lists=list_files.read(Path(lists)) if lists else None,
     )
     runs, store = plan(request, registry.load(plugins)), Store(Path(results))
     for remark in remarks(runs):

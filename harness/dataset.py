@@ -21,7 +21,7 @@ from PIL import Image
 from harness.code import code_hash
 from harness.decoding import open_rgb
 from harness.errors import HarnessError
-from harness.files import is_hidden, path_below, reason, regular_file, stamp
+from harness.files import is_hidden, path_below, read_text, stamp
 
 PARTS = ("train", "val", "test")
 THREADS = 8
@@ -201,11 +201,7 @@ class FileDataset(Dataset):
         Raises:
             HarnessError: it cannot be read.
         """
-        path = self.path(root, name)
-        try:
-            return regular_file(path).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise HarnessError(f"{self.name} needs {path}: {reason(error)}.") from error
+        return read_text(self.path(root, name), self.name)
 
     def subfolders(self, root: Path | None, below: str) -> list[str]:
         """Names of the folders in a folder, sorted, without hidden ones.

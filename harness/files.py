@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 
 from harness.errors import HarnessError
 
+ARCHIVES = (".tgz", ".gz", ".tar", ".zip")
 SYSTEM = ("thumbs.db", "desktop.ini")  # Windows writes them into folders of images
 
 
@@ -19,6 +20,18 @@ def regular_file(path: Path) -> Path:
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError("it is no regular file")
     return path
+
+
+def read_text(path: Path, dataset: str) -> str:
+    """What a text file holds, without a byte order mark.
+
+    Raises:
+        HarnessError: it cannot be read.
+    """
+    try:
+        return regular_file(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # not UTF-8, a NUL in its name
+        raise HarnessError(f"{dataset} needs {shown(path)}: {reason(error)}.") from error
 
 
 def stamp(path: Path) -> str:

@@ -19,7 +19,8 @@ class Split:
 
     `positions` are indices into the list before the classes were selected: what augmentation
     depends on. `content` is the dataset's hash of what the list does not show. `skipped` are paths
-    of images that were left out because they cannot be read.
+    of images that were left out because they cannot be read. `templates` are all of the dataset's
+    where the method takes the first alone: it is the same list for every method.
     """
 
     items: tuple[Item, ...]
@@ -27,6 +28,18 @@ class Split:
     positions: tuple[int, ...]
     content: str
     skipped: tuple[str, ...] = ()
+    templates: str = ""
+
+    @property
+    def dataset_classes(self) -> Classes:
+        """The classes as the dataset has them, with all of its templates."""
+        return replace(self.classes, template=self.templates or self.classes.template)
+
+    def of_one_template(self) -> "Split":
+        """The same images under the first of the dataset's templates."""
+        first, others, _ = self.classes.template.partition("\n")
+        classes = replace(self.classes, template=first)
+        return replace(self, classes=classes, templates=self.classes.template) if others else self
 
     def without(self, places: Iterable[int]) -> "Split":
         """The split without the images at some places of its list, which it names as skipped."""
@@ -52,7 +65,7 @@ class Split:
             for item, position in zip(self.items, self.positions, strict=True)
         ]
         ids = [repr(self.classes.ids)] if self.classes.ids else []
-        text = "\n".join([*lines, repr(self.classes), *ids, self.content])
+        text = "\n".join([*lines, repr(self.dataset_classes), *ids, self.content])
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 

@@ -228,7 +228,5 @@ def test_own_images_take_their_template_and_names_as_the_command_does(tmp_path):
     both = run(tmp_path / "r", **asked, template=["a leaf of {}.", "a {} leaf."])
     assert both.records[0].status == "done"
     assert both.records[0].key not in {first.records[0].key, second.records[0].key}
-    with pytest.raises(HarnessError, match=r"coop changes the towers and takes one --template"):
-        run(tmp_path / "r", **{**asked, "methods": "coop"}, template=["a {}.", "the {}."])
     with pytest.raises(HarnessError, match=r"template 'a leaf' has no \{\}"):
         run(tmp_path / "r", **asked, template="a leaf")

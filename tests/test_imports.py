@@ -48,8 +48,8 @@ ONLY = {
     "ray": ("harness.runs.executors.ray",),
     "onnx": ("harness.deploy",),
     "onnxruntime": ("harness.deploy",),
-    "datasets": ("harness.images.arrow",),
-    "pyarrow": ("harness.images.arrow",),
+    "datasets": ("harness.images.arrow", "harness.images.table"),
+    "pyarrow": ("harness.images.arrow", "harness.images.table"),
 }
 SCRIPTS = "harness.backbones"  # how the embedded backbone was made; no part of a run
 

@@ -36,8 +36,8 @@ def own(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--template", metavar="TEXT", action="append", help="prompt for datasets that are given by "
         "their paths or names (folder:, csv:, hf:, wds:, torchvision:), with {} for the class name "
-        "(default: 'a photo of a {}.'); given several times, methods on frozen features average "
-        "them",
+        "(default: the dataset's own, or 'a photo of a {}.'); given several times, methods that "
+        "leave the towers as they are average them, and others take the first",
     )  # fmt: skip
     parser.add_argument(
         "--class-names", type=Path, metavar="FILE", help="csv file with lines `folder,name`, which "

@@ -1,142 +1,19 @@
-"""Tables of images that the library `datasets` reads: memory-mapped, by row. It is imported here
-alone."""
+"""Where tables of images come from: the Hugging Face Hub, save_to_disk, parquet files. The library
+`datasets` is imported here and in `table` alone."""
 
 import functools
 import hashlib
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.files import cache_folder, path_below, reason, regular_file
+from harness.files import cache_folder, path_below
 from harness.images.contents import DIGESTS
-
-LABELS = ("label", "labels", "class", "target")
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """The splits of a dataset. revision: of the Hub, the commit that was read; else nothing."""
-
-    path: str
-    parts: Mapping[str, Any]
-    revision: str = ""
-
-    @property
-    def splits(self) -> list[str]:
-        """The names of its splits."""
-        return list(self.parts)
-
-    def columns(self, image: str, label: str) -> tuple[str, str]:
-        """The columns of images and of labels: those that are given, or that their types tell.
-
-        Raises:
-            HarnessError: none or several, with what there is.
-        """
-        import datasets
-
-        features = next(iter(self.parts.values())).features
-        for split, part in self.parts.items():
-            if part.features.keys() != features.keys():
-                raise HarnessError(f"{self.path}: the split {split!r} has other columns.")
-        for given in filter(None, (image, label)):
-            if given not in features:
-                raise HarnessError(
-                    f"{self.path} has no column {given!r}. It has {', '.join(features)}."
-                )
-        images = [n for n, each in features.items() if isinstance(each, datasets.Image)]
-        images = images or [n for n, each in features.items() if _holds_bytes(each)]
-        classes = [n for n, each in features.items() if isinstance(each, datasets.ClassLabel)]
-        values = [n for n, each in features.items() if _holds_values(each)]
-        classes = classes or [n for n in values if n in LABELS] or values
-        return (
-            image or self._only("image", images, features),
-            label or self._only("label", classes, features),
-        )
-
-    def _only(self, what: str, found: Sequence[str], features: Mapping[str, Any]) -> str:
-        if len(found) != 1:
-            some = "several columns" if found else "no column"
-            raise HarnessError(
-                f"{self.path} has {some} of {what}s ({', '.join(found or features)}). Say which "
-                f"with --{what}-column."
-            )
-        return found[0]
-
-    def class_names(self, column: str) -> list[str]:
-        """The names of ClassLabel, in its order; none of another column."""
-        every = [getattr(part.features[column], "names", None) for part in self.parts.values()]
-        if any(names != every[0] for names in every):
-            raise HarnessError(
-                f"{self.path}: the splits name the classes of {column!r} differently. Store them "
-                "with one ClassLabel."
-            )
-        return list(every[0] or [])
-
-    def labels(self, split: str, column: str) -> list[str | None]:
-        """The class of every row; None of one that has none.
-
-        Raises:
-            HarnessError: the column holds something else.
-        """
-        names = self.class_names(column)
-        part = self.parts[split].select_columns([column]).with_format("arrow")
-        values = part[:].column(column).to_pylist() if len(part) else []
-        if names:
-            if any(value is not None and value >= len(names) for value in values):
-                raise HarnessError(f"{self.path}: {column!r} has labels that have no name.")
-            return [None if value is None or value < 0 else names[value] for value in values]
-        kinds = Counter(map(type, values)).keys() - {type(None)}
-        if not kinds <= {int, str}:
-            raise HarnessError(
-                f"{self.path}: {column!r} holds {', '.join(sorted(k.__name__ for k in kinds))}; "
-                "labels are text or whole numbers. Give another --label-column."
-            )
-        texts = {value: str(value).strip() or None for value in set(values) - {None}}
-        return [texts.get(value) for value in values]
-
-    def image(self, split: str, row: int, column: str) -> bytes:
-        """The bytes of an image as they are stored.
-
-        Raises:
-            HarnessError: there are none.
-        """
-        value = self._encoded(column)[split][row][column]
-        value = value if isinstance(value, Mapping) else {"bytes": value}
-        if isinstance(value.get("bytes"), bytes):
-            return value["bytes"]
-        where, name = value.get("path"), f"{self.path}: row {row} of {split}"
-        if not where:
-            raise HarnessError(f"{name} has no image in {column!r}.")
-        inside = [os.path.realpath(each) for each in self._homes()]
-        real = os.path.realpath(where)
-        if not any(os.path.commonpath([home, real]) == home for home in inside):
-            raise HarnessError(f"{name} refers to {where}, which is outside of the dataset.")
-        try:
-            return regular_file(Path(real)).read_bytes()
-        except OSError as error:
-            raise HarnessError(f"{name}: {where} cannot be read: {reason(error)}.") from error
-
-    def _homes(self) -> list[str]:
-        """The folders that may hold images in files of their own."""
-        import datasets
-
-        return [str(datasets.config.HF_CACHE_HOME)] if self.revision else [self.path]
-
-    @functools.lru_cache(maxsize=4)  # noqa: B019 - few tables, and each for as long as the process
-    def _encoded(self, column: str) -> dict[str, Any]:
-        import datasets
-
-        parts = {split: part.select_columns([column]) for split, part in self.parts.items()}
-        if isinstance(next(iter(parts.values())).features[column], datasets.Image):
-            undecoded = datasets.Image(decode=False)
-            parts = {split: part.cast_column(column, undecoded) for split, part in parts.items()}
-        return parts
+from harness.images.table import Table
 
 
 def files(path: str, configuration: str) -> list[Path]:
@@ -195,10 +72,24 @@ def opened(path: str, configuration: str, mark: str) -> Table:
     return Table(path, parts)
 
 
+@functools.cache
+def _hub_is_reached() -> bool:
+    import huggingface_hub
+
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=10)
+    except Exception:  # of whichever library it uses
+        return False
+    return True
+
+
 def _of_hub(path: str, configuration: str) -> Table:
     import datasets
+    import huggingface_hub
 
     name, _, revision = path.partition("@")
+    if not _hub_is_reached():  # else each request is tried again for half a minute
+        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:
         builder = datasets.load_dataset_builder(
             name, configuration or None, revision=revision or None
@@ -217,9 +108,9 @@ def _of_hub(path: str, configuration: str) -> Table:
             "OWNER/NAME[@REVISION]."
         ) from error
     except (ConnectionError, OSError) as error:
-        raise HarnessError(
-            f"hf:{name} is not on this disk, and the Hugging Face Hub cannot be reached."
-        ) from error
+        set_so = "HF_HUB_OFFLINE" in os.environ
+        why = "HF_HUB_OFFLINE is set" if set_so else "the Hugging Face Hub cannot be reached"
+        raise HarnessError(f"hf:{name} is not on this disk, and {why}.") from error
 
 
 def _of_parquet(path: Path, files: Sequence[Path]) -> dict[str, Any]:
@@ -234,45 +125,51 @@ def _of_parquet(path: Path, files: Sequence[Path]) -> dict[str, Any]:
         named.setdefault(words[0] if words else stem, []).append(each)
     if path in files or len(named) == 1:
         named = {"train": list(files)}
-    _check_features(path, files)
+    _check_parquet(path, named)
     digests = repr([digest.hex() for digest in DIGESTS.of(list(files))])
     place = cache_folder() / "parquet" / hashlib.sha256(digests.encode()).hexdigest()[:16]
     given = {split: [str(each) for each in some] for split, some in named.items()}
     return dict(datasets.load_dataset("parquet", data_files=given, cache_dir=str(place)))
 
 
-def _check_features(path: Path, files: Sequence[Path]) -> None:
-    """All files name columns and classes alike: the library reads all of them as the first one."""
+def _check_parquet(path: Path, splits: Mapping[str, Sequence[Path]]) -> None:
+    """All files name columns and classes alike: the library reads all of them as the first one. No
+    split is empty."""
     import pyarrow.parquet
 
     first = None
-    for each in files:
-        schema = pyarrow.parquet.read_schema(each)
-        about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        found = (dict(zip(schema.names, map(str, schema.types), strict=True)),
-                 about.get("info", {}).get("features"))  # fmt: skip
-        first = first or (each, found)
-        if found != first[1]:
-            raise HarnessError(
-                f"{path}: {first[0].name} and {each.name} have other columns, or name the classes "
-                "differently. Store them with the same features."
-            )
+    for split, files in splits.items():
+        rows = 0
+        for each in files:
+            try:
+                about = pyarrow.parquet.read_metadata(each)
+            except (pyarrow.ArrowInvalid, OSError) as error:
+                what = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+                raise HarnessError(f"{each} cannot be read: {what}.") from error
+            rows += about.num_rows
+            schema = about.schema.to_arrow_schema()
+            features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+            found = (dict(zip(schema.names, map(str, schema.types), strict=True)),
+                     features.get("info", {}).get("features"))  # fmt: skip
+            first = first or (each, found)
+            if found != first[1]:
+                raise HarnessError(
+                    f"{path}: {first[0].name} and {each.name} have other columns, or name the "
+                    "classes differently. Store them with the same features."
+                )
+        if not rows:
+            raise HarnessError(f"{path}: {split} has no rows. Fill it, or leave it out.")
 
 
 def _check_saved(files: Sequence[Path]) -> None:
     """The files that a saved dataset names lie in its folder."""
     for path in files:
         if path.name == "state.json":
-            for each in json.loads(path.read_text(encoding="utf-8"))["_data_files"]:
+            there = json.loads(path.read_text(encoding="utf-8"))["_data_files"]
+            if not there:
+                raise HarnessError(
+                    f"{path.parent.parent}: {path.parent.name} has no rows. Fill it, or leave it "
+                    "out."
+                )
+            for each in there:
                 path_below(each["filename"], str(path))
-
-
-def _holds_bytes(feature: Any) -> bool:
-    if isinstance(feature, Mapping):
-        return getattr(feature.get("bytes"), "dtype", "") in ("binary", "large_binary")
-    return getattr(feature, "dtype", "") in ("binary", "large_binary")
-
-
-def _holds_values(feature: Any) -> bool:
-    kind = str(getattr(feature, "dtype", ""))
-    return kind in ("string", "large_string") or kind.startswith(("int", "uint"))

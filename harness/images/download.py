@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import re
 import shutil
 import urllib.error
 import urllib.request
@@ -15,15 +16,16 @@ from tqdm import tqdm
 
 from harness.dataset import FileDataset
 from harness.errors import HarnessError
+from harness.files import ARCHIVES
 from harness.registry import Plugin
 
 COOP = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
-
-
-ARCHIVES = (".tgz", ".gz", ".tar", ".zip", ".mat", ".part")
-
-
+DOWNLOADED = (*ARCHIVES, ".mat", ".part")
 TRIES = 5  # of a download that ends early
+
+
+class DownloadError(HarnessError, RuntimeError):
+    """A download that failed: torchvision tries the next mirror, if it knows one."""
 
 
 def prepare(plugin: Plugin, root: Path | None) -> str:
@@ -37,55 +39,70 @@ def prepare(plugin: Plugin, root: Path | None) -> str:
     """
     dataset = plugin.cls(**plugin.fixed)
     about = dataset.published
-    if hasattr(dataset, "download"):  # torchvision:NAME lays itself out
-        with _resumed_downloads():
-            try:
-                return f"{plugin.name} is in {dataset.download(root)}."
-            except (RuntimeError, ValueError, OSError) as error:
-                raise HarnessError(
-                    f"{plugin.name} could not be downloaded: {error}. The same command goes on."
-                ) from error
-    if not isinstance(dataset, FileDataset) or about is None:
+    if hasattr(dataset, "fetch"):  # of the Hugging Face Hub, whose library keeps it
+        return f"{plugin.name} is in {dataset.fetch()}."
+    own = getattr(dataset, "download", None)  # torchvision:NAME lays itself out
+    if not own and (not isinstance(dataset, FileDataset) or about is None):
         raise HarnessError(f"{plugin.name} needs no download.")
-    if not about.torchvision:
+    if not own and not about.torchvision:
         raise HarnessError(
             f"{plugin.name} cannot be downloaded by a command. Images: {about.home} "
             f"({about.licence}); lists and layout: {COOP}"
         )
     if root is None:
         raise HarnessError("give --data-root DIR, the folder that will hold every dataset.")
-    home = root / dataset.folder
-    if home.joinpath(about.images_folder).is_dir():
+    home = dataset.home(root) if own else root / dataset.folder
+    if (home if own else home / about.images_folder).is_dir():
         return f"the images of {plugin.name} are in {home} already."
-    staging = root / f".{dataset.folder}.preparing"
+    staging = home.parent / f".{home.name}.preparing"
     try:
         staging.mkdir(parents=True, exist_ok=True)
         with FileLock(staging / ".lock", blocking=False):
-            _forget_extracted(staging)
-            _download(about.torchvision, staging)
-            _lay_out(staging, home, about.layout)
-            shutil.rmtree(staging)
+            _build(dataset, staging, home)
     except Timeout as error:
         raise HarnessError(f"another process is preparing {plugin.name}.") from error
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
+        kept = f" What is there is kept in {staging}." if _files(staging) else ""
         raise HarnessError(
-            f"{plugin.name} could not be prepared: {error}. What was downloaded is kept in "
-            f"{staging}; the same command goes on."
+            f"{plugin.name} could not be downloaded: {_said(error)}.{kept} The same command goes "
+            "on where it stopped."
         ) from error
     return f"the images of {plugin.name} are in {home}."
 
 
-def _download(name: str, staging: Path) -> None:
+def _build(dataset: Any, staging: Path, home: Path) -> None:
+    """Downloads and extracts a dataset in `staging`, and moves it to its place when it is whole."""
     import torchvision.datasets
 
-    with _resumed_downloads():
-        try:
-            getattr(torchvision.datasets, name)(root=str(staging), download=True)
-        except (RuntimeError, ValueError) as error:
-            raise HarnessError(
-                f"the download failed: {error} What is there is kept in {staging}; the same "
-                "command goes on."
-            ) from error
+    try:
+        _forget_extracted(staging)
+        with _resumed_downloads():
+            if hasattr(dataset, "download"):
+                dataset.download(staging)
+            else:
+                read = getattr(torchvision.datasets, dataset.published.torchvision)
+                read(root=str(staging), download=True)
+        if hasattr(dataset, "download"):
+            _forget_archives(staging)
+            staging.replace(home)
+            home.joinpath(".lock").unlink(missing_ok=True)
+        else:
+            _lay_out(staging, home, dataset.published.layout)
+            shutil.rmtree(staging)
+    finally:
+        if not _files(staging):
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _files(staging: Path) -> bool:
+    """Whether anything was downloaded."""
+    return any(path.is_file() and path.name != ".lock" for path in staging.rglob("*"))
+
+
+def _said(error: Exception) -> str:
+    """What an exception says, on one line."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return re.sub(r"<urlopen error (?:\[Errno -?[0-9]+\] )?(.+?)>", r"\1", text)
 
 
 def _lay_out(staging: Path, home: Path, layout: Mapping[str, str]) -> None:
@@ -101,11 +118,21 @@ def _lay_out(staging: Path, home: Path, layout: Mapping[str, str]) -> None:
 
 
 def _forget_extracted(staging: Path) -> None:
-    """Deletes folders without an archive: an extraction that was interrupted looks whole."""
+    """Deletes folders without an archive, and what lies unpacked beside its archive: an extraction
+    that was interrupted looks whole."""
     for here, folders, files in os.walk(staging, topdown=False):
-        archives = any(name.endswith(ARCHIVES) for name in files)
+        for name in files:
+            if f"{name}.gz" in files:
+                Path(here, name).unlink()
+        archives = any(name.endswith(DOWNLOADED) for name in files)
         if not archives and not any(Path(here, name).exists() for name in folders):
             shutil.rmtree(here) if Path(here) != staging else None
+
+
+def _forget_archives(staging: Path) -> None:
+    for path in staging.rglob("*"):
+        if path.name.endswith(ARCHIVES) and path.is_file():
+            path.unlink()
 
 
 @contextlib.contextmanager
@@ -136,9 +163,7 @@ def _fetch(url: str, filename: str, chunk_size: int = 2**20) -> None:
             TimeoutError,
         ) as error:
             reason = str(error)
-    raise HarnessError(
-        f"{url} cannot be downloaded: {reason}. The same command goes on where it stopped."
-    )
+    raise DownloadError(f"{url}: {reason}")
 
 
 def _fetch_rest(url: str, part: Path, chunk_size: int) -> bool:

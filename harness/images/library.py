@@ -62,7 +62,7 @@ def _found(name: str, dataset: Dataset, root: Path | None) -> tuple[str, str]:
         lists = read_lists(name, dataset, root)
     except HarnessError as error:
         if not isinstance(dataset, FileDataset):
-            return "unusable", str(error)
+            return "missing" if dataset.published else "unusable", str(error)
         expected = (root or Path("DATA_ROOT")) / dataset.folder
         there = expected.is_dir()
         return ("incomplete", str(error)) if there else ("missing", f"expected in {expected}.")

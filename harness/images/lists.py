@@ -1,21 +1,17 @@
-"""Few-shot lists in files: written for others, read from papers, checked against the dataset."""
+"""Few-shot lists that are given: checked against the dataset before anything is run."""
 
 import hashlib
-import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.dataset import Dataset, Item
 from harness.errors import HarnessError
-from harness.files import reason, regular_file, shown
+from harness.files import shown
 from harness.images.contents import DIGESTS
-from harness.splits import few_shot, read_lists
-
-NAME = re.compile(r"(?:(?P<dataset>.+)-)?shot_(?P<shots>\d+)-seed_(?P<seed>\d+)\.jsonl?")
 
 
 @dataclass(frozen=True)
@@ -51,8 +47,11 @@ class FewShotList:
         for number, image in enumerate(self.images):
             start, path = _below(image.path, known)
             before = start if number == 0 else before
-            if path is None or start != before:
+            if path is None:
                 raise self._wrong(name, f"{image.path!r} is no image of it")
+            if start != before:
+                first = self.images[0].path
+                raise self._wrong(name, f"{image.path!r} and {first!r} begin differently")
             part, item = known[path]
             if part == "test":
                 raise self._wrong(name, f"{image.path!r} is a test image")
@@ -121,76 +120,15 @@ class ListFolder:
         Raises:
             HarnessError: there is none, with what there is.
         """
-        found = self.lists.get((_file_name(dataset), shots, seed))
+        found = self.lists.get((file_name(dataset), shots, seed))
         if found is None:
-            there = ", ".join(_stem(*key) for key in sorted(self.lists)[:5])
+            there = ", ".join(stem(*key) for key in sorted(self.lists)[:5])
             more = ", ..." * (len(self.lists) > 5)
             raise HarnessError(
                 f"{self.folder} has no list of {dataset} with {shots} shots and seed {seed}: "
-                f"{_stem(dataset, shots, seed)}.jsonl is not there, but {there}{more}."
+                f"{stem(dataset, shots, seed)}.jsonl is not there, but {there}{more}."
             )
         return found
-
-
-def read(folder: Path) -> ListFolder:
-    """The lists of a folder: DATASET-shot_K-seed_S.jsonl as `data lists` writes them, or .json as
-    cross_modal_adaptation publishes them; the dataset may also be the name of a subfolder.
-
-    Raises:
-        HarnessError: there are none, two of one run, or one cannot be read.
-    """
-    folder = folder.expanduser().absolute()
-    if not folder.is_dir():
-        raise HarnessError(f"--lists {folder} is not a folder.")
-    found = dict[tuple[str, int, int], FewShotList]()
-    for path in sorted(each for each in folder.rglob("*.json*") if each.is_file()):
-        match = NAME.fullmatch(path.name)
-        if match is None:
-            continue
-        dataset = match["dataset"] or path.parent.name
-        key = (_file_name(dataset), int(match["shots"]), int(match["seed"]))
-        if key in found:
-            raise HarnessError(
-                f"{found[key].file} and {path} are both lists of {dataset} with {key[1]} shots and "
-                f"seed {key[2]}. Keep one."
-            )
-        found[key] = FewShotList(path, tuple(_images(path)))
-    if not found:
-        raise HarnessError(
-            f"{folder} has no lists. They are called DATASET-shot_K-seed_S.jsonl (or .json), as "
-            "`python -m harness data lists` writes them."
-        )
-    return ListFolder(folder, found)
-
-
-def write(
-    name: str, dataset: Dataset, root: Path | None, shots: Sequence[int], seeds: Sequence[int],
-    out: Path,
-) -> list[Path]:  # fmt: skip
-    """Writes the list that is drawn for each number of shots and seed; returns the files.
-
-    Raises:
-        HarnessError: the dataset cannot be read, or the folder not written.
-    """
-    lists, written = read_lists(name, dataset, root), []
-    for count in shots:
-        for seed in seeds:
-            train, val = few_shot(lists["train"], lists["val"], count, seed)
-            parts = ["train"] * len(train) + ["val"] * len(val)
-            items = [*train, *val]
-            lines = [
-                {"path": i.path, "label": i.label, "class": i.name, "split": part, "fingerprint": f}
-                for part, i, f in zip(parts, items, fingerprints(dataset, items, root), strict=True)
-            ]
-            path = out / f"{_stem(name, count, seed)}.jsonl"
-            text = "".join(json.dumps(line) + "\n" for line in lines)
-            try:
-                out.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
-            except OSError as error:
-                raise HarnessError(f"{path} cannot be written: {reason(error)}.") from error
-            written.append(path)
-    return written
 
 
 def fingerprint(train: Sequence[Item], val: Sequence[Item]) -> str:
@@ -213,42 +151,6 @@ def fingerprints(dataset: Dataset, items: Sequence[Item], root: Path | None) -> 
     return found
 
 
-def _images(path: Path) -> Iterator[ListedImage]:
-    try:
-        text = regular_file(path).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise HarnessError(f"{shown(path)} cannot be read: {reason(error)}.") from error
-    try:
-        if path.suffix == ".jsonl":
-            lines = [json.loads(line) for line in text.split("\n") if line.strip()]
-            rows = [(line["split"], line) for line in lines]
-        else:
-            parts = json.loads(text)
-            rows = [(part, row) for part in ("train", "val") if part in parts
-                    for row in parts[part]["data"]]  # fmt: skip
-        images = [_image(part, row) for part, row in rows]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise HarnessError(
-            f"{shown(path)} is no few-shot list: {error!r}. A line has path, label, class and "
-            "split (train or val); a .json file train and val with impath, label and classname."
-        ) from error
-    if not any(image.part == "train" for image in images):
-        raise HarnessError(f"{shown(path)} lists no training images.")
-    yield from images
-
-
-def _image(part: Any, row: Mapping[str, Any]) -> ListedImage:
-    path = row["path"] if "path" in row else row["impath"]
-    name = row["class"] if "class" in row else row["classname"]
-    label, fingerprint = row["label"], row.get("fingerprint", "")
-    if part not in ("train", "val"):
-        raise ValueError(f"the split {part!r}")
-    texts = all(isinstance(each, str) for each in (path, name, fingerprint))
-    if not texts or type(label) is not int:
-        raise TypeError(f"the types of {row!r}")
-    return ListedImage(part, path, label, name, fingerprint)
-
-
 def _below(path: str, known: Mapping[str, Any]) -> tuple[str, str | None]:
     """What stands before the dataset's own path, and that path; None if there is none."""
     if path in known:
@@ -264,10 +166,11 @@ def _spoken(name: str) -> str:
     return name.replace("_", " ").casefold()
 
 
-def _stem(dataset: str, shots: int, seed: int) -> str:
-    return f"{_file_name(dataset)}-shot_{shots}-seed_{seed}"
+def stem(dataset: str, shots: int, seed: int) -> str:
+    """The name of a list's file, without its suffix."""
+    return f"{file_name(dataset)}-shot_{shots}-seed_{seed}"
 
 
-def _file_name(dataset: str) -> str:
+def file_name(dataset: str) -> str:
     """A dataset's name as part of a file's name: folder:birds is folder_birds."""
     return re.sub(r"[^\w.-]", "_", dataset)

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import os
 import re
 import unicodedata
@@ -10,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import Image
 
@@ -18,18 +18,9 @@ from harness.code import code_hash
 from harness.dataset import PARTS, Dataset, Item
 from harness.decoding import SUFFIXES, open_rgb
 from harness.errors import HarnessError
-from harness.files import is_hidden, path_below, reason, regular_file, shown, stamp
+from harness.files import is_hidden, path_below, read_text, shown, stamp
 from harness.images.contents import DIGESTS
-
-SHARES = {"val": 0.2, "test": 0.3}  # as CoOp splits the datasets that come without a split
-
-
-class Listed(NamedTuple):
-    """An image of a list: its path below the folder, its class, its group if it has one."""
-
-    path: str
-    name: str
-    group: str = ""
+from harness.images.parts import Listed, split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +49,14 @@ class UserImages(Dataset):
 
     def read(self, root: Path | None) -> dict[str, list[Item]]:
         """Raises HarnessError for lists that cannot be used, with what is wrong."""
-        listed = {
-            part: [image._replace(name=composed(image.name)) for image in each]
-            for part, each in self.listed().items()
-        }
-        self._check_inside({image.path for each in listed.values() for image in each})
+        listed = {part: _composed(each) for part, each in self.listed().items()}
+        empty = [part for part, each in listed.items() if not each]
+        if any(listed.values()) and empty:
+            raise HarnessError(f"{self.path}: {empty[0]} has no images. Fill or remove it.")
+        self._check_inside(image.path for each in listed.values() for image in each)
         spoken = self._spoken({image.name for each in listed.values() for image in each})
         if listed.get(""):
-            listed = self._split(listed[""])
+            listed = split(listed[""], self.path, self.contents)
         if not listed.get("test"):  # as of ImageNet: what is called val is what is scored
             listed = {**listed, "test": listed.get("val", []), "val": []}
         if not listed.get("train"):
@@ -163,7 +154,7 @@ class UserImages(Dataset):
     def _check_inside(self, paths: Iterable[str]) -> None:
         inside = os.path.realpath(self.home)
         folders: dict[str, str] = {}  # few, and resolved once each
-        for path in sorted(paths):
+        for path in sorted(set(paths)):
             file = os.path.join(self.home, path_below(path, self.path))  # noqa: PTH118 - of many files
             folder, name = os.path.split(file)
             if folder not in folders:
@@ -183,6 +174,12 @@ class UserImages(Dataset):
         if not names:
             raise HarnessError(f"{self.path} lists no images.")
         renamed = {name: name for name in names} | self._renamed(names)
+        blank = [name for name in names if not _plain(renamed[name])]
+        if blank:
+            raise HarnessError(
+                f"{self.path}: the class {blank[0]!r} has no name that a prompt could hold. Give "
+                "it one, in a --class-names file."
+            )
         counts = Counter(_plain(renamed[name]) for name in names)
         same = [name for name in names if counts[_plain(renamed[name])] > 1]
         if same:
@@ -213,58 +210,6 @@ class UserImages(Dataset):
             )
         return given
 
-    def _split(self, images: Sequence[Listed]) -> dict[str, list[Listed]]:
-        """Train, val and test, 5 : 2 : 3 of each class, the same every time; groups, and copies of
-        an image, stay together."""
-        twice = [p for p, count in Counter(image.path for image in images).items() if count > 1]
-        if twice:
-            raise HarnessError(
-                f"{self.path} lists {twice[0]!r} more than once. List each image once, with one "
-                "class."
-            )
-        by_class: dict[str, list[Listed]] = {}
-        classes_of: dict[str, str] = {}
-        for image in sorted(images):
-            by_class.setdefault(image.name, []).append(image)
-            if image.group and classes_of.setdefault(image.group, image.name) != image.name:
-                raise HarnessError(
-                    f"{self.path}: the group {image.group!r} has images of two classes, "
-                    f"{classes_of[image.group]!r} and {image.name!r}. Give the split yourself, in "
-                    "a column of that name."
-                )
-        parts: dict[str, list[Listed]] = {part: [] for part in PARTS}
-        for name, mine in by_class.items():
-            units = self._units(mine, copies=True)
-            if len(units) < 3:  # hardly anything but copies
-                units = self._units(mine, copies=False)
-            rest = list(units)
-            if len(rest) < 3:
-                what = "groups" if any(image.group for image in mine) else "images"
-                raise HarnessError(
-                    f"{self.path}: the class {name!r} has {len(rest)} {what}, too few to split "
-                    "into train, val and test. Add images, or give the split yourself."
-                )
-            sizes = {part: max(1, round(share * len(rest))) for part, share in SHARES.items()}
-            for part, size in sizes.items():
-                from sklearn.model_selection import train_test_split  # takes a second
-
-                rest, taken = train_test_split(rest, test_size=size, random_state=0)
-                parts[part] += [image for unit in taken for image in units[unit]]
-            parts["train"] += [image for unit in rest for image in units[unit]]
-        return parts
-
-    def _units(self, images: Sequence[Listed], copies: bool) -> dict[str, list[Listed]]:
-        """Images of one class that stay together: of a group, and perhaps copies of each other."""
-        units: dict[str, list[Listed]] = {}
-        first: dict[bytes, str] = {}
-        contents = self.contents([image.path for image in images]) if copies else ()
-        for place, image in enumerate(images):
-            unit = f"group {image.group}" if image.group else f"path {image.path}"
-            if copies and contents[place] and not image.group:
-                unit = first.setdefault(contents[place], unit)
-            units.setdefault(unit, []).append(image)
-        return units
-
 
 def _images(number: int) -> str:
     return f"{number} image{'s' * (number != 1)}"
@@ -276,13 +221,12 @@ def rows(path: Path, dataset: str) -> list[tuple[int, list[str]]]:
     Raises:
         HarnessError: it cannot be read.
     """
+    reader = csv.reader(io.StringIO(read_text(path, dataset)))
     try:
-        with regular_file(path).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            stripped = ([value.strip() for value in row] for row in reader)
-            return [(reader.line_num, row) for row in stripped if any(row)]
-    except (OSError, ValueError, csv.Error) as error:  # not UTF-8, a NUL in its name
-        raise HarnessError(f"{dataset} needs {shown(path)}: {reason(error)}.") from error
+        stripped = ([value.strip() for value in row] for row in reader)
+        return [(reader.line_num, row) for row in stripped if any(row)]
+    except csv.Error as error:
+        raise HarnessError(f"{dataset} needs {shown(path)}: {error}.") from error
 
 
 def files_below(folder: Path, home: Path) -> list[str]:
@@ -316,6 +260,14 @@ def _loops(path: Path) -> bool:
 def composed(name: str) -> str:
     """A class name in one spelling of its letters: é is one, whatever the file system says."""
     return unicodedata.normalize("NFC", name)
+
+
+def _composed(images: list[Listed]) -> list[Listed]:
+    """The images with their class names composed; a million that are need no copy."""
+    names = {name: composed(name) for name in {image.name for image in images}}
+    if all(name == whole for name, whole in names.items()):
+        return images
+    return [image._replace(name=names[image.name]) for image in images]
 
 
 def _plain(name: str) -> str:

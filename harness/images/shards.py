@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.decoding import SUFFIXES
 from harness.errors import HarnessError
-from harness.files import is_hidden, reason, regular_file, shown, stamp
+from harness.files import is_hidden, path_below, reason, regular_file, shown, stamp
 
 MOST = 100  # bytes of a class number
 
@@ -66,6 +66,7 @@ def _index(path: Path, dataset: str, mark: str) -> Shard:
                 last = shown(member.name)
                 if not member.isreg() or is_hidden(member.name.rpartition("/")[2]):
                     continue
+                path_below(member.name, f"{dataset}: {path.name}")
                 folder, _, name = member.name.rpartition("/")
                 stem, _, suffix = name.partition(".")  # as webdataset splits names
                 key, kind = f"{folder}/{stem}", f".{suffix.lower()}"

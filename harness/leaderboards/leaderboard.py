@@ -21,7 +21,7 @@ from harness.records.entry import TABLES, Entry
 from harness.records.labels import method_label
 from harness.records.record import Record
 from harness.records.store import one_record_a_key
-from harness.records.summary import Table, as_frame, tables
+from harness.records.summary import PYTHON_TEXTS, Table, as_frame, tables
 from harness.records.tables import csv_cell, width
 
 SORTS = {"method": "label", "params": "parameters", "mean of HMs": "mean_hm", "HM": "hm"}
@@ -50,6 +50,7 @@ class Leaderboard:
     against: str | None = None
     every_column: bool = False
 
+    @pd.option_context(*PYTHON_TEXTS)
     def text(self, form: str = "markdown") -> str:
         """The tables as `markdown`, `latex`, `csv` or `html`, or accuracy against cost as `svg`.
 

@@ -97,6 +97,10 @@ def scores_table(
     if rows["stale"].gt(0).any() and any("runs" in line for line in shown):
         notes.append("stale: left out, because a newer run of the row has other code, settings or "
                      "images.")  # fmt: skip
+    alone = [str(label) for label in rows.loc[rows["one_template"].gt(0), "label"]]
+    if 0 < len(alone) < len(rows):
+        notes.append(f"Of a dataset's several templates the first alone is taken by "
+                     f"{', '.join(alone)}; others average all.")  # fmt: skip
     if rows["checks"].gt(0).any():
         notes.append(f"†: runs that look wrong; `{CHECKS}` lists them.")
     bold: dict[str, set[int]] = {"mean of HMs": set()}

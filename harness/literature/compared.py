@@ -18,11 +18,12 @@ from harness.literature.lines import OURS, Compared, Line, Numbers, Places, merg
 from harness.literature.printed import AVERAGE, Row
 from harness.literature.published import Source, Wanted
 from harness.records.entry import TABLES
-from harness.records.summary import Table, tables
+from harness.records.summary import PYTHON_TEXTS, Table, tables
 
 CAPS = ("max_epochs", "max_steps", "views")  # engine settings that shorten or change a fit
 
 
+@pd.option_context(*PYTHON_TEXTS)
 def compared(board: Leaderboard, wanted: Wanted) -> list[Compared]:
     """Each of our tables that has printed numbers: its average; with the board's `by_dataset`, and
     where no average can be compared, each dataset."""

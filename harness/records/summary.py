@@ -17,6 +17,9 @@ from harness.records.labels import label, method_label, rows
 from harness.records.record import Record
 from harness.records.store import one_record_a_key
 
+# pyarrow's texts, which pandas takes where it is installed, hold no names that are not UTF-8
+PYTHON_TEXTS = ("mode.string_storage", "python")
+
 
 def summarise(records: Iterable[Record]) -> pd.DataFrame:
     """One row per task, backbone, shots, settings, method and dataset, and one `average` row.
@@ -45,6 +48,7 @@ def summarise(records: Iterable[Record]) -> pd.DataFrame:
     return as_frame(tables(records))
 
 
+@pd.option_context(*PYTHON_TEXTS)
 def as_frame(found: Mapping[tuple[str, ...], "Table"]) -> pd.DataFrame:
     """See `summarise`."""
     named = ((dict(zip(TABLES, key, strict=True)), each) for key, each in found.items())
@@ -240,6 +244,7 @@ def _counts(current: Sequence[Entry], every: Sequence[Entry]) -> dict[str, Any]:
         "train_seconds": statistics.mean(seconds) if seconds else None,
         "checks": sum(bool(each.record.checks) for each in current),
         "failed": sum(each.record.status == "failed" for each in current),
+        "one_template": sum(bool(each.record.run.get("one_template")) for each in current),
         "stale": len(every) - len(current),
     }
 
@@ -249,6 +254,7 @@ def _parameters(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {"parameters": statistics.mean(counts) if counts else None}
 
 
+@pd.option_context(*PYTHON_TEXTS)
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """One row per run and evaluation; a failed run has one row without an accuracy."""
     result = []

@@ -13,7 +13,7 @@ from harness.literature import cards
 from harness.records.entry import TABLES
 from harness.records.record import STATUSES, Record
 from harness.records.store import CHANGE, one_record_a_key
-from harness.records.summary import Table, tables
+from harness.records.summary import PYTHON_TEXTS, Table, tables
 from harness.report import datasets, provenance
 from harness.report.charts import costs_of, families, losses_of, number, shots_of
 from harness.report.comparisons import pairs, places
@@ -27,6 +27,7 @@ def no_picture(dataset: str, path: str) -> None:
     """What is shown where no image may be."""
 
 
+@pd.option_context(*PYTHON_TEXTS)
 def report(records: Sequence[Record], picture: Picture = no_picture) -> dict[str, Any]:
     """All that the page shows.
 
@@ -66,6 +67,7 @@ def report(records: Sequence[Record], picture: Picture = no_picture) -> dict[str
         "curves": shots_of(frame, certain),
         "pictures": shown.number,
         "methods": methods(scored),
+        "sheets": [],
         "trouble": provenance.trouble(scored, frame),
         "provenance": provenance.provenance(records),
     }

@@ -261,7 +261,7 @@ class PreparedRun:
     @cached_property
     def train(self) -> Split:
         """The few-shot images of the fit."""
-        return self.context.split(self.run, self.fit.dataset, self.fit.subset, "training")
+        return self._spoken(self._drawn("training"))
 
     @cached_property
     def val(self) -> Split | None:
@@ -269,7 +269,7 @@ class PreparedRun:
         if not self.method.value.uses_val:
             return None
         try:
-            return self.context.split(self.run, self.fit.dataset, self.fit.subset, "validation")
+            return self._spoken(self._drawn("validation"))
         except HarnessError as error:
             raise HarnessError(
                 f"{self.method.name} chooses its settings on validation images: {error} Give the "
@@ -281,9 +281,31 @@ class PreparedRun:
         """The scored images by evaluation: the test split, or few-shot val (engine.split)."""
         part: Part = "validation" if self.settings.split == "val" else "test"
         return {
-            e.name: self.context.split(self.run, e.dataset, e.subset, part)
+            e.name: self._spoken(self.context.split(self.run, e.dataset, e.subset, part))
             for e in self.task.value.evaluations(self.dataset)
         }
+
+    def _drawn(self, part: Part) -> Split:
+        return self.context.split(self.run, self.fit.dataset, self.fit.subset, part)
+
+    def _spoken(self, split: Split) -> Split:
+        """The split with the templates that the method takes: one if it changes the towers, because
+        it puts words of its own, or learned ones, into it."""
+        several = "\n" in split.classes.template
+        return split.of_one_template() if several and self._changes_towers else split
+
+    @cached_property
+    def _changes_towers(self) -> bool:
+        if self.method.value.class_texts and not self.context.class_texts:
+            return True  # it is refused
+        classes = self._drawn("training").of_one_template().classes
+        return set(self._summary(classes).cuts.values()) != {None}
+
+    @property
+    def one_template(self) -> dict[str, str]:
+        """By dataset the template that the method takes of several."""
+        splits = [self.train, *self.evaluated.values()]
+        return {s.classes.dataset: s.classes.template for s in splits if s.templates}
 
     @cached_property
     def refusal(self) -> str | None:
@@ -339,6 +361,8 @@ class PreparedRun:
             "settings": run.settings.identity(),
             "fingerprints": prints | ({"val": self.val.fingerprint} if self.val else {}),
         }
+        if self.one_template:
+            identity["one_template"] = self.one_template
         if self.method.value.class_texts:
             identity["class_texts"] = self.class_texts
         if self.context.given is not None:
@@ -387,10 +411,14 @@ class PreparedRun:
         Raises:
             HarnessError: the backbone cannot carry the method.
         """
-        key, known = (self.method.value, self.train.classes), self.context._models
+        return self._summary(self.train.classes)
+
+    def _summary(self, classes: Classes) -> ModelSummary:
+        key, known = (self.method.value, classes), self.context._models
         if key not in known:
             with blaming(f"{self.method.name} on {self.run.backbone}"):
-                model, clip = self.model(), self.context.clip
+                clip = self.context.clip
+                model = Model(clip, self.method.value, classes, self.seed)
             parameters = sum(parameter.numel() for parameter in model.parameters())
             cuts = {tower.name: model.cut(tower) for tower in (clip.image, clip.text)}
             known[key] = ModelSummary(parameters, cuts)
@@ -412,16 +440,6 @@ class PreparedRun:
                 raise HarnessError(
                     f"{self.method.name} needs texts of the classes of {name}. "
                     f"{self.context.unmatched(classes)}"
-                )
-
-    def check_templates(self) -> None:
-        """Raises HarnessError for several templates of a method that puts words of its own, or
-        learned ones, into the one that it takes."""
-        for classes in {self.train.classes, *(split.classes for split in self.evaluated.values())}:
-            if "\n" in classes.template and set(self.summary.cuts.values()) != {None}:
-                raise HarnessError(
-                    f"{self.method.name} changes the towers and takes one --template. Several are "
-                    "averaged by methods on frozen features, as zero_shot, taskres and tip_adapter."
                 )
 
     def check_texts(self) -> None:

@@ -147,7 +147,6 @@ def _checked(every: Sequence[PreparedRun]) -> list[PreparedRun]:
     for run in every:
         if not run.refusal:
             _ = run.summary  # refuses what the backbone cannot carry
-            run.check_templates()
             run.check_texts()
     return list({run.key: runs[run.key] for run in every}.values())
 

@@ -19,7 +19,7 @@ def remarks(runs: Sequence[PreparedRun]) -> list[str]:
             continue
         splits = {"train": run.train, **run.evaluated}
         for name, dataset in run.run.datasets:
-            mine = {s.classes for s in run.evaluated.values() if s.classes.dataset == name}
+            mine = {s.dataset_classes for s in run.evaluated.values() if s.classes.dataset == name}
             halves.setdefault((name, dataset), set()).update(mine)
         for name, split in splits.items():
             if split.skipped:
@@ -36,9 +36,29 @@ def remarks(runs: Sequence[PreparedRun]) -> list[str]:
                 f"training images, such as {few[0]!r} with {count[few[0]]}: all are used."
             ] = None
     context = runs[0].context
+    found |= dict.fromkeys(_templates(runs))
     own = [each for (name, dataset), parts in halves.items()
            for each in _own_data(name, dataset, parts, context)]  # fmt: skip
     return [*dict.fromkeys(own), *found]
+
+
+def _templates(runs: Sequence[PreparedRun]) -> list[str]:
+    """Which methods take the first of several templates alone."""
+    first, every = dict[str, str](), dict[str, int]()
+    methods = dict[str, dict[str, None]]()
+    for run in runs:
+        if run.refusal or not run.one_template:
+            continue
+        first |= run.one_template
+        for split in (run.train, *run.evaluated.values()):
+            every[split.classes.dataset] = len(split.templates.split("\n"))
+        for name in run.one_template:
+            methods.setdefault(name, {})[run.method.name] = None
+    return [
+        f"templates, {name}: {', '.join(those)} {'takes' if len(those) == 1 else 'take'} the first "
+        f"of {every[name]}, {first[name]!r}; methods that leave the towers as they are average all."
+        for name, those in methods.items()
+    ]
 
 
 def _images(number: int) -> str:

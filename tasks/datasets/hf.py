@@ -57,6 +57,16 @@ class Hf(ContainedImages):
         own = super().content_of([]) if not revision else ""
         return f"{own}{revision} {self.image_column}".strip()
 
+    def fetch(self) -> Path:
+        """Downloads what the Hub has; where the library keeps it.
+
+        Raises:
+            HarnessError: it is on this disk as it is.
+        """
+        if self.files():
+            raise HarnessError(f"hf:{self.path} needs no download.")
+        return self._table().home
+
     def encoded(self, path: str) -> bytes:
         split, _, row = path.rpartition("/")
         return self._table().image(split, int(row), self._columns()[0])

@@ -1,19 +1,11 @@
 """Tar shards in the layout that CLIP_benchmark publishes."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import harness.images.shards as shards
-from harness.images.contained import ContainedImages
-from harness.images.own import (
-    HarnessError,
-    Listed,
-    composed,
-    is_hidden,
-    reason,
-    regular_file,
-)
+from harness.images.contained import ContainedImages, read_text, reason
+from harness.images.own import HarnessError, Listed, composed, is_hidden
 from harness.tasks.datasets.folder import split_of
 
 TEMPLATES = "zeroshot_classification_templates.txt"
@@ -24,20 +16,20 @@ class Wds(ContainedImages):
     """Tar shards: `wds:PATH` holds train/*.tar and test/*.tar, as CLIP_benchmark publishes them.
 
     A sample is an image and its class number in a .cls file of the same name. classnames.txt names
-    the classes in the order of their numbers. Its first zero-shot template is the prompt, unless
-    --template gives another. Shards are indexed once and read without extracting them. With test
+    the classes in the order of their numbers. Its zero-shot templates are the prompts, unless
+    --template gives others. Shards are indexed once and read without extracting them. With test
     alone, or train alone, each class is split once into train, val and test, 5 : 2 : 3.
 
     Source: your folder.
     """
 
     template: str = field(  # type: ignore[misc]
-        default="", metadata={"source": f"--template, or the first line of {TEMPLATES}"}
+        default="", metadata={"source": f"--template, or {TEMPLATES}"}
     )
 
     def __post_init__(self) -> None:
         if not self.template and self.path:
-            object.__setattr__(self, "template", self._templates()[0])
+            object.__setattr__(self, "template", "\n".join(self._templates()))
 
     def files(self) -> list[Path]:
         beside = [self.home / name for name in ("classnames.txt", TEMPLATES)]
@@ -52,6 +44,7 @@ class Wds(ContainedImages):
         names = self._names()
         found: dict[str, list[Listed]] = {}
         for part, paths in self._shards().items():
+            found[part] = []
             for path in paths:
                 where = path.relative_to(self.home).as_posix()
                 for member, label in shards.index(path, self.path).labels.items():
@@ -60,7 +53,7 @@ class Wds(ContainedImages):
                             f"{self.path}: {where} gives {member} the class {label}; "
                             f"classnames.txt names {len(names)} classes, from 0."
                         )
-                    found.setdefault(part, []).append(Listed(f"{where}/{member}", names[label]))
+                    found[part].append(Listed(f"{where}/{member}", names[label]))
         return found if len(found) > 1 else {"": next(iter(found.values()), [])}
 
     def ordered(self, names: object) -> list[str]:
@@ -80,12 +73,6 @@ class Wds(ContainedImages):
         without = len(self._names()) - len({item.name for item in lists["train"]})
         if without:
             found.append(f"classes, {self.path}: {without} of classnames.txt have no image.")
-        others = len(self._templates()) - 1
-        if others:
-            found.append(
-                f"templates, {self.path}: {others} others of {TEMPLATES} are not used; the prompt "
-                f"is {self.template!r}."
-            )
         return found
 
     def _shards(self) -> dict[str, list[Path]]:
@@ -119,8 +106,10 @@ class Wds(ContainedImages):
 
     def _names(self) -> list[str]:
         names = [composed(name) for name in self._lines("classnames.txt")]
-        if not names or len(set(names)) < len(names):
+        if not names or "" in names or len(set(names)) < len(names):
             what = "names a class twice" if names else "is empty"
+            if "" in names:  # who skips it numbers the classes otherwise
+                what = f"has an empty line, {names.index('') + 1}, before its end"
             raise HarnessError(f"{self.home / 'classnames.txt'} {what}.")
         return names
 
@@ -128,15 +117,11 @@ class Wds(ContainedImages):
         """The dataset's zero-shot templates, with {} for the class name."""
         if not (self.home / TEMPLATES).is_file():
             return ["a photo of a {}."]
-        found = [re.sub(r"\{c\}", "{}", line) for line in self._lines(TEMPLATES)]
+        found = [line.replace("{c}", "{}") for line in self._lines(TEMPLATES) if line]
         if not found or any("{}" not in each for each in found):
             raise HarnessError(f"{self.home / TEMPLATES}: each line needs {{c}} for the class.")
         return found
 
     def _lines(self, name: str) -> list[str]:
-        path = self.home / name
-        try:
-            text = regular_file(path).read_text(encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
-            raise HarnessError(f"wds:{self.path} needs {path}: {reason(error)}.") from error
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        text = read_text(self.home / name, f"wds:{self.path}")
+        return [line.strip() for line in text.rstrip().splitlines()]

@@ -9,6 +9,7 @@ from PIL import Image
 from harness.cli.commands import main
 from harness.cli.thumbnails import Thumbnails
 from tests.records import worlds
+from tests.tasks.kinds import KINDS
 
 PICTURE = "data:image/webp;base64,"
 
@@ -157,6 +158,37 @@ def test_an_embedded_image_is_shown_with_its_credit():
     pictures = Thumbnails()
     assert pictures.of("emoji_food", "noto/cookie/0").startswith(PICTURE)
     assert pictures.embedded
+
+
+def test_samples_are_three_images_of_each_class_of_what_may_be_shown(tmp_path, home, capsys):
+    results, out = tmp_path / "results", tmp_path / "r.html"
+    names = ("folder:mine", "folder:theirs")
+    worlds.write(results, {"coop": 0.5}, images=40, datasets=names, seeds=(1,))
+    for image in (1, 13, 25):
+        Image.new("RGB", (96, 64), "red").save(home / "mine" / "1" / f"{image}.png")
+    command = ["report", "--results", str(results), "--out", str(out)]
+    assert main([*command, "--samples"]) == 0
+    assert "class 1</span>" not in out.read_text()  # the user's images are not shown unasked
+    assert main([*command, "--samples", "--thumbnails", "--data-root", str(home)]) == 0
+    text = out.read_text()
+    assert 'href="#images"' in text
+    assert "class 1</span>" in text
+    assert main(command) == 0
+    assert 'id="images"' not in out.read_text()
+
+
+def test_images_of_an_archive_of_the_user_are_shown_from_below_the_folder(tmp_path):
+    kind = next(each for each in KINDS if each.name == "wds")
+    kind.write(tmp_path, kind.tree())
+    pictures = Thumbnails(tmp_path)
+    assert pictures.of("wds:shards", "test/0.tar/ant0.bmp").startswith(PICTURE)
+    assert pictures.strip("wds:shards", ["test/0.tar/ant0.bmp", "test/0.tar/no.bmp"])
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "link").symlink_to(tmp_path / "shards")
+    for name in ("wds:../shards", "wds:link", f"wds:{tmp_path / 'shards'}"):
+        assert Thumbnails(inner).of(name, "test/0.tar/ant0.bmp") is None
+    assert Thumbnails(tmp_path / "shards" / "test").of("wds:..", "test/0.tar/ant0.bmp") is None
 
 
 @pytest.mark.parametrize("path", ["noto", "no/such/0", "noto/no such emoji/0", "*/cookie/0"])

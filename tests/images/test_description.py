@@ -30,7 +30,7 @@ def test_show_prints_the_prompts_of_several_templates(tmp_path, capsys):
     templates = ["--template", "a {}.", "--template", "one {}."]
     assert main(["show", f"folder:{tree(tmp_path / 'zoo')}", *templates]) == 0
     printed = capsys.readouterr().out
-    assert "template: a {}. | one {}." in printed
+    assert "templates: a {}. | one {}." in printed
     assert "prompts: a ant. | one ant. | a bee. | one bee. | " in printed
 
 

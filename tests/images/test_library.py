@@ -14,6 +14,8 @@ from PIL import Image
 
 from harness.cli.commands import main
 from harness.images import download
+from tests.conftest import ROOT
+from tests.tasks.kinds import picture
 from tests.tasks.test_layouts import draw, split_file
 
 CLASSES = ("banded", "dotted")
@@ -80,7 +82,7 @@ def server(monkeypatch):
             pass
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
+    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     served.url = f"http://127.0.0.1:{http.server_port}/dtd.tar.gz"
     monkeypatch.setattr(torchvision.datasets.DTD, "_URL", served.url)
@@ -88,6 +90,30 @@ def server(monkeypatch):
     yield served
     http.shutdown()
     http.server_close()
+
+
+def reviews():
+    """RenderedSST2's archive, with an image of each class and split."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as tar:
+        for part in ("train", "valid", "test"):
+            for name in ("negative", "positive"):
+                content = picture(len(part), len(name), 0)
+                member = tarfile.TarInfo(f"rendered-sst2/{part}/{name}/1.png")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+@pytest.fixture
+def sst2(server, monkeypatch):
+    server.content = reviews()
+    url = server.url.replace("dtd.tar.gz", "rendered-sst2.tgz")
+    monkeypatch.setattr(torchvision.datasets.RenderedSST2, "_URL", url)
+    monkeypatch.setattr(
+        torchvision.datasets.RenderedSST2, "_MD5", hashlib.md5(server.content).hexdigest()
+    )
+    return server
 
 
 def data(what, *names, root=None):
@@ -150,7 +176,10 @@ def test_a_wrong_checksum_leaves_nothing_that_looks_whole(server, tmp_path, monk
     with monkeypatch.context() as patched:
         patched.setattr(torchvision.datasets.DTD, "_MD5", "0" * 32)
         assert data("prepare", "dtd", root=tmp_path) == 2
-    assert "the download failed" in capsys.readouterr().err
+    assert (
+        "could not be downloaded: File not found or corrupted. What is there"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "dtd").exists()
     assert data("prepare", "dtd", root=tmp_path) == 0
     assert prepared(tmp_path) == WHOLE
@@ -173,6 +202,47 @@ def test_an_extraction_that_stops_is_done_again_without_a_download(
     assert data("prepare", "dtd", root=tmp_path) == 0
     assert prepared(tmp_path) == WHOLE
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_a_set_of_torchvision_is_not_there_before_it_is_whole(stop, sst2, tmp_path, monkeypatch):
+    def half(tar, path, **options):
+        for member in tar.getmembers()[:3]:
+            tar.extract(member, path, **options)
+        raise stop
+
+    sst2.cuts = [200]
+    with monkeypatch.context() as patched:
+        patched.setattr(tarfile.TarFile, "extractall", half)
+        assert data("prepare", "torchvision:RenderedSST2", root=tmp_path) != 0
+    home = tmp_path / "torchvision" / "RenderedSST2"
+    assert not home.exists()
+    assert data("prepare", "torchvision:RenderedSST2", root=tmp_path) == 0
+    assert sst2.asked == ["bytes=0-", "bytes=200-"]
+    assert len([*home.rglob("1.png")]) == 6
+    assert [path.name for path in home.iterdir()] == ["rendered-sst2"]
+    assert [path.name for path in home.parent.iterdir()] == ["RenderedSST2"]
+
+
+def test_a_file_that_was_unpacked_in_part_is_unpacked_again(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("labels.gz", "labels", "images.gz.part"):
+        (raw / name).touch()
+    download._forget_extracted(tmp_path)
+    assert sorted(path.name for path in raw.iterdir()) == ["images.gz.part", "labels.gz"]
+
+
+def test_a_host_that_is_not_reached_is_one_sentence_and_leaves_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(torchvision.datasets.RenderedSST2, "_URL", "http://127.0.0.1:9/x.tgz")
+    assert data("prepare", "torchvision:RenderedSST2", root=tmp_path) == 2
+    assert capsys.readouterr().err.strip() == (
+        "error: torchvision:RenderedSST2 could not be downloaded: Connection refused. The same "
+        "command goes on where it stopped."
+    )
+    assert not [*tmp_path.rglob(".*")]
 
 
 def test_two_processes_do_not_prepare_the_same_dataset(server, tmp_path, capsys):
@@ -239,5 +309,5 @@ def test_verify_counts_opens_and_finds_the_same_pixels_in_train_and_test(tmp_pat
 
 
 def test_verify_of_a_whole_dataset_finds_nothing_wrong(capsys):
-    assert data("verify", "emoji_food") == 0
+    assert main(["data", "verify", "toy", "--plugin", str(ROOT / "tests" / "toy.py")]) == 0
     assert "nothing is wrong" in capsys.readouterr().out

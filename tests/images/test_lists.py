@@ -6,7 +6,7 @@ import pytest
 
 from harness.cli.commands import main
 from harness.errors import HarnessError
-from harness.images import lists
+from harness.images import list_files, lists
 from harness.leaderboards import leaderboard
 from harness.records.store import Store
 from harness.splits import few_shot
@@ -18,7 +18,7 @@ READ = DATASET.read(None)
 
 
 def write(folder, shots=(2,), seeds=(1,)):
-    lists.write("toy", DATASET, None, shots, seeds, folder)
+    list_files.write("toy", DATASET, None, shots, seeds, folder)
     return folder
 
 
@@ -36,7 +36,7 @@ def published(path, before="./data/toy/images/", **changed):
 
 
 def items(folder, shots=2, seed=1):
-    return lists.read(folder).of("toy", shots, seed).items("toy", DATASET, READ, shots)
+    return list_files.read(folder).of("toy", shots, seed).items("toy", DATASET, READ, shots)
 
 
 def refusal(folder, shots=2):
@@ -77,7 +77,7 @@ def test_published_index_files_are_read_by_name_or_by_folder(tmp_path, name):
     ("changed", "said"),
     [
         ({"impath": "./data/toy/images/red/99"}, "'./data/toy/images/red/99' is no image of it"),
-        ({"impath": "./data/toy/other/red/1"}, "is no image of it"),
+        ({"impath": "./data/toy/other/red/1"}, "'./data/toy/other/red/1' begin differently"),
         ({"impath": "./data/toy/images/red/30"}, "'./data/toy/images/red/30' is a test image"),
         ({"label": 3}, r"is 'red' (label 3) in the list and 'red' (label 0) in the dataset"),
         ({"classname": "blue"}, "is 'blue' (label 0) in the list and 'red' (label 0)"),
@@ -124,6 +124,14 @@ def test_a_file_that_is_no_list_is_named(tmp_path, text):
 def test_two_lists_of_one_run_are_refused(tmp_path):
     published(write(tmp_path) / "toy" / "shot_2-seed_1.json")
     assert "are both lists of toy with 2 shots and seed 1" in refusal(tmp_path)
+
+
+def test_a_list_of_other_images_is_not_replaced(tmp_path):
+    folder = write(tmp_path)
+    assert write(folder)  # the same again
+    edited(folder, 0, path="red/9")
+    with pytest.raises(HarnessError, match="lists other images than are drawn now"):
+        write(folder)
 
 
 def test_a_run_that_no_list_is_for_is_refused_with_what_there_is(tmp_path, capsys):

@@ -91,7 +91,7 @@ def look(arguments: argparse.Namespace) -> int:
 
 def _lists(arguments: argparse.Namespace) -> int:
     from harness import config
-    from harness.images import lists
+    from harness.images import list_files
 
     chosen = options.plugins(arguments.plugin).find("datasets", arguments.datasets)
     bindings = options.own_bindings(arguments)
@@ -103,7 +103,7 @@ def _lists(arguments: argparse.Namespace) -> int:
     files = [
         path
         for plugin in chosen
-        for path in lists.write(
+        for path in list_files.write(
             plugin.name, config.build(plugin, bindings)[0], root, shots, seeds, arguments.out
         )
     ]

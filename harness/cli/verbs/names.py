@@ -1,13 +1,17 @@
 """`list` and `show`: what is there, and what it is."""
 
 import argparse
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import config
 from harness.cli import options, pages
 from harness.errors import HarnessError, unknown
 from harness.records.tables import harmless, plain_table
+
+if TYPE_CHECKING:
+    from harness.images.description import Description
 
 PATHS = ("csv", "folder", "hf", "torchvision", "wds")  # what takes a path is no dataset yet
 BACKBONES = Path(config.__file__).parent / "backbones"
@@ -34,6 +38,7 @@ def _add_show(verbs: Any) -> None:
         "show", help="describe a method, task, dataset, backbone or `engine`, with all its settings"
     )
     show.add_argument("name", help="a name from `list`, `engine`, or a dataset such as folder:PATH")
+    show.add_argument("--json", action="store_true", help="of a dataset: print it as JSON")
     options.own(show)
     options.root(show)
     options.plugin(show)
@@ -75,6 +80,9 @@ def listed(arguments: argparse.Namespace) -> int:
 
 def describe(arguments: argparse.Namespace) -> int:
     """The exit code."""
+    if arguments.json:
+        print(json.dumps(_contents(arguments).as_json()))
+        return 0
     if arguments.name == "engine":
         _show(pages.engine())
         return 0
@@ -87,7 +95,7 @@ def describe(arguments: argparse.Namespace) -> int:
     known = [page.name for page in every if page.kind == "datasets"]
     family, _, path = arguments.name.partition(":")
     if path and family in known:
-        print(_contents(arguments))
+        print(harmless(str(_contents(arguments)), lines=True))
         return 0
     if not found and path:
         return _show_backbone(arguments.name, arguments.plugin)
@@ -97,18 +105,18 @@ def describe(arguments: argparse.Namespace) -> int:
     for page in found:
         _show(page)
     if any(page.kind == "datasets" for page in found) and arguments.name not in PATHS:
-        print(f"\n{_contents(arguments)}")
+        print(f"\n{harmless(str(_contents(arguments)), lines=True)}")
     return 0
 
 
-def _contents(arguments: argparse.Namespace) -> str:
+def _contents(arguments: argparse.Namespace) -> "Description":
     """What the dataset of a name holds."""
     from harness.images import description
 
     (plugin,) = options.plugins(arguments.plugin).find("datasets", [arguments.name])
     dataset = config.build(plugin, options.own_bindings(arguments))[0]
     root = arguments.data_root and Path(arguments.data_root)
-    return harmless(description.describe(plugin.name, dataset, root), lines=True)
+    return description.describe(plugin.name, dataset, root)
 
 
 def _show_backbone(name: str, plugin: list[str]) -> int:

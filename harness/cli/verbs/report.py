@@ -33,6 +33,10 @@ def add(verbs: Any) -> None:
         "images may not be",
     )  # fmt: skip
     parser.add_argument(
+        "--samples", action="store_true", help="also show three test images of each class, of the "
+        "embedded datasets and of those that --thumbnails shows",
+    )  # fmt: skip
+    parser.add_argument(
         "--json", action="store_true", help="print what was written as JSON: the file, its size, "
         "and how many tables, methods, runs and pictures it shows",
     )  # fmt: skip
@@ -48,7 +52,7 @@ def write(arguments: argparse.Namespace) -> int:
     if arguments.thumbnails and not arguments.data_root:
         raise HarnessError("--thumbnails needs --data-root DIR, the folder that holds the images.")
     from harness.cli.thumbnails import CREDIT, Thumbnails
-    from harness.report import content, page
+    from harness.report import content, page, sheets
 
     records = [each for folder in arguments.results for each in Store(folder).records()]
     if arguments.task is not None:
@@ -60,6 +64,7 @@ def write(arguments: argparse.Namespace) -> int:
     root = arguments.data_root if arguments.thumbnails else None
     pictures = Thumbnails(root, tuple(arguments.plugin))
     found = content.report(records, pictures.of)
+    found["sheets"] = sheets.sheets(records, pictures.strip) if arguments.samples else []
     text = page.page(found, [CREDIT] if pictures.embedded else [])
     try:
         atomically(out, lambda path: path.write_text(text, encoding="utf-8", newline="\n"))

@@ -216,7 +216,7 @@ def failures(records: Iterable[Record]) -> int:
 
 
 def _request(arguments: argparse.Namespace) -> "Request":
-    from harness.images import lists
+    from harness.images import list_files
     from harness.runs.plan import Request
 
     bindings = config.read_gin(arguments.config) if arguments.config else []
@@ -246,7 +246,7 @@ def _request(arguments: argparse.Namespace) -> "Request":
         disk=options.disk(arguments),
         dry=arguments.dry_run,
         class_texts=[class_texts.read(path) for path in arguments.class_texts],
-        lists=lists.read(arguments.lists) if arguments.lists else None,
+        lists=list_files.read(arguments.lists) if arguments.lists else None,
     )
 
 

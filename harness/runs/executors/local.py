@@ -241,7 +241,7 @@ def as_kept(split: Split, dataset: Dataset) -> dict[str, Any]:
         units = split.units(dataset)
     return {
         "dataset": split.classes.dataset,
-        "template": split.classes.template,
+        "template": split.dataset_classes.template,
         "names": list(split.classes.names),
         "paths": [item.path for item in split.items],
         "labels": [item.label for item in split.items],
