@@ -38,7 +38,7 @@ def needed(method: Method, classes: Classes, clip: Clip | Unloaded) -> frozenset
     plain = cls.edits is Method.edits and cls.unfrozen is Method.unfrozen
     if plain and cls.head is Method.head:
         return kinds(method.needs)
-    depths = len(clip.image.blocks) or 12, len(clip.text.blocks)
+    depths = len(clip.image.blocks) or 12, len(clip.text.blocks) or 12
     return kinds(method.needs) | _found(method, classes, depths, clip.embedding, clip.text.context)
 
 
@@ -82,7 +82,7 @@ def check_both(clip: Clip, method: Method, chosen: Iterable[str]) -> None:
     found = {name.partition(".")[0] for name in chosen}
     if type(method).unfrozen is Method.unfrozen or found >= {"image", "text"}:
         return
-    depths = len(clip.image.blocks) or 12, len(clip.text.blocks)
+    depths = len(clip.image.blocks) or 12, len(clip.text.blocks) or 12
     usual = reference(depths, clip.embedding, clip.text.context, _Asked)
     missing = {name.partition(".")[0] for name in method.unfrozen(usual)} - found
     if missing:
@@ -101,6 +101,8 @@ def _everything() -> frozenset[str]:
 def described(clip: Clip, missing: Iterable[str]) -> str:
     """Why a backbone lacks something, in a clause."""
     image = [each for each in missing if each.startswith("image.")]
+    if not len(clip.text.blocks) and not image:
+        return "its text tower gives features alone"
     if "text.tokens" in missing and not image:
         return (
             "its texts do not begin with one start token and end with the largest token id, so "

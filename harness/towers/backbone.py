@@ -6,7 +6,6 @@ nothing from a user's folder is unpickled.
 
 import ctypes
 import functools
-import importlib.util
 import json
 import platform
 from collections.abc import Callable
@@ -26,7 +25,8 @@ from torch import nn
 
 from harness.errors import HarnessError
 from harness.randomness import seed_of
-from harness.towers.catalogue import check_gelu, check_text_model, other_tokenizer
+from harness.towers.catalogue import check_gelu, other_tokenizer
+from harness.towers.hf import check_installed, local_config
 from harness.towers.layouts import is_transformers, load_transformers
 from harness.towers.openclip import Clip
 from harness.towers.pixels import Pixels
@@ -177,11 +177,12 @@ def _open_clip(model: str, pretrained: str) -> nn.Module:
             f"{', '.join(tags) or 'no tag'}, a .safetensors file or random."
         )
     check_gelu(model, pretrained)
-    check_text_model(model)
     if pretrained == "random":
         with torch.random.fork_rng():
             torch.manual_seed(seed_of("random backbone", model))
-            created = open_clip.create_model(model, force_custom_text=True, pretrained_text=False)
+            created = _made(
+                f"a random {model} cannot be made", lambda: open_clip.create_model(model, **_how(model))
+            )
         _check_towers(created, model)
         return created
     if pretrained not in tags and not (
@@ -203,7 +204,16 @@ def _with_weights(model: str, pretrained: str) -> nn.Module:
     file = Path(pretrained)
     if pretrained.endswith(".safetensors") and is_transformers(file):
         return load_transformers(model, file)
-    return open_clip.create_model(model, pretrained, force_custom_text=True)
+    return open_clip.create_model(model, pretrained, **_how(model))
+
+
+def _how(model: str) -> dict[str, Any]:
+    """How open_clip makes a model, whatever its weights: both towers as modules, nothing fetched
+    for one of them alone."""
+    words = open_clip.get_model_config(model)["text_cfg"]
+    return {
+        "force_custom_text": True, "pretrained_text": False, "text_cfg": local_config(words, model),
+    }  # fmt: skip
 
 
 def _check_folder(folder: Path) -> Path | None:
@@ -265,12 +275,8 @@ def _check_vocabulary(model: Any, tokenizer: Any, name: str) -> None:
 def _tokenizer(model: str, merges: Path | None = None) -> Any:
     # open_clip resolves a relative merges path against the working directory: pass it absolute
     path = {"bpe_path": str(merges)} if merges else {}
-    foreign = model in open_clip.list_models() and other_tokenizer(model)
-    if foreign and importlib.util.find_spec("transformers") is None:
-        raise HarnessError(
-            f"the tokenizer of {model} is one of the package transformers, which is not installed: "
-            "pip install 'vlm-peft-harness[hf]'. Or choose another backbone."
-        )
+    if model in open_clip.list_models() and other_tokenizer(model):
+        check_installed(f"the tokenizer of {model}")
     return _made(
         f"the tokenizer of {model} cannot be made{f' from {merges}' if merges else ''}",
         lambda: open_clip.get_tokenizer(model, **path),
@@ -280,7 +286,7 @@ def _tokenizer(model: str, merges: Path | None = None) -> Any:
 def _check_towers(model: Any, name: str) -> None:
     check_text_tower(getattr(model, "text", None), name)
     Pixels.of(model.visual, name)
-    for block in model.text.transformer.resblocks:
+    for block in getattr(model.text.transformer, "resblocks", ()):
         if type(block) is not oc.ResidualAttentionBlock:
             raise HarnessError(
                 f"{name!r} has text blocks of type {type(block).__name__}; only open_clip's "

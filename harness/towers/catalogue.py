@@ -11,6 +11,7 @@ from open_clip.transform import PreprocessCfg
 from torch import nn
 
 from harness.errors import HarnessError
+from harness.towers.hf import local_config, text_tower
 from harness.towers.openclip import image_tower
 from harness.towers.pixels import Pixels
 from harness.towers.text import TextTower, check_text_tower
@@ -63,17 +64,6 @@ def check_gelu(model: str, pretrained: str) -> None:
     )
 
 
-def check_text_model(model: str) -> None:
-    """Raises HarnessError for a model whose text tower another library makes."""
-    words = (open_clip.get_model_config(model) or {}).get("text_cfg", {})
-    if words.get("hf_model_name"):
-        raise HarnessError(
-            f"the text tower of {model!r} is {words['hf_model_name']} of the package transformers; "
-            "only open_clip's TextTransformer is supported. Choose another backbone, such as "
-            "ViT-B-16."
-        )
-
-
 def other_tokenizer(model: str) -> bool:
     """Whether open_clip takes the tokenizer of a model from the package transformers."""
     words = (open_clip.get_model_config(model) or {}).get("text_cfg", {})
@@ -90,7 +80,6 @@ def listed(only: str = "") -> Iterator[tuple[str, Unloaded | str]]:
             continue
         try:
             check_gelu(model, pretrained)
-            check_text_model(model)
             if model not in made:
                 made[model] = _shapes(model)
             yield name, _unloaded(name, made[model])
@@ -104,6 +93,7 @@ def _shapes(model: str) -> nn.Module:
     kept: dict[str, Any] = {
         key: value for key, value in config.items() if key not in ("custom_text", "multimodal_cfg")
     }
+    kept["text_cfg"] = local_config(kept["text_cfg"], model)
     with torch.device("meta"):
         made = open_clip.CustomTextCLIP(**kept)
     check_text_tower(made.text, model)
@@ -116,8 +106,10 @@ def _unloaded(name: str, model: Any) -> Unloaded:
     config = asdict(PreprocessCfg())
     set_model_preprocess_cfg(model, config | {key: tag[key] for key in config if key in tag})
     embedding = int(getattr(model.visual, "output_dim", model.text.output_dim))
-    text = TextTower(model.text)
-    text.takes_tokens = not other_tokenizer(kind)  # those have no start token, or no largest end
+    words = (open_clip.get_model_config(kind) or {})["text_cfg"]
+    text = text_tower(model.text, words.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
+    # tokenizers of transformers have no start token, or no largest end
+    text.takes_tokens = text.takes_tokens and not other_tokenizer(kind)
     count = sum(parameter.numel() for parameter in model.parameters())
     image = image_tower(model.visual, embedding)
     return Unloaded(name, image, text, embedding, Pixels.of(model.visual, name), count)

@@ -2,17 +2,19 @@
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from open_clip import transformer as oc
+from open_clip.hf_model import HFTextEncoder
 from torch import Tensor, nn
 
 from harness.errors import HarnessError
 from harness.towers import timm
+from harness.towers.hf import text_tower
 from harness.towers.pixels import Pixels
-from harness.towers.text import TextTower
 from harness.towers.tower import Block, EditCall, Site, Tower, unedited
 
 
@@ -98,12 +100,13 @@ class Clip(nn.Module):
         super().__init__()
         self.embedding = int(getattr(model.visual, "output_dim", model.text.output_dim))
         self.image = image_tower(model.visual, self.embedding)
-        self.text = TextTower(model.text)
+        self.text = text_tower(model.text, tokenizer.context_length)
         self.logit_scale: Tensor = model.logit_scale
         self.tokenizer = tokenizer
         self.name = name
         self.pixels = Pixels.of(model.visual, name)
-        self.text.takes_tokens = takes_context(tokenizer, self.text.context)
+        if self.text.takes_tokens:
+            self.text.takes_tokens = takes_context(tokenizer, self.text.context)
         self.fingerprint = fingerprint(model, tokenizer)
         self.requires_grad_(False)
         self.train()  # no dropout anywhere: eval would take PyTorch's fused path, 2e-6 away
@@ -215,6 +218,11 @@ def fingerprint(model: Any, tokenizer: Any) -> str:
         backend = getattr(inner, "backend_tokenizer", None)
         digest.update(repr(sorted(inner.get_vocab().items())).encode())
         digest.update(backend.to_str().encode() if backend is not None else b"")
+    if isinstance(model.text, HFTextEncoder):
+        said = model.text.config.to_dict()
+        for where in ("_name_or_path", "transformers_version"):
+            said.pop(where, None)
+        digest.update(json.dumps(said, sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())

@@ -2,6 +2,7 @@
 
 import torch
 from open_clip import transformer as oc
+from open_clip.hf_model import HFTextEncoder
 from torch import Tensor, nn
 
 from harness.errors import HarnessError
@@ -115,6 +116,8 @@ class TextTower(Tower):
 
 def check_text_tower(text: object, name: str) -> None:
     """Raises HarnessError for a text tower of another kind."""
+    if isinstance(text, HFTextEncoder):
+        return
     if not isinstance(text, oc.TextTransformer):
         raise HarnessError(
             f"the text tower of {name!r} is a {type(text).__name__}; only open_clip's "
