@@ -7,6 +7,7 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.model import set_model_preprocess_cfg
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH
 from open_clip.transform import PreprocessCfg
 from torch import nn
 
@@ -107,7 +108,8 @@ def _unloaded(name: str, model: Any) -> Unloaded:
     set_model_preprocess_cfg(model, config | {key: tag[key] for key in config if key in tag})
     embedding = int(getattr(model.visual, "output_dim", model.text.output_dim))
     words = (open_clip.get_model_config(kind) or {})["text_cfg"]
-    text = text_tower(model.text, words.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
+    length = words.get("context_length", DEFAULT_CONTEXT_LENGTH)
+    text = text_tower(model.text, length, name)
     # tokenizers of transformers have no start token, or no largest end
     text.takes_tokens = text.takes_tokens and not other_tokenizer(kind)
     count = sum(parameter.numel() for parameter in model.parameters())

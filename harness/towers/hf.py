@@ -10,7 +10,7 @@ from open_clip.hf_model import ClsPooler, HFTextEncoder
 from torch import Tensor, nn
 
 from harness.errors import HarnessError
-from harness.towers.text import TextTower
+from harness.towers.text import TextTower, check_text_tower
 from harness.towers.tower import EditCall, unedited
 
 CONFIGS = Path(__file__).parent / "hf_configs"  # of the models that open_clip takes texts from
@@ -24,7 +24,7 @@ class HFTextTower(TextTower):
     context: token ids of a text. Its tokens see each other in both directions, but no padding.
     """
 
-    stem_names = ("",)
+    stem_names: tuple[str, ...] = ("",)
     takes_tokens = False
     causal = False
 
@@ -52,10 +52,17 @@ class HFTextTower(TextTower):
         return edit("text.features", self.text, x, x)
 
 
-def text_tower(text: Any, context: int) -> TextTower:
+def text_tower(text: Any, context: int, name: str) -> TextTower:
     """The tower of an open_clip text model; `context`: token ids of a text, which the models of
-    transformers do not say."""
-    return HFTextTower(text, context) if isinstance(text, HFTextEncoder) else TextTower(text)
+    transformers do not say.
+
+    Raises:
+        HarnessError: a text model of another kind.
+    """
+    if isinstance(text, HFTextEncoder):
+        return HFTextTower(text, context)
+    check_text_tower(text, name)
+    return TextTower(text)
 
 
 def check_installed(what: str) -> None:

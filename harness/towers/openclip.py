@@ -100,7 +100,7 @@ class Clip(nn.Module):
         super().__init__()
         self.embedding = int(getattr(model.visual, "output_dim", model.text.output_dim))
         self.image = image_tower(model.visual, self.embedding)
-        self.text = text_tower(model.text, tokenizer.context_length)
+        self.text = text_tower(model.text, tokenizer.context_length, name)
         self.logit_scale: Tensor = model.logit_scale
         self.tokenizer = tokenizer
         self.name = name

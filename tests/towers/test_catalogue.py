@@ -7,7 +7,7 @@ import pytest
 
 from harness.cli.commands import main
 from harness.errors import HarnessError
-from harness.towers import backbone
+from harness.towers import pairs
 from harness.towers.catalogue import Unloaded, check_gelu, check_text_model, listed
 
 
@@ -84,4 +84,4 @@ def test_a_backbone_that_is_not_listed_is_refused(capsys):
 def test_a_tokenizer_that_is_not_installed_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(HarnessError, match=r"\[hf\]"):
-        backbone._tokenizer("ViT-B-16-SigLIP")
+        pairs.tokenizer("ViT-B-16-SigLIP")

@@ -91,7 +91,7 @@ def test_the_same_weights_in_either_layout_are_the_same_backbone(files):
 )
 def test_what_the_weights_do_not_show_must_agree(files, part, said):
     (files / "config.json").write_text(json.dumps(SAID | {part: said}))
-    with pytest.raises(HarnessError, match="quick GELU, heads, epsilon"):
+    with pytest.raises(HarnessError, match="activation, heads, epsilon"):
         backbone.load(f"{MODEL}:{files / 'model.safetensors'}")
 
 

@@ -14,6 +14,7 @@ from harness.errors import HarnessError
 from harness.fitting import inputs
 from harness.randomness import seed_of
 from harness.towers import backbone, openclip, tower
+from harness.towers.pixels import Pixels
 
 NAMES = ["emoji-mini", "ViT-B-32", "ViT-B-16-quickgelu"]
 
@@ -177,7 +178,7 @@ def test_weights_that_want_another_resizing_are_refused():
     model = reference("emoji-mini")
     model.visual.preprocess_cfg = {**model.visual.preprocess_cfg, "resize_mode": "shuffled"}
     with pytest.raises(HarnessError, match="shortest, longest, squash"):
-        backbone._check_towers(model, "some-model")
+        Pixels.of(model.visual, "some-model")
 
 
 def test_under_bfloat16_autocast_the_residual_stream_stays_float32(mini):
