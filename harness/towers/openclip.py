@@ -161,8 +161,8 @@ def token_count(tokenizer: Any, text: str) -> int:
         return len(tokenizer.encode(text)) + 2
     text = getattr(tokenizer, "clean_fn", str)(text)
     if getattr(tokenizer, "tokenizer_mode", "") == "clips":
-        return len(tokenizer.tokenizer(text, add_special_tokens=False).input_ids) + 3
-    return len(tokenizer.tokenizer(text).input_ids)
+        return len(tokenizer.tokenizer(text, add_special_tokens=False, verbose=False).input_ids) + 3
+    return len(tokenizer.tokenizer(text, verbose=False).input_ids)
 
 
 def takes_context(tokenizer: Any, length: int) -> bool:
@@ -218,6 +218,8 @@ def fingerprint(model: Any, tokenizer: Any) -> str:
         backend = getattr(inner, "backend_tokenizer", None)
         digest.update(repr(sorted(inner.get_vocab().items())).encode())
         digest.update(backend.to_str().encode() if backend is not None else b"")
+        pieces = getattr(inner, "sp_model", None)  # of sentencepiece, with scores
+        digest.update(pieces.serialized_model_proto() if pieces is not None else b"")
     if isinstance(model.text, HFTextEncoder):
         said = model.text.config.to_dict()
         for where in ("_name_or_path", "transformers_version"):

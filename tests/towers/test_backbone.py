@@ -149,7 +149,7 @@ def test_a_pipe_in_place_of_a_file_is_refused_at_once(folder):
     assert "are no .safetensors file" in refusal(folder)
     (folder / CONFIG).unlink()
     os.mkfifo(folder / CONFIG)
-    assert "has no open_clip_config.json" in refusal(folder)
+    assert "neither open_clip_config.json nor config.json" in refusal(folder)
 
 
 def test_a_folder_may_hold_a_model_of_timm(folder, configured):
