@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from harness.errors import HarnessError
 from harness.towers.hf import local_config, text_tower
-from harness.towers.openclip import image_tower
+from harness.towers.openclip import image_tower, parameters_by_name
 from harness.towers.pixels import Pixels
 from harness.towers.text import TextTower
 from harness.towers.tower import POINTS, Site, Tower
@@ -34,6 +34,10 @@ class Unloaded:
     def sites(self) -> list[Site]:
         """Every site of both towers."""
         return self.image.sites() + self.text.sites()
+
+    def parameters_by_name(self) -> dict[str, nn.Parameter]:
+        """As of a `Clip`."""
+        return parameters_by_name(self.image, self.text)
 
     def about(self) -> dict[str, str]:
         """Towers, sites, pixels and parameters in words."""
@@ -111,8 +115,7 @@ def _shapes(model: str) -> nn.Module:
     }
     kept["text_cfg"] = local_config(kept["text_cfg"], model)
     with _Unfilled(), torch.device("meta"):
-        made = open_clip.CustomTextCLIP(**kept)
-    return made
+        return open_clip.CustomTextCLIP(**kept)
 
 
 def _unloaded(name: str, model: Any) -> Unloaded:

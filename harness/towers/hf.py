@@ -25,6 +25,7 @@ class HFTextTower(TextTower):
     """
 
     stem_names: tuple[str, ...] = ("",)
+    block_names = ()
     takes_tokens = False
     causal = False
 

@@ -23,6 +23,7 @@ class ImageTower(Tower):
 
     name = "image"
     stem_names = ("conv1.", "class_embedding", "positional_embedding", "ln_pre.")
+    first_token = True
 
     def __init__(self, visual: oc.VisionTransformer) -> None:
         super().__init__()
@@ -59,6 +60,7 @@ class FeaturesTower(Tower):
 
     name = "image"
     stem_names = ("",)
+    block_names = ()
     takes_tokens = False
 
     def __init__(self, visual: nn.Module, embedding: int) -> None:
@@ -122,11 +124,7 @@ class Clip(nn.Module):
     def parameters_by_name(self) -> dict[str, nn.Parameter]:
         """The parameters of both towers: `image.stem.conv1.weight`, `text.blocks.3.ln1.weight`,
         `text.blocks.3.attn.weight` (of queries, keys and values together), `image.head.proj`."""
-        return {
-            f"{tower.name}.{name}": parameter
-            for tower in (self.image, self.text)
-            for name, (_, parameter) in tower.own_parameters().items()
-        }
+        return parameters_by_name(self.image, self.text)
 
     def check_class_token(self, method: str) -> None:
         """Raises HarnessError unless the image feature is made of the class token alone: LayerNorm,
@@ -153,6 +151,15 @@ class Clip(nn.Module):
                     f"{self.name} takes. Shorten the class name or the template."
                 )
         return ids.to(self.device)
+
+
+def parameters_by_name(*towers: Tower) -> dict[str, nn.Parameter]:
+    """Those of `Clip.parameters_by_name`."""
+    return {
+        f"{tower.name}.{name}": parameter
+        for tower in towers
+        for name, (_, parameter) in tower.own_parameters().items()
+    }
 
 
 def token_count(tokenizer: Any, text: str) -> int:

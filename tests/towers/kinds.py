@@ -41,9 +41,9 @@ TRUNKS = {
     "postnorm": ("eva02_tiny_patch14_224", {"img_size": 28, "use_post_norm": True}),
 }
 IMAGES = {
-    "convnext": _timm("test_convnext", timm_pool="avg"),
+    "convnext": _timm("test_convnext", 64, timm_pool="avg"),
     "test_vit": _timm("test_vit", timm_pool="token"),
-    "batch-norm": _timm("test_resnet", timm_pool="avg"),
+    "batch-norm": _timm("test_resnet", 64, timm_pool="avg"),
 }
 TEXTS = {
     "bidirectional-last": {"no_causal_mask": True, "pool_type": "last", "proj_bias": True},
@@ -60,14 +60,14 @@ IMAGE_KINDS = [*ALL_SITES, *PARTS, *FEATURES]
 HF_TEXTS = {  # of transformers, with the pooling and the projection of open_clip's pairs
     "hf-mean": (
         {"model_type": "xlm-roberta", "vocab_size": 3014, "hidden_size": 32, "num_hidden_layers": 2,
-         "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 40,
+         "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64,
          "type_vocab_size": 1, "layer_norm_eps": 1e-5},
         {"pooler_type": "mean_pooler", "proj_type": "mlp"},
     ),
     "hf-first": (
         {"model_type": "m2m_100", "vocab_size": 3014, "d_model": 32, "encoder_layers": 2,
          "encoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_layers": 1,
-         "decoder_attention_heads": 4, "decoder_ffn_dim": 64, "max_position_embeddings": 40},
+         "decoder_attention_heads": 4, "decoder_ffn_dim": 64, "max_position_embeddings": 64},
         {"pooler_type": "cls_pooler", "proj_type": "linear"},
     ),
 }  # fmt: skip
@@ -132,7 +132,7 @@ def hf_tokenizer(swapped: bool = False) -> HFTokenizer:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as home:
         own.save_pretrained(home)
-        return HFTokenizer(home, context_length=32)
+        return HFTokenizer(home, context_length=48)
 
 
 def tokenizer():
