@@ -52,9 +52,7 @@ def test_what_a_method_states_is_needed_beside_what_it_edits(resnet):
 
 
 def test_parameters_of_one_tower_are_not_trained_where_a_clip_trains_those_of_both(resnet):
-    with pytest.raises(
-        HarnessError, match="parameters of its kind in the image tower, which resnet"
-    ):
+    with pytest.raises(HarnessError, match="parameters of its kind in the image tower"):
         Model(resnet, build("ln_tuning"), FIT, seed=1)
 
 

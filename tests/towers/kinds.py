@@ -50,7 +50,7 @@ TEXTS = {
     "eos": {"pool_type": "eos", "eos_id": 3013},
     "first": {"no_causal_mask": True, "pool_type": "first", "proj_type": "none", "width": 36,
               "heads": 3},
-    "class": {"embed_cls": True, "context_length": 23},
+    "class": {"embed_cls": True, "context_length": 27},
     "siglip": {"no_causal_mask": True, "pool_type": "last", "proj_bias": True},
 }  # fmt: skip
 ALL_SITES = ["attention-pool", "average-pool", "layer-scale", "test_vit"]
