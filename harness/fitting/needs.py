@@ -19,6 +19,7 @@ from harness.towers.tower import Site
 
 CLASS_TOKEN, FIRST_TOKEN = "image class token", "a class token before all image tokens"
 MORE_TOKENS = "tokens added between text blocks"
+USUAL = 12, 512  # blocks, embedding
 TOKENS = 32  # of a row on which an edit is tried; more than any method puts into it
 PARAMETERS = "parameters of its kind in the"
 SUCH_AS = "emoji-mini or ViT-B-16-quickgelu:openai"
@@ -45,7 +46,12 @@ def needed(method: Method, classes: Classes, clip: Clip | Unloaded) -> frozenset
     plain = cls.edits is Method.edits and cls.unfrozen is Method.unfrozen
     if plain and cls.head is Method.head:
         return kinds(method.needs)
-    asked = _found(method, classes, _depths(clip), clip.embedding, clip.text.context)
+    depths, length = _depths(clip), clip.text.context
+    usual = min(depths[0], USUAL[0]), min(depths[1], USUAL[0])
+    try:  # on towers that many backbones share: the kinds are those of deeper and wider ones
+        asked = _found(method, classes, usual, USUAL[1], length)
+    except HarnessError:
+        asked = _found(method, classes, depths, clip.embedding, length)
     return kinds(method.needs) | asked
 
 
@@ -145,7 +151,7 @@ def _everything() -> frozenset[str]:
     return kinds(reference((1, 1), 8, 8, _Asked).sites()) | {CLASS_TOKEN, FIRST_TOKEN, MORE_TOKENS}
 
 
-def described(clip: Clip, missing: Iterable[str]) -> str:
+def described(clip: Clip | Unloaded, missing: Iterable[str]) -> str:
     """Why a backbone lacks something, in a clause."""
     missing = list(missing)
     image = [each for each in missing if each.startswith("image.")]

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from harness.errors import HarnessError
 from harness.towers.hf import local_config, text_tower
-from harness.towers.openclip import image_tower, parameters_by_name
+from harness.towers.openclip import Clip, image_tower, parameters_by_name
 from harness.towers.pixels import Pixels
 from harness.towers.text import TextTower
 from harness.towers.tower import POINTS, Site, Tower
@@ -31,9 +31,38 @@ class Unloaded:
     pixels: Pixels
     parameters: int
 
+    @classmethod
+    def of(cls, clip: Clip) -> "Unloaded":
+        """A backbone that is loaded."""
+        count = sum(p.numel() for tower in (clip.image, clip.text) for p in tower.parameters())
+        return cls(clip.name, clip.image, clip.text, clip.embedding, clip.pixels, count + 1)
+
     def sites(self) -> list[Site]:
         """Every site of both towers."""
         return self.image.sites() + self.text.sites()
+
+    def brief(self) -> dict[str, str]:
+        """Towers, pixels and parameters in few letters, for a row of a table."""
+        short = {"all sites": "all", "parts of blocks": "parts"}
+        seen = "causal" if self.text.causal else "both ways"
+        image, text = (len(tower.blocks) > 0 for tower in (self.image, self.text))
+        return {
+            "image": f"{_size(self.image)} {short[self.opened]}" if image else "features",
+            "text": f"{_size(self.text)} {seen}" if text else "features",
+            "pixels": f"{self.pixels.size[0]} {self.pixels.resizing}",
+            "params": f"{self.parameters / 1e6:,.0f}M",
+        }
+
+    @property
+    def opened(self) -> str:
+        """How far the image tower is opened."""
+        points = set(getattr(self.image.blocks[0], "points", ())) if len(self.image.blocks) else ()
+        return "all sites" if points == set(POINTS) else "parts of blocks" if points else "features"
+
+    @property
+    def seen(self) -> str:
+        """What a token of a text sees."""
+        return "causal" if self.text.causal else "bidirectional"
 
     def parameters_by_name(self) -> dict[str, nn.Parameter]:
         """As of a `Clip`."""
@@ -41,33 +70,47 @@ class Unloaded:
 
     def about(self) -> dict[str, str]:
         """Towers, sites, pixels and parameters in words."""
-        opened = set(getattr(self.image.blocks[0], "points", ())) if len(self.image.blocks) else ()
-        inside = "all sites" if opened == set(POINTS) else "blocks, norms, attention and MLP"
-        blocks = f"{len(self.image.blocks)} blocks of width {self.image.width}, {inside}"
-        image = blocks if opened else "features alone"
-        seen = "causal" if self.text.causal else "bidirectional"
-        text = f"{len(self.text.blocks)} blocks of width {self.text.width}, {seen}, pooled at "
+        inside = {"all sites": "all sites", "parts of blocks": "blocks, norms, attention and MLP"}
+        image = f"{_size(self.image)}, {inside.get(self.opened, 'features alone')}"
         return {
             "image tower": image,
-            "text tower": text + self.text.pooling,
+            "text tower": f"{_size(self.text)}, {self.seen}, pooled at {self.text.pooling}"
+            + ("" if len(self.text.blocks) else ", features alone"),
             "images": str(self.pixels),
             "parameters": f"{self.parameters:,}",
         }
 
 
-def check_gelu(model: str, pretrained: str) -> None:
-    """Raises HarnessError for weights of the other GELU, with the model that has theirs, if any."""
+def _size(tower: Tower) -> str:
+    """How many blocks of which width a tower has; or of what kind it is."""
+    if len(tower.blocks):
+        return f"{len(tower.blocks)}x{tower.width}"
+    inner = getattr(tower, "visual", None) or getattr(tower, "text", None)
+    inner = getattr(inner, "trunk", None) or getattr(inner, "transformer", None) or inner
+    return type(inner).__name__
+
+
+def other_gelu(model: str, pretrained: str) -> str | None:
+    """None, unless the weights are of another GELU than the model computes: then the pair that has
+    theirs, or an empty text if there is none."""
     tag = open_clip.get_pretrained_cfg(model, pretrained) or {}
     quick = bool((open_clip.get_model_config(model) or {}).get("quick_gelu", False))
     if not tag or bool(tag.get("quick_gelu", False)) == quick:
-        return
+        return None
     other = model.removesuffix("-quickgelu") if quick else f"{model}-quickgelu"
     there = other != model and pretrained in open_clip.list_pretrained_tags_by_model(other)
-    raise HarnessError(
-        f"the weights {pretrained!r} were trained with the other GELU than {model!r} computes, "
-        "which costs accuracy silently. "
-        + (f"Use {other}:{pretrained}." if there else "No model of open_clip has theirs.")
-    )
+    return f"{other}:{pretrained}" if there else ""
+
+
+def check_gelu(model: str, pretrained: str) -> None:
+    """Raises HarnessError for weights of the other GELU, with the model that has theirs, if any."""
+    twin = other_gelu(model, pretrained)
+    if twin is not None:
+        raise HarnessError(
+            f"the weights {pretrained!r} were trained with the other GELU than {model!r} computes, "
+            "which costs accuracy silently. "
+            + (f"Use {twin}." if twin else "No model of open_clip has theirs.")
+        )
 
 
 def other_tokenizer(model: str) -> bool:

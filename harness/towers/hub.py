@@ -1,5 +1,6 @@
 """Files of a hub, fetched once: what is on this machine is used without asking for it again."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -73,10 +74,14 @@ def fetched(repository: str, names: Iterable[str]) -> list[Path]:
     Raises:
         HarnessError: the hub cannot be reached, or the disk is full.
     """
+    paths = list[Path]()
     try:
-        return [Path(huggingface_hub.hf_hub_download(repository, name)) for name in names]
+        for name in names:
+            print(f"fetching {name} of {repository}", file=sys.stderr)
+            paths.append(Path(huggingface_hub.hf_hub_download(repository, name)))
     except Exception as error:
         raise _unreached(repository, error) from error
+    return paths
 
 
 def _unreached(repository: str, error: Exception) -> HarnessError:

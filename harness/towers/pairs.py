@@ -1,7 +1,9 @@
 """open_clip's models by name, with the weights of a tag, of a file, or random ones."""
 
+import contextlib
 import difflib
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ def model(name: str, pretrained: str, fetch: bool = True) -> nn.Module:
         )
     check_gelu(name, pretrained)
     if pretrained == "random":
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), _unwarned():
             torch.manual_seed(seed_of("random backbone", name))
             return open_clip.create_model(name, **_how(name))
     file = Path(pretrained)
@@ -74,6 +76,17 @@ def model(name: str, pretrained: str, fetch: bool = True) -> nn.Module:
         f"the weights of {name}:{pretrained} cannot be loaded",
         lambda: _with_weights(name, file, pixels),
     )
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    """Meanwhile open_clip does not log that a model has no weights: it is to be random."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def tag_file(name: str, tag: str, fetch: bool = True) -> Path:
@@ -114,7 +127,8 @@ def _with_weights(name: str, file: Path, pixels: Mapping[str, Any]) -> Any:
     if file.suffix == ".safetensors":
         check_file(file)
         if kind_of(file):
-            created = open_clip.create_model(name, **how)
+            with _unwarned():
+                created = open_clip.create_model(name, **how)
             transformers_folder.fill(created, name, file)
             set_model_preprocess_cfg(created, created.visual.preprocess_cfg | pixels)
             check_loaded(created, file)
