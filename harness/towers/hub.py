@@ -68,8 +68,8 @@ def first(repository: str, names: Sequence[str], fetch: bool = True) -> Path:
 
 
 def fetched(repository: str, names: Iterable[str]) -> list[Path]:
-    """Files on this machine, after those that are missing are fetched. The bar on standard error
-    shows how far each is; one that broke off is resumed.
+    """Files on this machine, after those that are missing are fetched. Standard error says which
+    one is, in a terminal with a bar; one that broke off is resumed.
 
     Raises:
         HarnessError: the hub cannot be reached, or the disk is full.
