@@ -1,12 +1,9 @@
 """Backbones as `list` and `show` print them: towers, pixels, and the methods that they carry."""
 
-import difflib
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import open_clip
 
 from harness.cli import options
 from harness.dataset import Classes
@@ -15,7 +12,7 @@ from harness.fitting.needs import described, kinds, lacking
 from harness.method import Method
 from harness.records.tables import harmless, plain_table, width
 from harness.towers import backbone
-from harness.towers.catalogue import Unloaded, listed, other_gelu
+from harness.towers.catalogue import Unloaded, closest, listed, other_gelu
 
 CLASSES = Classes("any", ("a", "b"), "a photo of a {}.")
 LOADED = ("local-dir", "hf-hub")
@@ -77,9 +74,8 @@ def shown(name: str, plugin: Sequence[str], as_json: bool) -> str:
     else:
         found = dict(listed(name.removesuffix(":random").rstrip(":")))
     if not found:
-        pairs = [*open_clip.list_pretrained(as_str=True), *open_clip.list_models()]
-        close = difflib.get_close_matches(name, pairs, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        close = closest(name)
+        hint = f" Did you mean {close!r}?" if close else ""
         raise HarnessError(
             f"{name!r} is no pair of open_clip's list.{hint} `list backbones --all` shows all of "
             "them; a folder is named local-dir:FOLDER, a repository hf-hub:OWNER/NAME."

@@ -1,5 +1,6 @@
 """The pairs of model and weights that open_clip lists, by their configuration alone."""
 
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -88,6 +89,17 @@ def _size(tower: Tower) -> str:
     inner = getattr(tower, "visual", None) or getattr(tower, "text", None)
     inner = getattr(inner, "trunk", None) or getattr(inner, "transformer", None) or inner
     return type(inner).__name__
+
+
+def is_model(name: str) -> bool:
+    """Whether open_clip has a model of this name."""
+    return name in open_clip.list_models()
+
+
+def closest(name: str) -> str | None:
+    """The pair or model of open_clip whose name is most like another, if any is."""
+    names = [*open_clip.list_pretrained(as_str=True), *open_clip.list_models()]
+    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 
 def other_gelu(model: str, pretrained: str) -> str | None:

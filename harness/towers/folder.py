@@ -11,17 +11,19 @@ from torch import nn
 from harness.errors import HarnessError
 from harness.towers import hub, transformers_folder
 from harness.towers.hf import check_installed, local_config
-from harness.towers.weights import check_file, check_loaded, made, read_json
+from harness.towers.processor import PROCESSORS
+from harness.towers.weights import check_file, load_weights, made, read_json, unwarned
 
 CONFIG, MERGES = "open_clip_config.json", "bpe_merges.txt.gz"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+USUAL = (*WEIGHTS, transformers_folder.WEIGHTS)
 TOKENIZERS = (  # files that a tokenizer of transformers is read from
     "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
     "tokenizer.model",
 )  # fmt: skip
 BESIDE = (  # what is fetched with config and weights
     *TOKENIZERS, MERGES, "merges.txt", "added_tokens.json", "special_tokens_map.json",
-    "tokenizer_config.json", *transformers_folder.PROCESSORS,
+    "tokenizer_config.json", *PROCESSORS,
 )  # fmt: skip
 
 
@@ -38,9 +40,15 @@ def load(folder: Path, name: str) -> tuple[nn.Module, Any]:
             f"{name} has neither {CONFIG} nor {theirs.name}: the folder of a backbone holds one of "
             "them, and weights as safetensors."
         )
-    weights = Path(str(_find_checkpoint_in_dir(folder)))
+    with unwarned():
+        weights = Path(str(_find_checkpoint_in_dir(folder)))
     if not ours.is_file():
         weights = folder / transformers_folder.WEIGHTS
+    elif weights.name not in USUAL and len([*folder.glob("*.safetensors")]) > 1:
+        raise HarnessError(
+            f"{name} has several .safetensors files, and none is named {WEIGHTS[0]}: name the one "
+            "with the weights so."
+        )
     if weights.suffix != ".safetensors" or not weights.is_file():
         raise HarnessError(
             f"the weights of {name} are no .safetensors file"
@@ -59,16 +67,28 @@ def load(folder: Path, name: str) -> tuple[nn.Module, Any]:
 def _open_clip(folder: Path, weights: Path) -> tuple[nn.Module, Any]:
     config = _checked(folder / CONFIG)
     words = local_config(config["model_cfg"]["text_cfg"], str(folder))
-    model = open_clip.create_model(
-        f"local-dir:{folder}", force_custom_text=True, require_pretrained=True,
-        pretrained_text=False, text_cfg=words,
-    )  # fmt: skip
-    check_loaded(model, weights)
+    with unwarned():
+        model = open_clip.create_model(
+            f"local-dir:{folder}", force_custom_text=True, load_weights=False,
+            pretrained_text=False, text_cfg=words,
+        )  # fmt: skip
+    load_weights(model, weights)
+    size = config["preprocess_cfg"].get("size", model.visual.image_size)
+    if _pair(size) != _pair(model.visual.image_size):
+        raise HarnessError(
+            f"{folder / CONFIG} says size {size} in its preprocess_cfg, and the model takes images "
+            f"of {model.visual.image_size}."
+        )
     if words.get("hf_tokenizer_name"):
         check_installed(f"the tokenizer of {folder}")
         safe = {"trust_remote_code": False, "local_files_only": True}
         return model, open_clip.get_tokenizer(f"local-dir:{folder}", **safe)
     return model, merged_tokenizer(folder)
+
+
+def _pair(size: Any) -> tuple[Any, Any]:
+    """Height and width of images, of which one number or two are given."""
+    return tuple(size) if isinstance(size, list | tuple) else (size, size)
 
 
 def merged_tokenizer(folder: Path) -> Any:
@@ -114,6 +134,10 @@ def _checked(path: Path) -> dict[str, Any]:
         raise HarnessError(
             f"{path} needs a preprocess_cfg with mean and std, as open_clip writes it: how images "
             "are normalised is not known else."
+        )
+    if pixels.get("mode", "RGB") != "RGB":
+        raise HarnessError(
+            f"{path}: images of mode {pixels['mode']!r} are not supported, only RGB."
         )
     foreign = ["timm_model_pretrained"] if named.get("timm_model_pretrained") else []
     if named.get("hf_tokenizer_name") and not any((path.parent / n).is_file() for n in TOKENIZERS):
@@ -162,7 +186,7 @@ def _whole(home: Path) -> bool:
     """Whether what config and weights do not say lies beside them."""
     words = any((home / name).is_file() for name in TOKENIZERS)
     if not (home / CONFIG).is_file():
-        return words and any((home / name).is_file() for name in transformers_folder.PROCESSORS)
+        return words and any((home / name).is_file() for name in PROCESSORS)
     model = read_json(home / CONFIG).get("model_cfg") or {}
     return words or not model.get("text_cfg", {}).get("hf_tokenizer_name")
 

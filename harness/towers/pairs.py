@@ -1,16 +1,13 @@
 """open_clip's models by name, with the weights of a tag, of a file, or random ones."""
 
-import contextlib
 import difflib
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
 from open_clip.constants import HF_WEIGHTS_NAME
-from open_clip.model import set_model_preprocess_cfg
 from open_clip.pretrained import _get_safe_alternatives
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH
 from torch import Tensor, nn
@@ -21,7 +18,7 @@ from harness.towers import folder, hub, transformers_folder
 from harness.towers.catalogue import check_gelu
 from harness.towers.hf import check_installed, local_config
 from harness.towers.layouts import kind_of
-from harness.towers.weights import check_file, check_loaded, made
+from harness.towers.weights import check_file, load_weights, made, unwarned
 
 
 class NoWords:
@@ -60,7 +57,7 @@ def model(name: str, pretrained: str, fetch: bool = True) -> nn.Module:
         )
     check_gelu(name, pretrained)
     if pretrained == "random":
-        with torch.random.fork_rng(), _unwarned():
+        with torch.random.fork_rng(), unwarned():
             torch.manual_seed(seed_of("random backbone", name))
             return open_clip.create_model(name, **_how(name))
     file = Path(pretrained)
@@ -76,17 +73,6 @@ def model(name: str, pretrained: str, fetch: bool = True) -> nn.Module:
         f"the weights of {name}:{pretrained} cannot be loaded",
         lambda: _with_weights(name, file, pixels),
     )
-
-
-@contextlib.contextmanager
-def _unwarned() -> Iterator[None]:
-    """Meanwhile open_clip does not log that a model has no weights: it is to be random."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def tag_file(name: str, tag: str, fetch: bool = True) -> Path:
@@ -123,19 +109,16 @@ def tokenizer(name: str, fetch: bool = True) -> Any:
 
 
 def _with_weights(name: str, file: Path, pixels: Mapping[str, Any]) -> Any:
-    how = _how(name)
-    if file.suffix == ".safetensors":
-        check_file(file)
-        if kind_of(file):
-            with _unwarned():
-                created = open_clip.create_model(name, **how)
-            transformers_folder.fill(created, name, file)
-            set_model_preprocess_cfg(created, created.visual.preprocess_cfg | pixels)
-            check_loaded(created, file)
-            return created
-    created = open_clip.create_model(name, str(file), force_preprocess_cfg=pixels, **how)
-    if file.suffix == ".safetensors":  # a tag's other files open_clip reads without unpickling
-        check_loaded(created, file)
+    how = _how(name) | {"force_preprocess_cfg": pixels}
+    if file.suffix != ".safetensors":  # of a tag: read with PyTorch's restricted loader
+        return open_clip.create_model(name, str(file), **how)
+    check_file(file)
+    with unwarned():
+        created = open_clip.create_model(name, **how)
+    if kind_of(file):
+        transformers_folder.fill(created, name, file)
+    else:
+        load_weights(created, file)
     return created
 
 

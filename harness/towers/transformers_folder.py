@@ -20,10 +20,10 @@ from torch import nn
 from harness.errors import HarnessError
 from harness.towers.hf import check_installed
 from harness.towers.layouts import block_counts, kind_of, renamed
-from harness.towers.weights import check_loaded, read_json
+from harness.towers.processor import pixels
+from harness.towers.weights import check_finite, read_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # of older and newer versions
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 CLIP = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 SIGLIP = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
@@ -37,19 +37,6 @@ DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
 }
 WIDE, NARROW = (768, 3072, 12, 12), (512, 2048, 12, 8)
 ACTIVATIONS = {"clip": ("quick_gelu", "gelu"), "siglip": ("gelu_pytorch_tanh", "gelu")}
-INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # the numbers are Pillow's
-TAKEN: dict[str, dict[str, Any]] = {
-    "clip": {
-        "size": {"shortest_edge": 224}, "do_center_crop": True, "crop_size": 224,
-        "image_mean": open_clip.OPENAI_DATASET_MEAN, "image_std": open_clip.OPENAI_DATASET_STD,
-    },
-    "siglip": {
-        "size": {"height": 224, "width": 224}, "do_center_crop": False, "crop_size": 224,
-        "image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5),
-    },
-}  # fmt: skip
-ALWAYS = {"resample": 3, "do_resize": True, "do_rescale": True, "do_normalize": True,
-          "rescale_factor": 1 / 255}  # fmt: skip
 
 
 def load(folder: Path) -> tuple[nn.Module, Any]:
@@ -61,11 +48,11 @@ def load(folder: Path) -> tuple[nn.Module, Any]:
     """
     config = read_json(folder / CONFIG)
     kind, file = config.get("model_type"), folder / WEIGHTS
-    if kind not in TAKEN or kind_of(file) != kind:
+    if kind not in ACTIVATIONS or kind_of(file) != kind:
         raise HarnessError(
             f"{folder / CONFIG} says model_type {kind!r}, and {WEIGHTS} holds "
             f"{kind_of(file) or 'another kind of model'}; supported are "
-            f"{' and '.join(TAKEN)}, with both towers."
+            f"{' and '.join(ACTIVATIONS)}, with both towers."
         )
     vision, text = (fields(config, kind, part, folder / CONFIG) for part in ("vision", "text"))
     said = {"vision": vision["num_hidden_layers"], "text": text["num_hidden_layers"]}
@@ -76,7 +63,7 @@ def load(folder: Path) -> tuple[nn.Module, Any]:
     make = _clip if kind == "clip" else _siglip
     model = make(vision, text, config)
     model.load_state_dict(renamed(safetensors.torch.load_file(str(file)), kind), strict=True)
-    check_loaded(model, file)
+    check_finite(model, file)
     taken = asdict(PreprocessCfg()) | pixels(folder, kind, vision["image_size"])
     set_model_preprocess_cfg(model, taken | {"size": vision["image_size"]})
     words = _merged if kind == "clip" else _pieces
@@ -114,6 +101,7 @@ def fill(model: Any, name: str, file: Path) -> None:
                 "or without -quickgelu, or give the folder as local-dir:FOLDER."
             )
     model.load_state_dict(renamed(safetensors.torch.load_file(str(file)), "clip"), strict=True)
+    check_finite(model, file)
 
 
 def fields(config: Mapping[str, Any], kind: str, part: str, path: Path) -> dict[str, Any]:
@@ -201,46 +189,6 @@ def _siglip(vision: Mapping[str, Any], text: Mapping[str, Any], config: Mapping[
     )  # fmt: skip
     made.visual.image_size, made.visual.head = (vision["image_size"],) * 2, nn.Sequential()
     return made
-
-
-def pixels(folder: Path, kind: str, size: int) -> dict[str, Any]:
-    """What a processor's config says of images, as open_clip says it.
-
-    Raises:
-        HarnessError: there is none, or it does what no transform here does.
-    """
-    paths = [folder / name for name in PROCESSORS if (folder / name).is_file()]
-    if not paths:
-        raise HarnessError(
-            f"{folder} has no {PROCESSORS[0]}: it must say how images are resized and normalised."
-        )
-    path = paths[0]
-    given = read_json(path)
-    said = ALWAYS | TAKEN[kind] | given.get("image_processor", given)
-    edges, cropped = said["size"], said["crop_size"] if said["do_center_crop"] else None
-    if isinstance(edges, int):
-        edges = {"shortest_edge": edges} if kind == "clip" else {"height": edges, "width": edges}
-    if isinstance(cropped, int):
-        cropped = {"height": cropped, "width": cropped}
-    square = {"height": size, "width": size}
-    modes: dict[str, tuple[dict[str, int], list[Any]]] = {
-        "shortest": ({"shortest_edge": size}, [square]),
-        "squash": (square, [None, square]),
-    }
-    mode = [name for name, (of, crops) in modes.items() if edges == of and cropped in crops]
-    steps = [name for name in ("do_resize", "do_rescale", "do_normalize") if said[name] is not True]
-    interpolation = INTERPOLATIONS.get(said["resample"])
-    if not mode or steps or interpolation is None or abs(said["rescale_factor"] * 255 - 1) > 1e-6:
-        raise HarnessError(
-            f"{path} resizes images to {edges}, crops {cropped}, interpolation {said['resample']}"
-            f"{''.join(f', without {step}' for step in steps)}, factor {said['rescale_factor']}; "
-            f"supported is {size} x {size} as the model takes it, by the short side and a centre "
-            "crop or by both sides, bilinear (2) or bicubic (3), factor 1/255."
-        )
-    return {
-        "mean": tuple(said["image_mean"]), "std": tuple(said["image_std"]),
-        "interpolation": interpolation, "resize_mode": mode[0],
-    }  # fmt: skip
 
 
 def _merged(folder: Path, text: Mapping[str, Any]) -> SimpleTokenizer:
