@@ -84,8 +84,11 @@ def names() -> dict[str, tuple[str, str]]:
         "MODEL:PRETRAINED": ("such as ViT-B-16-quickgelu:openai", "open_clip's list"),
         "MODEL:FILE.safetensors": ("an open_clip model, your own weights", "your file"),
         "MODEL:random": ("seeded random weights, for tests and timing", "nothing is loaded"),
-        "hf-hub:OWNER/REPO": ("an open_clip repository", "the hub"),
-        "local-dir:FOLDER": ("open_clip_config.json and safetensors weights", "your folder"),
+        "hf-hub:OWNER/REPO": ("a repository with such a folder", "the hub"),
+        "local-dir:FOLDER": (
+            "open_clip's layout, or transformers' CLIP or SigLIP; safetensors",
+            "your folder",
+        ),
     }
 
 
