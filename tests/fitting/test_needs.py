@@ -62,6 +62,28 @@ def test_a_method_of_class_tokens_is_refused_where_none_is(mini):
     assert lacking(pooled, build("plot"), FIT) == ["image class token"]
 
 
+def test_a_method_that_spares_the_first_token_is_refused_where_it_is_a_patch(mini):
+    assert lacking(mini, build("dyt"), FIT) == []
+    assert lacking(kinds.load("layer-scale"), build("dyt"), FIT) == []
+    assert lacking(kinds.load("attention-pool"), build("dyt"), FIT) == [
+        "a class token before all image tokens"
+    ]
+
+
+def test_a_method_that_adds_tokens_between_text_blocks_is_refused_where_texts_end_with_one(mini):
+    assert lacking(mini, build("mmrl"), FIT) == []
+    assert lacking(kinds.load("class"), build("mmrl", first_block=2), FIT) == [
+        "tokens added between text blocks"
+    ]
+
+
+def test_parameters_of_every_norm_are_found_under_the_names_of_clips():
+    names = kinds.load("attention-pool").parameters_by_name()
+    norms = [name for name in names if "norm" in name]
+    assert norms
+    assert all(name.split(".")[-2].startswith("ln") for name in norms)
+
+
 def test_initial_values_do_not_depend_on_what_was_asked_before(resnet):
     first, again = (Model(resnet, build("clip_adapter"), FIT, seed=1) for _ in range(2))
     assert all(map(lambda a, b: a.equal(b), first.parameters(), again.parameters()))

@@ -14,6 +14,7 @@ from harness.fitting.needs import lacking
 from harness.towers import backbone, folder, pairs
 from harness.towers.catalogue import Unloaded, listed
 from harness.towers.hf import CONFIGS
+from tests.conftest import execute
 from tests.methods.test_contract import FIT, build
 from tests.towers import kinds, theirs
 
@@ -84,6 +85,12 @@ def test_the_fingerprint_covers(change, kind):
     else:
         next(model.text.parameters())[0, 0] += 1
     assert kinds.Clip(model, tokenizer, kind).fingerprint != kinds.load(kind).fingerprint
+
+
+@pytest.mark.parametrize("name", ["clip_adapter", "image_lora"])
+def test_a_whole_run_is_done(name, kind, make_run):
+    record, _, _ = execute(make_run(name, backbone=kinds.load(kind), max_steps=2))
+    assert record.status == "done", record.error
 
 
 def test_168_pairs_are_accepted_without_weights_or_network():
