@@ -77,7 +77,8 @@ def test_a_wheel_holds_one_package(wheel):
     assert tops == {"harness", f"vlm_peft_harness-{importlib.metadata.version('vlm-peft-harness')}"
                     ".dist-info"}  # fmt: skip
     assert {"harness/methods/dra.py", "harness/tasks/datasets/emoji/classes.json",
-            "harness/published/dra.csv"} <= set(names)  # fmt: skip
+            "harness/published/dra.csv",
+            "harness/towers/hf_configs/roberta-base/config.json"} <= set(names)  # fmt: skip
     report = {f"harness/report/page.{end}" for end in ("html.jinja", "css", "js")}
     assert report <= set(names)
 

@@ -36,7 +36,7 @@ def load(name: str, device: str | torch.device = "cpu", weights: bool = True) ->
 
     Raises:
         HarnessError: an unknown name, weights that would have to be unpickled, weights in the wrong
-            configuration, or a text tower that is no TextTransformer.
+            configuration, or a text tower of an unknown kind.
     """
     if torch.device(device).type == "cpu":
         _keep_freed_memory()

@@ -85,7 +85,9 @@ def describe(arguments: argparse.Namespace) -> int:
         print(backbones.shown(arguments.name, arguments.plugin, arguments.json))
         return 0
     if arguments.json:
-        raise HarnessError("--json describes a backbone of another library: leave it out here.")
+        raise HarnessError(
+            f"--json describes pairs, folders and repositories: leave it out for {arguments.name}."
+        )
     if arguments.name == "engine":
         _show(pages.engine())
         return 0
