@@ -41,7 +41,7 @@ TRUNKS = {
     "postnorm": ("eva02_tiny_patch14_224", {"img_size": 28, "use_post_norm": True}),
 }
 IMAGES = {
-    "convnext": _timm("test_convnext", 64, timm_pool="avg"),
+    "convnext": _timm("test_convnext", 32, timm_pool="avg"),
     "test_vit": _timm("test_vit", timm_pool="token"),
     "batch-norm": _timm("test_resnet", 64, timm_pool="avg"),
 }
