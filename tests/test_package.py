@@ -78,6 +78,7 @@ def test_a_wheel_holds_one_package(wheel):
                     ".dist-info"}  # fmt: skip
     assert {"harness/methods/dra.py", "harness/tasks/datasets/emoji/classes.json",
             "harness/tasks/datasets/torchvision/sets.json",
+            "harness/towers/hf_configs/roberta-base/config.json",
             "harness/published/dra.csv"} <= set(names)  # fmt: skip
     report = {f"harness/report/page.{end}" for end in ("html.jinja", "css", "js")}
     assert report <= set(names)

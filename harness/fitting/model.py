@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from harness.errors import HarnessError, blaming
-from harness.fitting.needs import check_both, check_needs
+from harness.fitting.needs import check_needs
 from harness.images.cache import checksum
 from harness.method import Classes, HeadContext, Method, Output
 from harness.randomness import initialising
@@ -225,7 +225,6 @@ class Model:
 def _copies(clip: Clip, method: Method) -> dict[str, nn.Parameter]:
     """Copies of the backbone's parameters that the method trains, by name."""
     chosen = list(method.unfrozen(clip))
-    check_both(clip, method, chosen)
     known = clip.parameters_by_name() if chosen else {}
     for name in chosen:
         if name not in known:

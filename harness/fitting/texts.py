@@ -21,7 +21,7 @@ from harness.towers.openclip import Clip
 from harness.towers.tower import Site
 
 SOURCES = (  # what the bits of a frozen feature depend on
-    "towers/tower", "towers/openclip", "towers/text", "towers/timm", "towers/pixels",
+    "towers/tower", "towers/openclip", "towers/text", "towers/hf", "towers/timm", "towers/pixels",
     "towers/shared_prefix", "fitting/model", "fitting/texts", "fitting/inputs", "images/pixels",
     "images/source",
 )  # fmt: skip

@@ -1,19 +1,23 @@
 """The pairs of model and weights that open_clip lists, by their configuration alone."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import open_clip
 import torch
 from open_clip.model import set_model_preprocess_cfg
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH
 from open_clip.transform import PreprocessCfg
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from harness.errors import HarnessError
-from harness.towers.openclip import image_tower
+from harness.towers.hf import local_config, text_tower
+from harness.towers.openclip import Clip, image_tower, parameters_by_name
 from harness.towers.pixels import Pixels
-from harness.towers.text import TextTower, check_text_tower
+from harness.towers.text import TextTower
 from harness.towers.tower import POINTS, Site, Tower
 
 
@@ -28,49 +32,96 @@ class Unloaded:
     pixels: Pixels
     parameters: int
 
+    @classmethod
+    def of(cls, clip: Clip) -> "Unloaded":
+        """A backbone that is loaded."""
+        count = sum(p.numel() for tower in (clip.image, clip.text) for p in tower.parameters())
+        return cls(clip.name, clip.image, clip.text, clip.embedding, clip.pixels, count + 1)
+
     def sites(self) -> list[Site]:
         """Every site of both towers."""
         return self.image.sites() + self.text.sites()
 
+    def brief(self) -> dict[str, str]:
+        """Towers, pixels and parameters in few letters, for a row of a table."""
+        short = {"all sites": "all", "parts of blocks": "parts"}
+        seen = "causal" if self.text.causal else "both ways"
+        image, text = (len(tower.blocks) > 0 for tower in (self.image, self.text))
+        return {
+            "image": f"{_size(self.image)} {short[self.opened]}" if image else "features",
+            "text": f"{_size(self.text)} {seen}" if text else "features",
+            "pixels": f"{self.pixels.size[0]} {self.pixels.resizing}",
+            "params": f"{self.parameters / 1e6:,.0f}M",
+        }
+
+    @property
+    def opened(self) -> str:
+        """How far the image tower is opened."""
+        points = set(getattr(self.image.blocks[0], "points", ())) if len(self.image.blocks) else ()
+        return "all sites" if points == set(POINTS) else "parts of blocks" if points else "features"
+
+    @property
+    def seen(self) -> str:
+        """What a token of a text sees."""
+        return "causal" if self.text.causal else "bidirectional"
+
+    def parameters_by_name(self) -> dict[str, nn.Parameter]:
+        """As of a `Clip`."""
+        return parameters_by_name(self.image, self.text)
+
     def about(self) -> dict[str, str]:
         """Towers, sites, pixels and parameters in words."""
-        opened = set(getattr(self.image.blocks[0], "points", ())) if len(self.image.blocks) else ()
-        inside = "all sites" if opened == set(POINTS) else "blocks, norms, attention and MLP"
-        blocks = f"{len(self.image.blocks)} blocks of width {self.image.width}, {inside}"
-        image = blocks if opened else "features alone"
-        seen = "causal" if self.text.causal else "bidirectional"
-        text = f"{len(self.text.blocks)} blocks of width {self.text.width}, {seen}, pooled at "
+        inside = {"all sites": "all sites", "parts of blocks": "blocks, norms, attention and MLP"}
+        image = f"{_size(self.image)}, {inside.get(self.opened, 'features alone')}"
         return {
             "image tower": image,
-            "text tower": text + self.text.pooling,
+            "text tower": f"{_size(self.text)}, {self.seen}, pooled at {self.text.pooling}"
+            + ("" if len(self.text.blocks) else ", features alone"),
             "images": str(self.pixels),
             "parameters": f"{self.parameters:,}",
         }
 
 
-def check_gelu(model: str, pretrained: str) -> None:
-    """Raises HarnessError for weights of the other GELU, with the model that has theirs, if any."""
+def _size(tower: Tower) -> str:
+    """How many blocks of which width a tower has; or of what kind it is."""
+    if len(tower.blocks):
+        return f"{len(tower.blocks)}x{tower.width}"
+    inner = getattr(tower, "visual", None) or getattr(tower, "text", None)
+    inner = getattr(inner, "trunk", None) or getattr(inner, "transformer", None) or inner
+    return type(inner).__name__
+
+
+def is_model(name: str) -> bool:
+    """Whether open_clip has a model of this name."""
+    return name in open_clip.list_models()
+
+
+def closest(name: str) -> str | None:
+    """The pair or model of open_clip whose name is most like another, if any is."""
+    names = [*open_clip.list_pretrained(as_str=True), *open_clip.list_models()]
+    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
+
+
+def other_gelu(model: str, pretrained: str) -> str | None:
+    """None, unless the weights are of another GELU than the model computes: then the pair that has
+    theirs, or an empty text if there is none."""
     tag = open_clip.get_pretrained_cfg(model, pretrained) or {}
     quick = bool((open_clip.get_model_config(model) or {}).get("quick_gelu", False))
     if not tag or bool(tag.get("quick_gelu", False)) == quick:
-        return
+        return None
     other = model.removesuffix("-quickgelu") if quick else f"{model}-quickgelu"
     there = other != model and pretrained in open_clip.list_pretrained_tags_by_model(other)
-    raise HarnessError(
-        f"the weights {pretrained!r} were trained with the other GELU than {model!r} computes, "
-        "which costs accuracy silently. "
-        + (f"Use {other}:{pretrained}." if there else "No model of open_clip has theirs.")
-    )
+    return f"{other}:{pretrained}" if there else ""
 
 
-def check_text_model(model: str) -> None:
-    """Raises HarnessError for a model whose text tower another library makes."""
-    words = (open_clip.get_model_config(model) or {}).get("text_cfg", {})
-    if words.get("hf_model_name"):
+def check_gelu(model: str, pretrained: str) -> None:
+    """Raises HarnessError for weights of the other GELU, with the model that has theirs, if any."""
+    twin = other_gelu(model, pretrained)
+    if twin is not None:
         raise HarnessError(
-            f"the text tower of {model!r} is {words['hf_model_name']} of the package transformers; "
-            "only open_clip's TextTransformer is supported. Choose another backbone, such as "
-            "ViT-B-16."
+            f"the weights {pretrained!r} were trained with the other GELU than {model!r} computes, "
+            "which costs accuracy silently. "
+            + (f"Use {twin}." if twin else "No model of open_clip has theirs.")
         )
 
 
@@ -90,12 +141,25 @@ def listed(only: str = "") -> Iterator[tuple[str, Unloaded | str]]:
             continue
         try:
             check_gelu(model, pretrained)
-            check_text_model(model)
             if model not in made:
                 made[model] = _shapes(model)
             yield name, _unloaded(name, made[model])
         except HarnessError as error:
             yield name, str(error)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Meanwhile tensors are not filled with initial values, which takes long on the meta device and
+    is not kept."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        first = args[0] if args else given.get("tensor")
+        name = getattr(func, "__name__", "")
+        fills = name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
+        return first if fills and isinstance(first, Tensor) else func(*args, **given)
 
 
 def _shapes(model: str) -> nn.Module:
@@ -104,10 +168,9 @@ def _shapes(model: str) -> nn.Module:
     kept: dict[str, Any] = {
         key: value for key, value in config.items() if key not in ("custom_text", "multimodal_cfg")
     }
-    with torch.device("meta"):
-        made = open_clip.CustomTextCLIP(**kept)
-    check_text_tower(made.text, model)
-    return made
+    kept["text_cfg"] = local_config(kept["text_cfg"], model)
+    with _Unfilled(), torch.device("meta"):
+        return open_clip.CustomTextCLIP(**kept)
 
 
 def _unloaded(name: str, model: Any) -> Unloaded:
@@ -116,8 +179,11 @@ def _unloaded(name: str, model: Any) -> Unloaded:
     config = asdict(PreprocessCfg())
     set_model_preprocess_cfg(model, config | {key: tag[key] for key in config if key in tag})
     embedding = int(getattr(model.visual, "output_dim", model.text.output_dim))
-    text = TextTower(model.text)
-    text.takes_tokens = not other_tokenizer(kind)  # those have no start token, or no largest end
+    words = (open_clip.get_model_config(kind) or {})["text_cfg"]
+    length = words.get("context_length", DEFAULT_CONTEXT_LENGTH)
+    text = text_tower(model.text, length, name)
+    # tokenizers of transformers have no start token, or no largest end
+    text.takes_tokens = text.takes_tokens and not other_tokenizer(kind)
     count = sum(parameter.numel() for parameter in model.parameters())
     image = image_tower(model.visual, embedding)
     return Unloaded(name, image, text, embedding, Pixels.of(model.visual, name), count)

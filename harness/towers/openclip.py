@@ -2,17 +2,19 @@
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from open_clip import transformer as oc
+from open_clip.hf_model import HFTextEncoder
 from torch import Tensor, nn
 
 from harness.errors import HarnessError
 from harness.towers import timm
+from harness.towers.hf import text_tower
 from harness.towers.pixels import Pixels
-from harness.towers.text import TextTower
 from harness.towers.tower import Block, EditCall, Site, Tower, unedited
 
 
@@ -21,6 +23,7 @@ class ImageTower(Tower):
 
     name = "image"
     stem_names = ("conv1.", "class_embedding", "positional_embedding", "ln_pre.")
+    first_token = True
 
     def __init__(self, visual: oc.VisionTransformer) -> None:
         super().__init__()
@@ -57,6 +60,7 @@ class FeaturesTower(Tower):
 
     name = "image"
     stem_names = ("",)
+    block_names = ()
     takes_tokens = False
 
     def __init__(self, visual: nn.Module, embedding: int) -> None:
@@ -98,12 +102,13 @@ class Clip(nn.Module):
         super().__init__()
         self.embedding = int(getattr(model.visual, "output_dim", model.text.output_dim))
         self.image = image_tower(model.visual, self.embedding)
-        self.text = TextTower(model.text)
+        self.text = text_tower(model.text, tokenizer.context_length, name)
         self.logit_scale: Tensor = model.logit_scale
         self.tokenizer = tokenizer
         self.name = name
         self.pixels = Pixels.of(model.visual, name)
-        self.text.takes_tokens = takes_context(tokenizer, self.text.context)
+        if self.text.takes_tokens:
+            self.text.takes_tokens = takes_context(tokenizer, self.text.context)
         self.fingerprint = fingerprint(model, tokenizer)
         self.requires_grad_(False)
         self.train()  # no dropout anywhere: eval would take PyTorch's fused path, 2e-6 away
@@ -119,11 +124,7 @@ class Clip(nn.Module):
     def parameters_by_name(self) -> dict[str, nn.Parameter]:
         """The parameters of both towers: `image.stem.conv1.weight`, `text.blocks.3.ln1.weight`,
         `text.blocks.3.attn.weight` (of queries, keys and values together), `image.head.proj`."""
-        return {
-            f"{tower.name}.{name}": parameter
-            for tower in (self.image, self.text)
-            for name, (_, parameter) in tower.own_parameters().items()
-        }
+        return parameters_by_name(self.image, self.text)
 
     def check_class_token(self, method: str) -> None:
         """Raises HarnessError unless the image feature is made of the class token alone: LayerNorm,
@@ -152,14 +153,23 @@ class Clip(nn.Module):
         return ids.to(self.device)
 
 
+def parameters_by_name(*towers: Tower) -> dict[str, nn.Parameter]:
+    """Those of `Clip.parameters_by_name`."""
+    return {
+        f"{tower.name}.{name}": parameter
+        for tower in towers
+        for name, (_, parameter) in tower.own_parameters().items()
+    }
+
+
 def token_count(tokenizer: Any, text: str) -> int:
     """How many tokens a text has when nothing is cut off, those at its ends included."""
     if hasattr(tokenizer, "encode"):
         return len(tokenizer.encode(text)) + 2
     text = getattr(tokenizer, "clean_fn", str)(text)
     if getattr(tokenizer, "tokenizer_mode", "") == "clips":
-        return len(tokenizer.tokenizer(text, add_special_tokens=False).input_ids) + 3
-    return len(tokenizer.tokenizer(text).input_ids)
+        return len(tokenizer.tokenizer(text, add_special_tokens=False, verbose=False).input_ids) + 3
+    return len(tokenizer.tokenizer(text, verbose=False).input_ids)
 
 
 def takes_context(tokenizer: Any, length: int) -> bool:
@@ -215,6 +225,13 @@ def fingerprint(model: Any, tokenizer: Any) -> str:
         backend = getattr(inner, "backend_tokenizer", None)
         digest.update(repr(sorted(inner.get_vocab().items())).encode())
         digest.update(backend.to_str().encode() if backend is not None else b"")
+        pieces = getattr(inner, "sp_model", None)  # of sentencepiece, with scores
+        digest.update(pieces.serialized_model_proto() if pieces is not None else b"")
+    if isinstance(model.text, HFTextEncoder):
+        said = model.text.config.to_dict()
+        for where in ("_name_or_path", "transformers_version"):
+            said.pop(where, None)
+        digest.update(json.dumps(said, sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())

@@ -20,7 +20,7 @@ class TextTower(Tower):
     """
 
     name = "text"
-    stem_names = ("token_embedding.", "positional_embedding", "cls_emb")
+    stem_names: tuple[str, ...] = ("token_embedding.", "positional_embedding", "cls_emb")
 
     def __init__(self, text: oc.TextTransformer) -> None:
         super().__init__()
@@ -125,3 +125,9 @@ def check_text_tower(text: object, name: str) -> None:
             f"the text tower of {name!r} pools {text.pool_type!r}; allowed are "
             f"{', '.join(POOLINGS)}. Choose another backbone, such as ViT-B-16."
         )
+    for block in text.transformer.resblocks:
+        if type(block) is not oc.ResidualAttentionBlock:
+            raise HarnessError(
+                f"{name!r} has text blocks of type {type(block).__name__}; only open_clip's "
+                "ResidualAttentionBlock is supported."
+            )

@@ -1,5 +1,6 @@
 """timm's vision transformers inside of open_clip models as towers."""
 
+import re
 from collections import OrderedDict
 from typing import Any
 
@@ -76,6 +77,7 @@ class TimmTower(Tower):
         self.length = trunk.patch_embed.num_patches + trunk.num_prefix_tokens
         self.rotates = getattr(trunk, "rope", None) is not None
         self.takes_tokens = not self.rotates
+        self.first_token = trunk.num_prefix_tokens == 1 and trunk.cls_token is not None
         sites = [f"image.blocks.{i}" for i in range(len(trunk.blocks))]
         if isinstance(trunk, Eva):
             made = [PartsBlock(b, s, trunk) for b, s in zip(trunk.blocks, sites, strict=True)]
@@ -86,6 +88,13 @@ class TimmTower(Tower):
 
     def train(self, mode: bool = True) -> "TimmTower":
         return super().train(False)
+
+    def own_parameters(self) -> dict[str, tuple[str, nn.Parameter]]:
+        """Those of a tower; norms are named so that they are found where CLIP's are."""
+        return {
+            re.sub(r"\b(\w*norm\w*)\b", r"ln_\1", name): found
+            for name, found in super().own_parameters().items()
+        }
 
     def stem(self, inputs: Tensor, edit: EditCall = unedited) -> Tensor:
         trunk = self.visual.trunk

@@ -161,6 +161,7 @@ class Tower(nn.Module):
     block_names: tuple[str, ...] = ("transformer.",)  # and those that its blocks hold, too
     takes_tokens = True  # whether it has the site `tokens`
     class_token = False  # whether the feature is LayerNorm and projection of the first token alone
+    first_token = False  # whether a class token, and no other, comes before the patches
     compiled = False  # whether blocks without edits run through torch.compile
 
     def stem(self, inputs: Tensor, edit: EditCall = unedited) -> Tensor:

@@ -52,7 +52,7 @@ def test_what_a_method_states_is_needed_beside_what_it_edits(resnet):
 
 
 def test_parameters_of_one_tower_are_not_trained_where_a_clip_trains_those_of_both(resnet):
-    with pytest.raises(HarnessError, match="of the image tower, and resnet has none"):
+    with pytest.raises(HarnessError, match="parameters of its kind in the image tower"):
         Model(resnet, build("ln_tuning"), FIT, seed=1)
 
 
@@ -60,6 +60,28 @@ def test_a_method_of_class_tokens_is_refused_where_none_is(mini):
     assert lacking(mini, build("plot"), FIT) == []
     pooled = kinds.load("attention-pool")
     assert lacking(pooled, build("plot"), FIT) == ["image class token"]
+
+
+def test_a_method_that_spares_the_first_token_is_refused_where_it_is_a_patch(mini):
+    assert lacking(mini, build("dyt"), FIT) == []
+    assert lacking(kinds.load("layer-scale"), build("dyt"), FIT) == []
+    assert lacking(kinds.load("attention-pool"), build("dyt"), FIT) == [
+        "a class token before all image tokens"
+    ]
+
+
+def test_a_method_that_adds_tokens_between_text_blocks_is_refused_where_texts_end_with_one(mini):
+    assert lacking(mini, build("mmrl"), FIT) == []
+    assert lacking(kinds.load("class"), build("mmrl", first_block=2), FIT) == [
+        "tokens added between text blocks"
+    ]
+
+
+def test_parameters_of_every_norm_are_found_under_the_names_of_clips():
+    names = kinds.load("attention-pool").parameters_by_name()
+    norms = [name for name in names if "norm" in name]
+    assert norms
+    assert all(name.split(".")[-2].startswith("ln") for name in norms)
 
 
 def test_initial_values_do_not_depend_on_what_was_asked_before(resnet):

@@ -5,10 +5,9 @@ import importlib.util
 import open_clip
 import pytest
 
-from harness.cli.commands import main
 from harness.errors import HarnessError
-from harness.towers import backbone
-from harness.towers.catalogue import Unloaded, check_gelu, check_text_model, listed
+from harness.towers import pairs
+from harness.towers.catalogue import Unloaded, check_gelu, listed
 
 
 def refused(check, *of) -> str:
@@ -19,11 +18,10 @@ def refused(check, *of) -> str:
     return ""
 
 
-def test_of_196_pairs_28_have_the_other_gelu_and_8_more_a_text_tower_of_transformers():
+def test_of_196_pairs_28_have_the_other_gelu():
     pairs = open_clip.list_pretrained()
     gelu = {pair: said for pair in pairs if (said := refused(check_gelu, *pair))}
-    foreign = [pair for pair in pairs if pair not in gelu and refused(check_text_model, pair[0])]
-    assert (len(pairs), len(gelu), len(foreign)) == (196, 28, 8)
+    assert (len(pairs), len(gelu)) == (196, 28)
     for (model, pretrained), said in gelu.items():
         _, _, twin = said.partition("Use ")
         if not twin:
@@ -38,7 +36,7 @@ def test_of_196_pairs_28_have_the_other_gelu_and_8_more_a_text_tower_of_transfor
 @pytest.mark.parametrize(
     ("name", "image", "text", "images"),
     [
-        ("ViT-B-16-SigLIP:webli", "width 768, all sites", "bidirectional, pooled at last",
+        ("ViT-B-16-SigLIP:webli", "12x768, all sites", "bidirectional, pooled at last",
          "224 x 224, both sides to size, bicubic"),
         ("RN50-quickgelu:openai", "features alone", "causal, pooled at argmax",
          "224 x 224, short side to size, bicubic, then the centre"),
@@ -58,30 +56,26 @@ def test_a_listed_backbone_says_what_its_towers_are(name, image, text, images):
     assert images in about["images"]
 
 
+@pytest.fixture
+def without_transformers(monkeypatch):
+    usual = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec",
+        lambda name, *more: None if name == "transformers" else usual(name, *more),
+    )  # fmt: skip
+
+
 @pytest.mark.slow
-def test_160_pairs_are_accepted_by_their_configuration():
+def test_160_pairs_are_accepted_without_transformers_and_8_name_its_extra(without_transformers):
     found = dict(listed())
     accepted = [it for it in found.values() if isinstance(it, Unloaded)]
-    assert (len(found), len(accepted)) == (196, 160)
+    refusals = [it for it in found.values() if not isinstance(it, Unloaded)]
+    extra = [said for said in refusals if "'vlm-peft-harness[hf]'" in said]
+    assert (len(found), len(accepted), len(extra), len(refusals)) == (196, 160, 8, 36)
     assert all(it.parameters > 10_000_000 for it in accepted)
 
 
-def test_show_says_which_methods_a_backbone_can_carry(capsys):
-    assert main(["show", "RN50-quickgelu:openai"]) == 0
-    said = capsys.readouterr().out
-    carried, _, others = said.partition("refused: ")
-    assert "features alone" in carried
-    assert "clip_adapter" in carried
-    assert "lora," not in carried
-    assert "lora," in others
-
-
-def test_a_backbone_that_is_not_listed_is_refused(capsys):
-    assert main(["show", "ViT-Z:nothing"]) != 0
-    assert "list backbones --all" in capsys.readouterr().err
-
-
-def test_a_tokenizer_that_is_not_installed_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(HarnessError, match=r"\[hf\]"):
-        backbone._tokenizer("ViT-B-16-SigLIP")
+def test_what_is_not_installed_is_named_with_its_extra(without_transformers):
+    for ask in (lambda: pairs.tokenizer("ViT-B-16-SigLIP"),
+                lambda: pairs.model("xlm-roberta-base-ViT-B-32", "random")):  # fmt: skip
+        assert "pip install 'vlm-peft-harness[hf]'" in refused(ask)
