@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from harness.records.store import Record
     from harness.task import Task
 
-__all__ = ["Results", "compare", "leaderboard", "load", "run"]
+__all__ = ["Results", "compare", "leaderboard", "load", "load_peft", "run"]
 __version__ = "0.1.0"
 
 _HERE = Path(__file__).parent
@@ -224,3 +224,24 @@ def load(
     from harness.fitting.fitted import load_fit
 
     return load_fit(fit, plugins, device)
+
+
+def load_peft(
+    folder: str | Path,
+    class_names: Sequence[str] | None = None,
+    backbone: str | None = None,
+    *,
+    device: str | None = None,
+) -> "FittedModel":
+    """The fitted model of a folder in the format of Hugging Face peft, whose modules are named by
+    sites, such as `image.blocks.3.q`. It needs the extra [peft].
+
+    Args:
+        class_names, backbone: of a folder that `export` did not write; its own says them.
+
+    Raises:
+        HarnessError: a folder that is damaged, or does not fit the backbone.
+    """
+    from harness.deploy.peft_folder import load
+
+    return load(Path(folder), class_names, backbone, device)

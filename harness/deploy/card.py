@@ -26,12 +26,17 @@ If the folder has a `bpe_merges.txt.gz`, give its path to `get_tokenizer` as `bp
     features = torch.nn.functional.normalize(model.encode_image(image), dim=-1)
     logits = torch.nn.functional.linear(features, kept["weight"], kept.get("bias"))""",
     "onnx": """`model.onnx` takes `pixels` [B, 3, S, S] and gives `logits` [B, C] of its
-classes alone; `predict.py` needs onnxruntime, numpy and pillow alone.
+classes alone. `predict.py` needs the other files of the folder, onnxruntime, numpy and pillow.
 
     python predict.py IMAGE ...""",
     "pt2": """`model.pt2` takes pixels [B, 3, S, S] and gives logits [B, C] of its classes alone.
 
     logits = torch.export.load("model.pt2").module()(pixels)""",
+    "peft": """A folder in the format of Hugging Face peft. Its modules are named by sites of the
+backbone, such as `image.blocks.3.q`. `logits` are over the fitted classes, or over class names.
+
+    model = harness.load_peft("DIR")
+    logits = model.logits([image], class_names)""",
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness import registry
-from harness.decoding import FORMATS
-from harness.deploy import merging
+from harness import registry, rgb
+from harness.deploy import merging, peft_folder
 from harness.deploy.calibration import prepared_of
 from harness.deploy.card import Card
+from harness.deploy.merging import NoSuchForm
 from harness.deploy.network import Network, traced
 from harness.errors import HarnessError, blaming
 from harness.files import shown
@@ -29,12 +29,14 @@ from harness.fitting.texts import frozen_texts
 from harness.images.cache import Cache
 from harness.images.pixels import normalise, resized
 from harness.method import CosineHead, HeadContext
+from harness.methods.peft import Peft
 from harness.randomness import generator
 from harness.towers import backbone, checkpoint
 
 IMAGES = 64  # that are compared
 DIFFERENCE = 1e-4  # of logits up to LARGE, at most; of larger ones in proportion
 LARGE = 100.0  # CLIP's scale of a cosine; at 500 float32 itself has steps of 3e-5
+ONE_FILE = 2**30  # bytes of weights that an ONNX file holds itself; protobuf ends at 2**31
 STANDALONE = Path(__file__).with_name("standalone.py")
 Read = Callable[[Tensor], Tensor]  # what the written files make of images: logits
 
@@ -88,7 +90,10 @@ def export(fitted: FittedModel, form: str, out: Path, card: Card, images: Compar
         raise HarnessError(f"{shown(out)} cannot be made: {error.strerror}.") from error
     try:
         folder.chmod(0o755)
-        read = FORMS[form](fitted, folder, images.pixels)
+        try:
+            read = FORMS[form](fitted, folder, images.pixels)
+        except NoSuchForm as error:
+            raise NoSuchForm(f"{error} Choose --form {_others(fitted, form)}.") from error
         _about(fitted, folder)
         difference = _difference(fitted, read, images.pixels, form)
         said = f"{images.source}: logits differ by at most {difference:.1e}, and no label differs"
@@ -103,14 +108,25 @@ def export(fitted: FittedModel, form: str, out: Path, card: Card, images: Compar
     return difference
 
 
+def _others(fitted: FittedModel, form: str) -> str:
+    """The forms that a fit has beside `form`, found by trying."""
+    tried = {
+        "merged": lambda: merging.merged(fitted.model),
+        "classifier": lambda: merging.classifier(fitted),
+    }
+    found = list[str]()
+    for form, attempt in tried.items():
+        with contextlib.suppress(NoSuchForm):
+            attempt()
+            found.append(form)
+    if isinstance(fitted.model.method, Peft) and form != "peft":
+        found.append("peft")
+    return ", ".join([*found, "onnx"]) + " or pt2"
+
+
 def _about(fitted: FittedModel, folder: Path) -> None:
     """Writes class names and preprocessing."""
-    takes = fitted.model.clip.pixels
-    pixels = {
-        "size": takes.size, "mean": takes.mean, "std": takes.std, "resizing": takes.resizing,
-        "interpolation": takes.interpolation, "fill": takes.fill, "formats": FORMATS,
-        "resize": takes.resize,
-    }  # fmt: skip
+    pixels = fitted.model.clip.pixels.as_json()
     for name, value in (("classes", fitted.class_names), ("preprocessing", pixels)):
         text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
         (folder / f"{name}.json").write_text(text, encoding="utf-8")
@@ -198,16 +214,28 @@ def _onnx(fitted: FittedModel, folder: Path, pixels: Tensor) -> Read:
 
     path = folder / "model.onnx"
     with _tracing(fitted):
+        program = traced(Network(fitted), pixels[:2])
+        size = sum(each.nbytes for each in program.state_dict.values())
         torch.onnx.export(
-            traced(Network(fitted), pixels[:2]), f=str(path), dynamo=True, verbose=False,
-            input_names=["pixels"], output_names=["logits"], external_data=False,
+            program, f=str(path), dynamo=True, verbose=False, input_names=["pixels"],
+            output_names=["logits"], external_data=size > ONE_FILE,
             dynamic_shapes={"pixels": {0: "batch"}},
         )  # fmt: skip
-    shutil.copyfile(STANDALONE, folder / "predict.py")
+    code = STANDALONE.read_text(encoding="utf-8").replace("from harness.rgb", "from rgb")
+    (folder / "predict.py").write_text(code, encoding="utf-8")
+    shutil.copyfile(rgb.__file__, folder / "rgb.py")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"pixels": images.numpy()})[0])
 
 
+def _peft(fitted: FittedModel, folder: Path, pixels: Tensor) -> Read:
+    model = fitted.model
+    about = {"run": json.dumps(fitted.run), "classes": json.dumps(asdict(model.classes))}
+    peft_folder.write(model, folder, about)
+    return FittedModel(peft_folder.read(folder, model.clip, model.classes), {}).logits
+
+
 FORMS: dict[str, Callable[[FittedModel, Path, Tensor], Read]] = {
     "merged": _merged, "classifier": _classifier, "onnx": _onnx, "pt2": _pt2,
+    "peft": _peft,
 }  # fmt: skip

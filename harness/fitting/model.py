@@ -190,9 +190,7 @@ class Model:
     def save(self, path: Path, about: dict[str, str] | None = None) -> None:
         """The trained modules' state as safetensors, with what the image tower takes, and with a
         checksum of all that and of `about`; shared tensors are stored once."""
-        taken = self.clip.pixels
-        pixels = {"size": taken.size, "mean": taken.mean, "std": taken.std, "resize": taken.resize}
-        about = {"pixels": json.dumps(pixels), **(about or {})}
+        about = {"pixels": json.dumps(self.clip.pixels.as_json()), **(about or {})}
         about["sha256"] = self._checksum(about)
         safetensors.torch.save_model(self.trained, str(path), metadata=about)
 

@@ -12,12 +12,13 @@ from PIL import Image
 
 from harness.code import code_hash
 from harness.dataset import PARTS, Dataset, Item
-from harness.decoding import rgb_of, to_rgb
+from harness.decoding import rgb_of
 from harness.errors import HarnessError
 from harness.files import shown, stamp
 from harness.images.cache import Tensors
 from harness.images.contents import DIGESTS
 from harness.images.own import UserImages
+from harness.rgb import to_rgb
 
 __all__ = ["DIGESTS", "ContainedImages", "HarnessError", "to_rgb"]
 

@@ -16,10 +16,11 @@ from PIL import Image
 
 from harness.code import code_hash
 from harness.dataset import PARTS, Dataset, Item
-from harness.decoding import SUFFIXES, open_rgb
+from harness.decoding import open_rgb
 from harness.errors import HarnessError
 from harness.files import is_hidden, path_below, reason, regular_file, shown, stamp
 from harness.images.contents import DIGESTS
+from harness.rgb import SUFFIXES
 
 SHARES = {"val": 0.2, "test": 0.3}  # as CoOp splits the datasets that come without a split
 

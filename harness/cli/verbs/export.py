@@ -9,7 +9,7 @@ from harness.cli import chosen, options
 from harness.cli.verbs import predict
 from harness.files import shown
 
-FORMS = ("merged", "classifier", "onnx", "pt2")
+FORMS = ("merged", "classifier", "onnx", "pt2", "peft")
 
 
 def add(verbs: Any) -> None:
@@ -29,7 +29,8 @@ def add(verbs: Any) -> None:
         "--form", choices=FORMS, required=True, help="merged: an open_clip checkpoint, of methods "
         "that change weights (LoRA's family, full); classifier: a matrix for the plain backbone's "
         "features, of methods that leave the image tower alone; onnx: with a predict.py (needs the "
-        "extra [export]); pt2: for torch.export.load",
+        "extra [export]); pt2: for torch.export.load; peft: in the format of Hugging Face peft, of "
+        "`peft` and `peft-*`",
     )  # fmt: skip
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     export.add_argument(
