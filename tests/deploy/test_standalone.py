@@ -15,6 +15,7 @@ from PIL import Image
 
 import harness
 from harness.cli.commands import main
+from harness.deploy import export
 from harness.records import predictions
 from tests.conftest import METHODS, PLUGINS, ROOT, TOY
 from tests.toy import NAMES
@@ -188,6 +189,24 @@ def test_a_truncated_model_is_one_sentence(folder, food, tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "model.onnx cannot be read" in done.stderr
+
+
+@pytest.mark.export
+def test_weights_that_are_too_large_for_one_file_lie_beside_the_model(food, tmp_path, monkeypatch):
+    records, _, paths = food
+    monkeypatch.setattr(export, "ONE_FILE", 1000)
+    out = tmp_path / "out"
+    assert exported(records[0].folder, "clip_adapter", out) == 0
+    weights = out / "model.onnx.data"
+    assert weights.stat().st_size > 10 * (out / "model.onnx").stat().st_size
+    moved = out.rename(tmp_path / "moved")
+    fit = harness.load(next(r for r in records if r.run["method"] == "clip_adapter"))
+    label = int(fit.logits(paths[:1]).argmax())
+    assert alone(moved, paths[0])[0] == [fit.class_names[label]]
+    os.truncate(moved / "model.onnx.data", 5000)
+    _, done = alone(moved, paths[0])
+    assert "model.onnx cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture
