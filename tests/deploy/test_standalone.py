@@ -15,7 +15,7 @@ from PIL import Image
 
 import harness
 from harness.cli.commands import main
-from harness.deploy import export
+from harness.deploy import forms
 from harness.records import predictions
 from tests.conftest import METHODS, PLUGINS, ROOT, TOY
 from tests.toy import NAMES
@@ -194,7 +194,7 @@ def test_a_truncated_model_is_one_sentence(folder, food, tmp_path):
 @pytest.mark.export
 def test_weights_that_are_too_large_for_one_file_lie_beside_the_model(food, tmp_path, monkeypatch):
     records, _, paths = food
-    monkeypatch.setattr(export, "ONE_FILE", 1000)
+    monkeypatch.setattr(forms, "ONE_FILE", 1000)
     out = tmp_path / "out"
     assert exported(records[0].folder, "clip_adapter", out) == 0
     weights = out / "model.onnx.data"
