@@ -213,7 +213,8 @@ def compare(
 def load(
     fit: "Record | str | Path", *, plugins: Sequence[str | type] = (), device: str | None = None
 ) -> "FittedModel":
-    """The fitted model of a record, of a record's file, or of a file of weights.
+    """The fitted model of a record, of a record's file, of a file of weights, or of a folder that
+    `export --form peft` wrote.
 
     Args:
         plugins: as of `run`, where the method is defined in one; or the method's class itself.
@@ -223,6 +224,8 @@ def load(
     """
     from harness.fitting.fitted import load_fit
 
+    if isinstance(fit, (str, Path)) and Path(fit).is_dir():
+        return load_peft(fit, device=device)
     return load_fit(fit, plugins, device)
 
 

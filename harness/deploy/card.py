@@ -36,7 +36,7 @@ classes alone. `predict.py` needs the other files of the folder, onnxruntime, nu
     "peft": """A folder in the format of Hugging Face peft. Its modules are named by sites of the
 backbone, such as `image.blocks.3.q`. `logits` are over the fitted classes, or over class names.
 
-    model = harness.load_peft("DIR")
+    model = harness.load("DIR")
     logits = model.logits([image], class_names)""",
 }  # fmt: skip
 

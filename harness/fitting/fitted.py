@@ -15,6 +15,7 @@ from harness import config, registry
 from harness.dataset import Classes
 from harness.decoding import open_rgb
 from harness.errors import HarnessError
+from harness.files import reason, regular_file
 from harness.fitting.inputs import image_features
 from harness.fitting.model import Model
 from harness.fitting.texts import Texts, text_features, texts
@@ -168,7 +169,7 @@ def kept(path: Path) -> tuple[dict[str, Any], Classes]:
         HarnessError: it says nothing of one.
     """
     try:
-        with safetensors.safe_open(str(path), "pt") as file:
+        with safetensors.safe_open(str(regular_file(path)), "pt") as file:
             about = file.metadata() or {}
         run, classes = json.loads(about["run"]), json.loads(about["classes"])
         described = tuple(map(tuple, classes.get("descriptions", ())))
@@ -180,7 +181,8 @@ def kept(path: Path) -> tuple[dict[str, Any], Classes]:
             run[name]
         run["fingerprints"]["weights"]
     except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise HarnessError(f"{path} does not hold a fit that can be loaded: {error!r}.") from error
+        said = f"it lacks {error}" if isinstance(error, KeyError) else reason(error)
+        raise HarnessError(f"{path} does not hold a fit that can be loaded: {said}.") from error
     return run, found
 
 

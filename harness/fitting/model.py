@@ -212,9 +212,10 @@ class Model:
             with safetensors.safe_open(str(path), "pt") as file:
                 about = file.metadata() or {}
         except (RuntimeError, OSError, safetensors.SafetensorError) as error:
+            said = " ".join(str(error).split())
             raise HarnessError(
                 f"{path} does not hold the weights of {self.method.name} on {self.clip.name}: "
-                f"{error}"
+                f"{said[:300]}{' ...' * (len(said) > 300)}"
             ) from error
         if about.get("sha256") != self._checksum(about):
             raise HarnessError(f"{path} is damaged: its checksum does not fit what it holds.")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -239,14 +240,16 @@ def test_without_its_data_random_pixels_are_compared_and_the_card_says_so(
     assert "64 images of random pixels, since those of the fit" in (out / "README.md").read_text()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "foreign"])
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "pipe"])
 def test_a_damaged_or_foreign_fit_is_one_sentence(damage, results, tmp_path, capsys):
     weights = next(results.glob("fits/*"))
     broken = tmp_path / "broken.weights.safetensors"
     if damage == "truncated":
         broken.write_bytes(weights.read_bytes()[:-100])
-    else:
+    elif damage == "foreign":
         save_file({"x": torch.zeros(2)}, broken)
+    else:
+        os.mkfifo(broken)
     assert exported(results, str(broken), "pt2", tmp_path / "out") == 2
     said = capsys.readouterr().err
     assert "does not hold a fit that can be loaded" in said
@@ -269,6 +272,17 @@ def test_a_fit_is_exported_by_its_file_with_the_scores_beside_it(results, tmp_pa
     weights = moved / "fits" / f"{record.fit}.weights.safetensors"
     assert exported(results, str(weights), "classifier", tmp_path / "out") == 0
     assert record.key in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_around_a_fit_that_was_moved_no_records_are_looked_for(results, tmp_path, capsys):
+    _, record = loaded(results, "coop")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "mine.json").write_text("{}")  # which would be named in a warning
+    moved = tmp_path / "sub" / "x.weights.safetensors"
+    shutil.copy(results / "fits" / f"{record.fit}.weights.safetensors", moved)
+    assert exported(results, str(moved), "classifier", tmp_path / "out") == 0
+    assert "The record of the run was not beside" in (tmp_path / "out" / "README.md").read_text()
+    assert not capsys.readouterr().err
 
 
 class Squared(Edit):

@@ -201,10 +201,11 @@ def test_an_exported_folder_is_loaded_as_the_fit(results, exported):
     x = images(like=fit.model.clip.logit_scale)
     assert torch.equal(again.logits(x), fit.logits(x))
     assert torch.equal(again.logits(x, ["cat", "dog"]), fit.logits(x, ["cat", "dog"]))
+    assert torch.equal(harness.load(exported, device="cpu").logits(x), fit.logits(x))
     assert sorted(path.name for path in exported.iterdir()) == [
         "README.md", CONFIG, WEIGHTS, "classes.json", "preprocessing.json"
     ]  # fmt: skip
-    assert "harness.load_peft" in (exported / "README.md").read_text()
+    assert "harness.load(" in (exported / "README.md").read_text()
 
 
 def test_a_method_that_is_no_layer_of_peft_is_refused_with_the_forms_that_it_has(
