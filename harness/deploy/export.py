@@ -26,6 +26,7 @@ from harness.randomness import generator
 
 IMAGES = 64  # that are compared
 DIFFERENCE = 1e-4  # of logits up to LARGE, at most; of larger ones in proportion
+ROUNDING = 4  # times what the fit's own logits differ by in batches of other sizes
 LARGE = 100.0  # CLIP's scale of a cosine; at 500 float32 itself has steps of 3e-5
 
 
@@ -148,14 +149,16 @@ def _about(fitted: FittedModel, folder: Path) -> None:
 @torch.no_grad()
 def _difference(fitted: FittedModel, read: Read, pixels: Tensor, form: str) -> float:
     """The largest difference of logits, with batches of several sizes."""
-    wanted = fitted.logits(pixels)
-    made = torch.cat([read(part) for part in pixels.tensor_split([1, 4])])
+    wanted, parts = fitted.logits(pixels), pixels.tensor_split([1, 4])
+    made = torch.cat([read(part) for part in parts])
     if made.shape != wanted.shape or not made.isfinite().all():
         raise HarnessError(f"the fit cannot be exported as {form}: {list(made.shape)} logits for "
                            f"{list(wanted.shape)}, or some that are not finite.")  # fmt: skip
     difference = float((made - wanted).abs().max())
     other = int((made.argmax(-1) != wanted.argmax(-1)).sum())
-    most = DIFFERENCE * max(1.0, float(wanted.abs().max()) / LARGE)
+    rounding = (torch.cat([fitted.logits(part) for part in parts]) - wanted).abs().max()
+    largest = float(wanted.abs().max())
+    most = max(DIFFERENCE * max(1.0, largest / LARGE), ROUNDING * float(rounding))
     if difference > most or other:
         raise HarnessError(
             f"the fit cannot be exported as {form}: of {len(pixels)} images {other} would get "

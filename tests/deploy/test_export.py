@@ -325,12 +325,15 @@ def test_what_cannot_be_traced_is_one_sentence_with_the_methods_name(mini, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("size", "error", "passes"), [
-    (50, 9e-5, True), (50, 2e-4, False), (500, 4e-4, True), (500, 6e-4, False),
+@pytest.mark.parametrize(("size", "own", "error", "passes"), [
+    (50, 0, 9e-5, True), (50, 0, 2e-4, False), (500, 0, 4e-4, True), (500, 0, 6e-4, False),
+    (50, 1e-4, 3e-4, True), (50, 1e-4, 5e-4, False),
 ])  # fmt: skip
-def test_large_logits_may_differ_in_proportion(size, error, passes):
+def test_logits_may_differ_in_proportion_to_their_size_or_to_the_fits_own_rounding(
+    size, own, error, passes
+):
     logits = torch.tensor([[size, 0.0]] * 6, dtype=torch.float64)
-    fitted = SimpleNamespace(logits=lambda _: logits)
+    fitted = SimpleNamespace(logits=lambda x: logits[: len(x)] + own * (len(x) < 6))
 
     def compared():
         return export._difference(fitted, lambda part: logits[: len(part)] + error, logits, "pt2")
