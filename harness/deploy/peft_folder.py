@@ -181,8 +181,8 @@ def _config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
         given = json.loads(regular_file(path).read_text(encoding="utf-8"))
-        kind = given["peft_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        kind = str(given["peft_type"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise HarnessError(
             f"{shown(path)} is no configuration of peft: {reason(error)}."
         ) from error
@@ -194,7 +194,8 @@ def _config(folder: Path) -> dict[str, Any]:
         for each in (dataclasses.fields(cls) if cls else ())
     }
     left = {name: value for name, value in given.items() if name not in ABOUT}
-    return {n: value for n, value in left.items() if n == "peft_type" or usual.get(n, ...) != value}
+    others = {name: value for name, value in left.items() if usual.get(name, ...) != value}
+    return {**others, "peft_type": kind}
 
 
 def _weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

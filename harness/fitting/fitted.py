@@ -179,8 +179,11 @@ def kept(path: Path) -> tuple[dict[str, Any], Classes]:
         )  # fmt: skip
         for name in ("method", "hyperparameters", "code", "seed", "backbone"):
             run[name]
-        run["fingerprints"]["weights"]
-    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        texts_of = [run["method"], run["backbone"], run["fingerprints"]["weights"], *found.names]
+        if not found.names or not all(isinstance(each, str) for each in texts_of):
+            raise ValueError("it has names that are no texts")
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError,
+            RecursionError) as error:  # fmt: skip
         said = f"it lacks {error}" if isinstance(error, KeyError) else reason(error)
         raise HarnessError(f"{path} does not hold a fit that can be loaded: {said}.") from error
     return run, found

@@ -240,7 +240,7 @@ def test_without_its_data_random_pixels_are_compared_and_the_card_says_so(
     assert "64 images of random pixels, since those of the fit" in (out / "README.md").read_text()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "foreign", "pipe"])
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "classes", "pipe"])
 def test_a_damaged_or_foreign_fit_is_one_sentence(damage, results, tmp_path, capsys):
     weights = next(results.glob("fits/*"))
     broken = tmp_path / "broken.weights.safetensors"
@@ -248,6 +248,8 @@ def test_a_damaged_or_foreign_fit_is_one_sentence(damage, results, tmp_path, cap
         broken.write_bytes(weights.read_bytes()[:-100])
     elif damage == "foreign":
         save_file({"x": torch.zeros(2)}, broken)
+    elif damage == "classes":
+        save_file({"x": torch.zeros(2)}, broken, {"run": "{}", "classes": "[]"})
     else:
         os.mkfifo(broken)
     assert exported(results, str(broken), "pt2", tmp_path / "out") == 2

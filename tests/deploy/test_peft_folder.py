@@ -149,6 +149,8 @@ FIRST = "base_model.model.image.blocks.0.q.lora_A.weight"
         (lambda s: s, {"bias": "all"}, "train the frozen towers' biases"),
         (lambda s: s, {"target_modules": ["q_proj"]}, "q_proj"),
         (lambda s: s, {"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING"),
+        (lambda s: s, {"peft_type": ["LORA"]}, "unknown peft_type"),
+        (lambda s: s, {"target_modules": "(("}, "unterminated subpattern"),
         (lambda s: s, {"r": 2}, r"lora_[AB].weight is"),
         (lambda s: s, {"rr": 2}, "'rr'"),
     ],
@@ -163,9 +165,10 @@ def test_pickled_weights_are_not_opened(written, short, tmp_path):
     (folder / WEIGHTS).rename(folder / "adapter_model.bin")
     with pytest.raises(HarnessError, match="read as safetensors alone"):
         read(folder, short, FIT)
-    (folder / CONFIG).write_text("{")
-    with pytest.raises(HarnessError, match="is no configuration of peft"):
-        read(folder, short, FIT)
+    for text in ("{", "[" * 100_000):
+        (folder / CONFIG).write_text(text)
+        with pytest.raises(HarnessError, match="is no configuration of peft"):
+            read(folder, short, FIT)
 
 
 PLUGIN = ["--plugin", str(TOY)]
