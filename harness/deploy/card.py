@@ -13,7 +13,8 @@ from harness.records.tables import harmless, percent
 
 USE = {
     "merged": """An open_clip checkpoint: the fit is merged into the backbone's weights, and costs
-nothing more. Other classes can be asked, too. `texts.json` holds the texts of the fitted ones.
+nothing more. Other classes can be asked, too. `texts.json` holds the texts of the fitted ones in
+the order of `classes.json`.
 
     python -m harness run --methods zero_shot --backbone local-dir:DIR --tasks TASK
     model, _, transform = open_clip.create_model_and_transforms("local-dir:DIR")

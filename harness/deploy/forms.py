@@ -35,7 +35,7 @@ def _merged(fitted: FittedModel, folder: Path, pixels: Tensor) -> Read:
     model = fitted.model
     checkpoint.write(folder, model.clip, merging.merged(model))
     prompts = model.method.prompts(model.classes)
-    texts = dict(zip(fitted.class_names, prompts, strict=False))
+    texts = prompts[: len(fitted.class_names)]  # others follow of some methods
     text = json.dumps(texts, indent=1, ensure_ascii=False) + "\n"
     (folder / "texts.json").write_text(text, encoding="utf-8")
     clip = backbone.load(f"local-dir:{folder}")

@@ -68,6 +68,8 @@ def test_zero_shot_on_a_merged_checkpoint_predicts_what_the_fit_did(method, resu
     )  # fmt: skip
     found = [predictions.read(each, "test").classes for each in (record, again.records[0])]
     assert found[0].tolist() == found[1].tolist()
+    texts = json.loads((out / "texts.json").read_text())
+    assert texts == [[f"a photo of a {name}."] for name in fitted.class_names]
     assert backbone.load(f"local-dir:{out}").fingerprint != fitted.model.clip.fingerprint
 
 
