@@ -349,6 +349,15 @@ def test_logits_may_differ_in_proportion_to_their_size_or_to_the_fits_own_roundi
             compared()
 
 
+def test_two_images_are_enough_to_compare():
+    def logits(x):
+        assert len(x)  # an empty batch is refused
+        return x
+
+    fitted = SimpleNamespace(logits=logits)
+    assert export._difference(fitted, logits, torch.eye(2), "pt2") == 0
+
+
 def test_lengths_are_pythons_again_after_tracing(mini):
     from harness.methods import coop
 
