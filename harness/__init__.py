@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from harness.records.store import Record
     from harness.task import Task
 
-__all__ = ["Results", "compare", "leaderboard", "load", "run"]
+__all__ = ["Results", "compare", "leaderboard", "load", "load_peft", "run"]
 __version__ = "0.1.0"
 
 _HERE = Path(__file__).parent
@@ -213,7 +213,8 @@ def compare(
 def load(
     fit: "Record | str | Path", *, plugins: Sequence[str | type] = (), device: str | None = None
 ) -> "FittedModel":
-    """The fitted model of a record, of a record's file, or of a file of weights.
+    """The fitted model of a record, of a record's file, of a file of weights, or of a folder that
+    `export --form peft` wrote.
 
     Args:
         plugins: as of `run`, where the method is defined in one; or the method's class itself.
@@ -223,4 +224,27 @@ def load(
     """
     from harness.fitting.fitted import load_fit
 
+    if isinstance(fit, (str, Path)) and Path(fit).is_dir():
+        return load_peft(fit, device=device)
     return load_fit(fit, plugins, device)
+
+
+def load_peft(
+    folder: str | Path,
+    class_names: Sequence[str] | None = None,
+    backbone: str | None = None,
+    *,
+    device: str | None = None,
+) -> "FittedModel":
+    """The fitted model of a folder in the format of Hugging Face peft, whose modules are named by
+    sites, such as `image.blocks.3.q`. It needs the extra [peft].
+
+    Args:
+        class_names, backbone: of a folder that `export` did not write; its own says them.
+
+    Raises:
+        HarnessError: a folder that is damaged, or does not fit the backbone.
+    """
+    from harness.deploy.peft_folder import load
+
+    return load(Path(folder), class_names, backbone, device)

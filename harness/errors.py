@@ -42,7 +42,7 @@ def blaming(what: str) -> Iterator[None]:
     except (HarnessError, MemoryError):
         raise
     except (ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError,
-            OSError, RuntimeError, TypeError, ValueError) as error:  # fmt: skip
+            OSError, RuntimeError, TypeError, ValueError, re.error) as error:  # fmt: skip
         if type(error).__name__ == "OutOfMemoryError":
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]

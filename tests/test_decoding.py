@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.decoding import FORMATS, open_rgb
+from harness.decoding import open_rgb
 from harness.errors import HarnessError
+from harness.rgb import FORMATS
 
 WHITE, RED = (255, 255, 255), (255, 0, 0)
 

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 ORDER = [
     {"errors", "garbage", "randomness", "measure"},
     {"code"},
-    {"files"},
+    {"files", "rgb"},
     {"decoding"},
     {"registry", "task", "dataset"},
     {"splits", "class_texts"},

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -11,10 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
+from harness.bench.process import called
 from harness.records.tables import format_table
 
 DATASET, SIZE, BATCH = "emoji_food", 48, 64
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 FORMS = {"lora": ("merged", "onnx", "pt2"), "coop": ("classifier", "onnx", "pt2")}
 FIT = ("--tasks", "few_shot", "--datasets", DATASET, "--shots", "2", "--jobs", "1",
        "--set", "engine.max_steps=6", "--cache-limit", "0")  # fmt: skip
@@ -29,7 +28,7 @@ answer = lambda x: model.logits(torch.from_numpy(x))
 import torch, torch.nn.functional as F
 from harness.towers import backbone
 clip = backbone.load("local-dir:" + place)
-texts = [each[0] for each in json.load(open(place + "/texts.json")).values()]
+texts = [each[0] for each in json.load(open(place + "/texts.json"))]
 with torch.no_grad():
     text = F.normalize(clip.text(clip.tokenize(texts)), dim=-1) * clip.logit_scale.exp()
 answer = torch.no_grad()(lambda x: F.normalize(clip.image(torch.from_numpy(x)), dim=-1) @ text.T)
@@ -79,7 +78,7 @@ def measured(repeats: int) -> Mapping[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         results = ["--results", str(folder / "results")]
-        _called("-m", "harness", "run", "--methods", ",".join(FORMS), *FIT, *results)
+        called("-m", "harness", "run", "--methods", ",".join(FORMS), *FIT, *results, **ONE_THREAD)
         for method, forms in FORMS.items():
             (record,) = (folder / "results").glob(f"few_shot/{DATASET}/{method}-*.json")
             fit = json.loads(record.read_text(encoding="utf-8"))["fit"]
@@ -89,8 +88,8 @@ def measured(repeats: int) -> Mapping[str, Any]:
                 if form == "onnx" and find_spec("onnxruntime") is None:
                     continue
                 out = folder / f"{method}-{form}"
-                _called("-m", "harness", "export", method, "--form", form, "--out", str(out),
-                        *results)  # fmt: skip
+                called("-m", "harness", "export", method, "--form", form, "--out", str(out),
+                       *results, **ONE_THREAD)  # fmt: skip
                 rows.append({"method": method, **_timed(form, out, repeats)})
     return {
         "repeats": repeats, "batch": BATCH, "processors": os.cpu_count(), "load": load,
@@ -103,24 +102,14 @@ def _timed(form: str, place: Path, repeats: int) -> dict[str, Any]:
     code = f"import json, sys, time\nbegun = float(sys.argv[1])\n{names}\n{LOAD[form]}{TIMED}"
     firsts, rates = list[float](), list[float]()
     for _ in range(repeats):
-        first, rate = json.loads(_called("-c", code, str(time.time())).splitlines()[-1])
+        output = called("-c", code, str(time.time()), **ONE_THREAD).output
+        first, rate = json.loads(output.splitlines()[-1])
         firsts.append(first)
         rates.append(rate)
     files = [place] if place.is_file() else [*place.iterdir()]
     size = sum(file.stat().st_size for file in files)
     return {"form": form, "images_a_second": max(rates), "first_seconds": min(firsts),
             "bytes": size}  # fmt: skip
-
-
-def _called(*command: str) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True
-    )
-    if ended.returncode:
-        lines = ended.stderr.strip().splitlines() or ["it printed nothing"]
-        raise HarnessError(f"python {' '.join(command)[:80]} failed: {lines[-1]}")
-    return ended.stdout
 
 
 def table(content: Mapping[str, Any]) -> str:

@@ -1,13 +1,13 @@
 """Several runs at once on one device: the throughput of processes beside each other."""
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from harness.bench.matrix import MATRIX, _seconds
+from harness.bench.matrix import MATRIX
+from harness.bench.process import called
 from harness.records.tables import plain_table
 
 JOBS = (1, 2, 4)
@@ -24,8 +24,8 @@ def jobs(methods: Sequence[str], options: Sequence[str], counts: Sequence[int] =
     with tempfile.TemporaryDirectory() as folder:
         for count in tqdm(counts, desc="jobs", disable=None):
             places = ["--results", f"{folder}/{count}", "--cache-dir", f"{folder}/cache-{count}"]
-            command = [sys.executable, "-m", "harness", *chosen, *places, "--jobs", str(count)]
-            seconds[str(count)] = _seconds(command)
+            ended = called("-m", "harness", *chosen, *places, "--jobs", str(count))
+            seconds[str(count)] = ended.seconds
     return {"methods": list(methods), "dataset": dataset, "seeds": list(seeds), "seconds": seconds}
 
 

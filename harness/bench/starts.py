@@ -1,16 +1,12 @@
 """What commands take that compute nothing: imports, files, and the text they print."""
 
-import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
+from harness.bench.process import called
 from harness.records.tables import format_table
 
 FIRST = ("run", "--methods", "zero_shot", "--tasks", "base2new")  # as the main command, quick to do
@@ -33,28 +29,16 @@ def measured(repeats: int) -> Mapping[str, Any]:
             "leaderboard": ["leaderboard", *results],
             "status": ["status", *results],
         }
-        environment = os.environ | {"HARNESS_CACHE": str(Path(folder) / "cache")}
+        cache = str(Path(folder) / "cache")
         for prepared in ([*FIRST, *results], ["list", "methods"]):  # what is kept is there then
-            _taken(prepared, environment)
+            called("-m", "harness", *prepared, HARNESS_CACHE=cache)
         rows = []
         for name, command in commands.items():
-            taken = [_taken(command, environment) for _ in range(repeats)]
-            wall, processor = (min(each) for each in zip(*taken, strict=True))
+            ended = [called("-m", "harness", *command, HARNESS_CACHE=cache) for _ in range(repeats)]
+            wall = min(each.seconds for each in ended)
+            processor = min(each.processor_seconds for each in ended)
             rows.append({"command": name, "seconds": wall, "processor_seconds": processor})
     return {"repeats": repeats, "python": sys.version.split()[0], "rows": rows}
-
-
-def _taken(command: Sequence[str], environment: Mapping[str, str]) -> tuple[float, float]:
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    ended = subprocess.run(
-        [sys.executable, "-m", "harness", *command], env=dict(environment), capture_output=True,
-        text=True,
-    )  # fmt: skip
-    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if ended.returncode:
-        lines = ended.stderr.strip().splitlines() or ["it printed nothing"]
-        raise HarnessError(f"`python -m harness {' '.join(command)}` failed: {lines[-1]}")
-    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def table(content: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The README of an exported folder: what the model is, on what it was fitted, how good it is."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from harness.records.tables import harmless, percent
 
 USE = {
     "merged": """An open_clip checkpoint: the fit is merged into the backbone's weights, and costs
-nothing more. Other classes can be asked, too. `texts.json` holds the texts of the fitted ones.
+nothing more. Other classes can be asked, too. `texts.json` holds the texts of the fitted ones in
+the order of `classes.json`.
 
     python -m harness run --methods zero_shot --backbone local-dir:DIR --tasks TASK
     model, _, transform = open_clip.create_model_and_transforms("local-dir:DIR")
@@ -26,12 +28,17 @@ If the folder has a `bpe_merges.txt.gz`, give its path to `get_tokenizer` as `bp
     features = torch.nn.functional.normalize(model.encode_image(image), dim=-1)
     logits = torch.nn.functional.linear(features, kept["weight"], kept.get("bias"))""",
     "onnx": """`model.onnx` takes `pixels` [B, 3, S, S] and gives `logits` [B, C] of its
-classes alone; `predict.py` needs onnxruntime, numpy and pillow alone.
+classes alone. `predict.py` needs the other files of the folder, onnxruntime, numpy and pillow.
 
     python predict.py IMAGE ...""",
     "pt2": """`model.pt2` takes pixels [B, 3, S, S] and gives logits [B, C] of its classes alone.
 
     logits = torch.export.load("model.pt2").module()(pixels)""",
+    "peft": """A folder in the format of Hugging Face peft. Its modules are named by sites of the
+backbone, such as `image.blocks.3.q`. `logits` are over the fitted classes, or over class names.
+
+    model = harness.load("DIR")
+    logits = model.logits([image], class_names)""",
 }  # fmt: skip
 
 
@@ -39,36 +46,41 @@ classes alone; `predict.py` needs onnxruntime, numpy and pillow alone.
 class Card:
     """What is said of a fit.
 
-    run: what it depends on; records: of the runs that scored it, if they are there.
+    run: what it depends on; records: of the runs that scored it, if they are there; licence: of the
+    dataset, if it is known.
     """
 
     run: Mapping[str, Any]
     classes: int
     records: Sequence[Record]
-    command: str
+    command: Sequence[str]
+    licence: str = ""
 
     def text(self, form: str, compared: str) -> str:
         """Markdown; `compared`: with what the folder was compared, and the outcome."""
-        run = self.run
-        fields = ", ".join(
-            f"{name}={value}".replace("|", "\\|") for name, value in run["hyperparameters"].items()
-        )
-        prints = run["fingerprints"]
+        run, prints = self.run, self.run["fingerprints"]
+        fields = _said(run["hyperparameters"])
+        settings = {name: each for name, each in run["settings"].items() if name != "split"}
+        licence = f" ({self.licence})" if self.licence else ""
         lines = [
-            f"# {method_label(run)} on {run['dataset']}",
+            f"# {_cell(method_label(run))} on {_cell(run['dataset'])}",
             "",
             USE[form],
             "",
             "| what | value |",
             "|:--|:--|",
-            f"| method | {run['method']} (code {run['code']}) |",
-            f"| settings | {fields} |",
-            f"| backbone | {run['backbone']} (weights {prints['weights']}) |",
-            f"| data | {run['dataset']}, {run['shots']} images a class, seed {run['seed']} "
-            f"(training images {prints['train']}) |",
-            f"| classes | {self.classes}, in the order of `classes.json` |",
-            f"| compared with the fit | {compared} |",
-            f"| made by | `{self.command}` |",
+            _row("method", f"{run['method']} (code {run['code']})"),
+            _row("hyperparameters", fields),
+            _row("engine", _said(settings)),
+            _row("backbone", f"{run['backbone']} (weights {prints['weights']})"),
+            _row("data", f"{run['dataset']}, {run['shots']} images a class, seed {run['seed']} "
+                 f"(training images {prints['train']})"),
+            _row("classes", f"{self.classes}, in the order of `classes.json`"),
+            _row("compared with the fit", compared),
+            "",
+            "Made by",
+            "",
+            f"    {harmless(shlex.join(self.command))}",
             "",
             "## Scores",
             "",
@@ -79,11 +91,11 @@ class Card:
             "",
             "## Licence",
             "",
-            f"The folder holds weights of {run['backbone']}, or refers to them, and what was "
-            f"learned from {run['dataset']}. The licences of both hold for it; see where you got "
-            "them.",
-        ]
-        return harmless("\n".join(lines), lines=True) + "\n"
+            f"The folder holds weights of {_cell(run['backbone'])}, or refers to them, and what "
+            f"was learned from {_cell(run['dataset'])}{licence}. The licences of both hold for it; "
+            "see where you got them.",
+        ]  # fmt: skip
+        return "\n".join(lines) + "\n"
 
     def _scores(self) -> list[str]:
         done = [record for record in self.records if record.scores]
@@ -94,12 +106,24 @@ class Card:
         for record in done:
             for name, score in record.scores.items():
                 value = percent(score["accuracy"])
-                lines.append(
-                    f"| {record.run['task']} | {name} | {value} | {_interval(record, name)} | "
-                    f"{score['total']:,} | {record.key} |"
-                )
+                total = f"{score['total']:,}"
+                lines.append(_row(record.run["task"], name, value, _interval(record, name), total,
+                                  record.key))  # fmt: skip
         said = "Intervals are for other images like these, with this fit; `-`: not known."
         return [*lines, "", said]
+
+
+def _said(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(text: str) -> str:
+    """As Markdown shows it whatever it holds."""
+    return harmless(text).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _interval(record: Record, evaluation: str) -> str:

@@ -22,30 +22,33 @@ LINEAR = re.compile(r"(image|text)\.blocks\.(\d+)\.(q|k|v|o|fc1|fc2)")
 CLOSE = 1e-5  # of the largest number: float32 rounds in sums of a thousand
 
 
+class NoSuchForm(HarnessError):
+    """A method's fits do not have the form that was asked for."""
+
+
 @torch.no_grad()
 def merged(model: Model) -> dict[int, Tensor]:
     """Other values of the backbone's parameters, by their `id`, with which it computes what the
     fit does.
 
     Raises:
-        HarnessError: it cannot be merged, and why.
+        NoSuchForm: it cannot be merged, and why.
     """
     method, clip = model.method, model.clip
-    others = f"Choose --form {'classifier, ' * (model.cut(clip.image) is None)}onnx or pt2."
     if type(model.head).forward is not CosineHead.forward or method.text_per_image:
         what = "texts of its own for each image" if method.text_per_image else "a head of its own"
-        raise HarnessError(
+        raise NoSuchForm(
             f"{method.name} cannot be merged: it has {what}, and a checkpoint has CLIP's cosine "
-            f"alone. {others}"
+            "alone."
         )
     known = clip.parameters_by_name() if model.unfrozen else {}
     changed = {id(known[name]): copy.detach().clone() for name, copy in model.unfrozen.items()}
     for site, edit in model.edits.items():
         at = LINEAR.fullmatch(site)
         if at is None:
-            raise HarnessError(
+            raise NoSuchForm(
                 f"{method.name} cannot be merged: it edits {site}, and only the linear maps of a "
-                f"block (q, k, v, o, fc1, fc2) have weights that can take an edit up. {others}"
+                "block (q, k, v, o, fc1, fc2) have weights that can take an edit up."
             )
         tower = clip.image if at[1] == "image" else clip.text
         _merge(tower.blocks[int(at[2])], at[3], edit, site, method.name, changed)
@@ -61,7 +64,7 @@ def _merge(
     op = getattr(attention, point) if point in "qkvo" else [*block.mlp][(0, 2)[point == "fc2"]]
     owner = attention if packed else op
     if owner.bias is None:
-        raise HarnessError(f"{name} cannot be merged: the map at {site} has no bias.")
+        raise NoSuchForm(f"{name} cannot be merged: the map at {site} has no bias.")
     for parameter in (owner.weight, owner.bias):
         changed.setdefault(id(parameter), parameter.detach().clone())
     weight, bias = changed[id(owner.weight)], changed[id(owner.bias)]
@@ -89,11 +92,10 @@ def _measured(
         x = torch.randn((3, 4, width), generator=generator("merging")).to(weight)
         made, wanted = call(x), F.linear(x, map_, left)
     except (ValueError, RuntimeError) as error:
-        raise HarnessError(f"{name} cannot be merged: its edit at {site}: {error}.") from error
+        raise NoSuchForm(f"{name} cannot be merged: its edit at {site}: {error}.") from error
     if (made - wanted).abs().max() > CLOSE * wanted.abs().max():
-        raise HarnessError(
-            f"{name} cannot be merged: its edit at {site} is not linear in what it reads. Choose "
-            "--form onnx or pt2."
+        raise NoSuchForm(
+            f"{name} cannot be merged: its edit at {site} is not linear in what it reads."
         )
     return map_, left
 
@@ -104,19 +106,19 @@ def classifier(fitted: FittedModel) -> dict[str, Tensor]:
     backbone times the weight's transpose, plus the bias, which is left out where it is 0.
 
     Raises:
-        HarnessError: the image tower or the classifier is not such, and why.
+        NoSuchForm: the image tower or the classifier is not such, and why.
     """
     model, clip = fitted.model, fitted.model.clip
     name = model.method.name
     if model.cut(clip.image) is not None:
-        raise HarnessError(
+        raise NoSuchForm(
             f"{name} changes the image tower: a classifier on the plain backbone's features cannot "
-            "stand for it. Choose --form merged, onnx or pt2."
+            "stand for it."
         )
     if model.method.text_per_image or model.method.frozen_images:
-        raise HarnessError(
+        raise NoSuchForm(
             f"{name} looks at each image beside its feature: a matrix of class features cannot "
-            "stand for it. Choose --form onnx or pt2."
+            "stand for it."
         )
     prompts, text = fitted.encoded(model.classes)
     assert text is not None
@@ -132,9 +134,9 @@ def classifier(fitted: FittedModel) -> dict[str, Tensor]:
     wanted = F.linear(unit, weight, bias)
     for image in (unit, 3 * unit):
         if (call(image) - wanted).abs().max() > CLOSE * wanted.abs().max():
-            raise HarnessError(
+            raise NoSuchForm(
                 f"{name} cannot be a matrix of class features: its head is no linear function of "
-                "the normalised image feature. Choose --form onnx or pt2."
+                "the normalised image feature."
             )
     made = {"weight": weight.contiguous()}
     return made if bias.abs().max() <= 1e-6 * weight.abs().max() else {**made, "bias": bias}

@@ -10,8 +10,9 @@ import importlib
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import safetensors
@@ -20,11 +21,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from harness.dataset import Classes
+from harness.deploy.merging import NoSuchForm
 from harness.errors import HarnessError, blaming
 from harness.files import reason, regular_file, shown
+from harness.fitting.fitted import FittedModel, checked_names, clip_of, kept, usual_device
 from harness.fitting.model import Model
 from harness.methods.peft import ADAPTER, HARMLESS, Peft
 from harness.randomness import seed_of
+from harness.towers import backbone as backbones
 from harness.towers.openclip import Clip
 from harness.towers.wrapped import Wrapped, tree, wrappable
 from harness.towers.wrapped import shown as seen_by_peft
@@ -34,16 +38,19 @@ ABOUT = ("task_type", "auto_mapping", "peft_version", "base_model_name_or_path",
          "inference_mode", "total_step")  # fmt: skip
 
 
-def write(model: Model, folder: Path) -> None:
+def write(model: Model, folder: Path, about: Mapping[str, str] = MappingProxyType({})) -> None:
     """Writes a fit of `peft` or `peft-*`. What peft would read again is compared with the fit.
 
+    Args:
+        about: texts that the file of weights holds beside them, as `load` needs them.
+
     Raises:
-        HarnessError: another method; a folder that is not empty; a type whose weights peft's format
-            does not hold whole.
+        NoSuchForm: another method, or a type whose weights peft's format does not hold whole.
+        HarnessError: a folder that is not empty.
     """
     method = model.method
     if not isinstance(method, Peft):
-        raise HarnessError(
+        raise NoSuchForm(
             f"{method.name} is no layer of peft, so that there is no folder of peft's for it. "
             "Methods that have one are `peft` and `peft-*`."
         )
@@ -57,17 +64,40 @@ def write(model: Model, folder: Path) -> None:
     state = _peft().get_peft_model_state_dict(whole, save_embedding_layers=False)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({n: each.detach().cpu().contiguous().clone() for n, each in state.items()},
-              folder / WEIGHTS, metadata={"format": "pt"})  # fmt: skip
+              folder / WEIGHTS, metadata={"format": "pt", **about})  # fmt: skip
     config.base_model_name_or_path, config.inference_mode = model.clip.name, True
     config.save_pretrained(str(folder))
     lost = _differences(model, folder)
     if lost:
         for name in (CONFIG, WEIGHTS):
             (folder / name).unlink(missing_ok=True)
-        raise HarnessError(
-            f"peft's format does not hold all of this {config.peft_type.value}: {lost}. Keep the "
-            "file of weights instead."
+        raise NoSuchForm(
+            f"peft's format does not hold all of this {config.peft_type.value}: {lost}."
         )
+
+
+def load(
+    folder: Path, class_names: Sequence[str] | None, backbone: str | None, device: str | None
+) -> FittedModel:
+    """See `harness.load_peft`."""
+    path, own = folder / WEIGHTS, "run" in _weights(folder)[1]
+    if own and (class_names or backbone):
+        raise HarnessError(
+            f"{shown(folder)} says itself which classes and backbone it was fitted on: leave "
+            "class_names and backbone out. `logits` takes other class names."
+        )
+    if own:
+        run, classes = kept(path)
+        return FittedModel(read(folder, clip_of(run, path, device), classes), run)
+    if class_names is None or backbone is None:
+        raise HarnessError(
+            f"{shown(folder)} does not say which classes and backbone it was fitted on: give "
+            "class_names and backbone."
+        )
+    classes = Classes("own", checked_names(class_names), "a photo of a {}.")
+    return FittedModel(
+        read(folder, backbones.load(backbone, device or usual_device()), classes), {}
+    )
 
 
 def read(folder: Path, clip: Clip, classes: Classes) -> Model:
@@ -77,7 +107,7 @@ def read(folder: Path, clip: Clip, classes: Classes) -> Model:
         HarnessError: files that are missing or damaged, a configuration that is not possible here,
             or weights of other modules than it asks for, with their names.
     """
-    given, state = _config(folder), _weights(folder)
+    given, (state, _) = _config(folder), _weights(folder)
     towers = {name.split(".")[2] for name in state if name.startswith("base_model.model.")}
     only = towers.pop() if len(towers) == 1 and towers <= {"image", "text"} else "both"
     method = Peft(config=json.dumps(given), towers=only)  # type: ignore[arg-type]
@@ -151,8 +181,8 @@ def _config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
         given = json.loads(regular_file(path).read_text(encoding="utf-8"))
-        kind = given["peft_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        kind = str(given["peft_type"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise HarnessError(
             f"{shown(path)} is no configuration of peft: {reason(error)}."
         ) from error
@@ -164,13 +194,17 @@ def _config(folder: Path) -> dict[str, Any]:
         for each in (dataclasses.fields(cls) if cls else ())
     }
     left = {name: value for name, value in given.items() if name not in ABOUT}
-    return {n: value for n, value in left.items() if n == "peft_type" or usual.get(n, ...) != value}
+    others = {name: value for name, value in left.items() if usual.get(name, ...) != value}
+    return {**others, "peft_type": kind}
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
+def _weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors by their names in peft, and what else the file says."""
     path = folder / WEIGHTS
     try:
         state = load_file(regular_file(path))
+        with safetensors.safe_open(str(path), "pt") as file:
+            about = file.metadata() or {}
     except (OSError, safetensors.SafetensorError) as error:
         raise HarnessError(
             f"{shown(path)} cannot be read: {reason(error)}. Weights are read as safetensors alone."
@@ -178,7 +212,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     bad = [name for name, value in state.items() if not value.isfinite().all()]
     if bad:
         raise HarnessError(f"{shown(path)}: {bad[0]} holds numbers that are not finite.")
-    return state
+    return state, about
 
 
 def _check_names(folder: Path, given: Mapping[str, Tensor], asked: Mapping[str, Tensor]) -> None:

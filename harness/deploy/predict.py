@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.decoding import SUFFIXES
 from harness.errors import HarnessError
 from harness.files import is_hidden, shown
 from harness.fitting.fitted import FittedModel
 from harness.fitting.model import Model
 from harness.images.own import natural
 from harness.methods.zero_shot import ZeroShot
+from harness.rgb import SUFFIXES
 
 BATCH = 100  # images a forward pass, as in an evaluation
 THREADS = 8

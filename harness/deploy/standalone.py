@@ -1,6 +1,6 @@
 """Names images with the model in this folder: python predict.py IMAGE ...
 
-Needs onnxruntime, numpy and pillow.
+Needs onnxruntime, numpy and pillow, and `rgb.py` beside it.
 """
 
 import json
@@ -10,7 +10,9 @@ from typing import IO, Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image
+
+from harness.rgb import decoded
 
 HERE = Path(__file__).parent
 SIDE = json.loads((HERE / "preprocessing.json").read_text(encoding="utf-8"))
@@ -23,17 +25,9 @@ except Exception as error:  # onnxruntime raises all kinds
 
 def pixels(file: str | Path | IO[bytes]) -> Any:
     """What the model takes of an image [3, S, S]: on white where it is transparent, turned as its
-    EXIF data says, resized as `preprocessing.json` says (the short side to S and
-    the centre, or both sides to S), normalised."""
-    Image.init()
-    known = [name for name in SIDE["formats"] if name in Image.OPEN]
-    with Image.open(file, formats=known) as opened:
-        if opened.mode.startswith(("I", "F")):
-            raise ValueError("it has more than eight bits a channel")
-        image = ImageOps.exif_transpose(opened)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    EXIF data says, resized as `preprocessing.json` says (the short side to S and the centre, or
+    both sides to S), normalised."""
+    image = decoded(file, turn=True)
     (high, wide), (width, height) = SIDE["size"], image.size
     if SIDE["resizing"] == "squash":
         width, height = wide, high
@@ -41,7 +35,7 @@ def pixels(file: str | Path | IO[bytes]) -> Any:
         short = min(image.size)
         width, height = int(wide * width / short), int(high * height / short)
     way = Image.Resampling[SIDE["interpolation"].upper()]
-    image = image.convert("RGB").resize((width, height), way)
+    image = image.resize((width, height), way)
     left, top = round((width - wide) / 2), round((height - high) / 2)
     values = np.asarray(image.crop((left, top, left + wide, top + high)), np.float32) / 255
     mean, deviation = np.array([SIDE["mean"], SIDE["std"]], np.float32)
@@ -60,13 +54,20 @@ def named(images: list[Any], top: int = 5) -> list[list[tuple[str, float]]]:
     ]
 
 
+def shown(text: str) -> str:
+    """The text without what moves a terminal's cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     failed = False
     for path in sys.argv[1:]:
         try:
             [[(name, probability)]] = named([pixels(path)], top=1)
-            print(f"{path}\t{name}\t{probability:.4f}")
-        except (OSError, ValueError) as error:
+            print(f"{shown(path)}\t{shown(name)}\t{probability:.4f}")
+        except Exception as error:  # decoders raise all kinds
             failed = True
-            print(f"{path} cannot be read: {error}", file=sys.stderr)
+            print(f"{shown(path)} cannot be read: {shown(str(error))}", file=sys.stderr)
     sys.exit(failed)

@@ -13,15 +13,18 @@ from torch import Tensor
 
 from harness import config, registry
 from harness.dataset import Classes
-from harness.decoding import open_rgb, to_rgb
+from harness.decoding import open_rgb
 from harness.errors import HarnessError
+from harness.files import reason, regular_file
 from harness.fitting.inputs import image_features
 from harness.fitting.model import Model
 from harness.fitting.texts import Texts, text_features, texts
 from harness.images.pixels import normalise, resized
 from harness.method import HeadContext, method_code
 from harness.records.store import Record, Store
+from harness.rgb import to_rgb
 from harness.towers import backbone as backbones
+from harness.towers.openclip import Clip
 
 Picture = str | Path | Image.Image
 
@@ -94,17 +97,13 @@ class FittedModel:
         fitted, method = self.model.classes, self.model.method
         if class_names is None or tuple(class_names) == fitted.names:
             return fitted
-        if isinstance(class_names, str) or not len(class_names):
-            raise HarnessError(f"class_names must be a list of names, not {class_names!r}.")
-        twice = [name for name, count in Counter(class_names).items() if count > 1]
-        if twice:
-            raise HarnessError(f"the class name {twice[0]!r} is given twice.")
+        names = checked_names(class_names)
         if method.only_fitted_classes:
             raise HarnessError(
                 f"{method.name} classifies only the classes that it was fitted on: "
                 f"{', '.join(fitted.names[:5])}, ..."
             )
-        return Classes(fitted.dataset, tuple(class_names), fitted.template)
+        return Classes(fitted.dataset, names, fitted.template)
 
     def encoded(self, classes: Classes) -> tuple[Texts, Tensor | None]:
         """The prompts of some classes, and their features [C, T, E], found once; no features where
@@ -132,39 +131,83 @@ class FittedModel:
         return torch.stack([self.preprocess(image) for image in images])
 
 
+def checked_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Class names that a user gives.
+
+    Raises:
+        HarnessError: no names, or one that is given twice.
+    """
+    if isinstance(class_names, str) or not len(class_names):
+        raise HarnessError(f"class_names must be a list of names, not {class_names!r}.")
+    twice = [name for name, count in Counter(class_names).items() if count > 1]
+    if twice:
+        raise HarnessError(f"the class name {twice[0]!r} is given twice.")
+    return tuple(class_names)
+
+
 def load_fit(
     fit: Record | str | Path, plugins: Sequence[str | type], device: str | None
 ) -> FittedModel:
     """See `harness.load`."""
     path = _weights_of(fit)
+    run, classes = kept(path)
+    method = _restored(run["method"], run["hyperparameters"], plugins)
+    if method_code(type(method)) != run["code"]:
+        raise HarnessError(
+            f"{path} was fitted with other code of {run['method']} than is here now. Fit it again, "
+            "or go back to that code."
+        )
+    model = Model(clip_of(run, path, device), method, classes, int(run["seed"]))
+    model.load(path)
+    return FittedModel(model, run)
+
+
+def kept(path: Path) -> tuple[dict[str, Any], Classes]:
+    """What a file of weights says of its fit: what it depends on, and the fitted classes.
+
+    Raises:
+        HarnessError: it says nothing of one.
+    """
     try:
-        with safetensors.safe_open(str(path), "pt") as file:
+        with safetensors.safe_open(str(regular_file(path)), "pt") as file:
             about = file.metadata() or {}
         run, classes = json.loads(about["run"]), json.loads(about["classes"])
         described = tuple(map(tuple, classes.get("descriptions", ())))
-        kept = Classes(
+        found = Classes(
             classes["dataset"], tuple(classes["names"]), classes["template"],
             descriptions=described,
         )  # fmt: skip
-        name, fields, seed = run["method"], run["hyperparameters"], int(run["seed"])
-        backbone, prints = run["backbone"], run["fingerprints"]["weights"]
-    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise HarnessError(f"{path} does not hold a fit that can be loaded: {error!r}.") from error
-    method = _restored(name, fields, plugins)
-    if method_code(type(method)) != run["code"]:
+        for name in ("method", "hyperparameters", "code", "seed", "backbone"):
+            run[name]
+        texts_of = [run["method"], run["backbone"], run["fingerprints"]["weights"], *found.names]
+        if not found.names or not all(isinstance(each, str) for each in texts_of):
+            raise ValueError("it has names that are no texts")
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError,
+            RecursionError) as error:  # fmt: skip
+        said = f"it lacks {error}" if isinstance(error, KeyError) else reason(error)
+        raise HarnessError(f"{path} does not hold a fit that can be loaded: {said}.") from error
+    return run, found
+
+
+def usual_device() -> str:
+    """Where a fit runs if nobody says it."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def clip_of(run: Mapping[str, Any], path: Path, device: str | None) -> Clip:
+    """The backbone of the fit in a file.
+
+    Raises:
+        HarnessError: it is not here, or has other weights.
+    """
+    name, fingerprint = run["backbone"], run["fingerprints"]["weights"]
+    clip = backbones.load(name, device or usual_device())
+    if clip.fingerprint != fingerprint:
         raise HarnessError(
-            f"{path} was fitted with other code of {name} than is here now. Fit it again, or go "
-            "back to that code."
-        )
-    clip = backbones.load(backbone, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if clip.fingerprint != prints:
-        raise HarnessError(
-            f"{path} was fitted on other weights of {backbone} ({prints}) than those that are "
+            f"{path} was fitted on other weights of {name} ({fingerprint}) than those that are "
             f"loaded ({clip.fingerprint})."
         )
-    model = Model(clip, method, kept, seed)
-    model.load(path)
-    return FittedModel(model, run)
+    return clip
 
 
 def _weights_of(fit: Record | str | Path) -> Path:

@@ -190,9 +190,7 @@ class Model:
     def save(self, path: Path, about: dict[str, str] | None = None) -> None:
         """The trained modules' state as safetensors, with what the image tower takes, and with a
         checksum of all that and of `about`; shared tensors are stored once."""
-        taken = self.clip.pixels
-        pixels = {"size": taken.size, "mean": taken.mean, "std": taken.std, "resize": taken.resize}
-        about = {"pixels": json.dumps(pixels), **(about or {})}
+        about = {"pixels": json.dumps(self.clip.pixels.as_json()), **(about or {})}
         about["sha256"] = self._checksum(about)
         safetensors.torch.save_model(self.trained, str(path), metadata=about)
 
@@ -214,9 +212,10 @@ class Model:
             with safetensors.safe_open(str(path), "pt") as file:
                 about = file.metadata() or {}
         except (RuntimeError, OSError, safetensors.SafetensorError) as error:
+            said = " ".join(str(error).split())
             raise HarnessError(
                 f"{path} does not hold the weights of {self.method.name} on {self.clip.name}: "
-                f"{error}"
+                f"{said[:300]}{' ...' * (len(said) > 300)}"
             ) from error
         if about.get("sha256") != self._checksum(about):
             raise HarnessError(f"{path} is damaged: its checksum does not fit what it holds.")

@@ -12,12 +12,13 @@ from PIL import Image
 
 from harness.code import code_hash
 from harness.dataset import PARTS, Dataset, Item
-from harness.decoding import open_rgb, rgb_of, to_rgb
+from harness.decoding import open_rgb, rgb_of
 from harness.errors import HarnessError
 from harness.files import ARCHIVES, is_hidden, path_below, read_text, reason, shown, stamp
 from harness.images.cache import Tensors
 from harness.images.contents import DIGESTS
 from harness.images.own import UserImages
+from harness.rgb import to_rgb
 
 __all__ = ["ARCHIVES", "DIGESTS", "ContainedImages", "HarnessError", "is_hidden", "open_rgb",
            "path_below", "read_text", "reason", "to_rgb"]  # fmt: skip

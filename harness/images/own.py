@@ -16,11 +16,12 @@ from PIL import Image
 
 from harness.code import code_hash
 from harness.dataset import PARTS, Dataset, Item
-from harness.decoding import SUFFIXES, open_rgb
+from harness.decoding import open_rgb
 from harness.errors import HarnessError
 from harness.files import is_hidden, path_below, read_text, shown, stamp
 from harness.images.contents import DIGESTS
 from harness.images.parts import Listed, split
+from harness.rgb import SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)

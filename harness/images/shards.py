@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.decoding import SUFFIXES
 from harness.errors import HarnessError
 from harness.files import is_hidden, path_below, reason, regular_file, shown, stamp
+from harness.rgb import SUFFIXES
 
 MOST = 100  # bytes of a class number
 

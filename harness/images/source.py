@@ -16,10 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from harness.dataset import Dataset, Item
-from harness.decoding import FORMATS
 from harness.errors import HarnessError
 from harness.images.cache import Disk, Tensors, source_hash
 from harness.images.pixels import Augmentation, FiveCrop, View, resized
+from harness.rgb import FORMATS
 from harness.splits import Split
 from harness.towers.pixels import Pixels
 

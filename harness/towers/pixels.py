@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.errors import HarnessError
@@ -65,6 +65,10 @@ class Pixels:
     def geometry(self) -> tuple[tuple[int, int], str, str, int]:
         """All that pixels depend on before they are normalised."""
         return self.size, self.resizing, self.interpolation, self.fill
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, and the test transform in words."""
+        return {**asdict(self), "resize": self.resize}
 
     def __str__(self) -> str:
         return f"{self.size[0]} x {self.size[1]}, {self.resize}"

@@ -7,6 +7,7 @@ import torch
 
 from harness.bench import device, jobs, launches
 from harness.bench.device import DeviceRow, Profile, Work
+from harness.bench.process import Ended
 from harness.bench.step import StepBenchmark
 from harness.cli.commands import main
 from harness.fitting.step import Chunks
@@ -101,11 +102,11 @@ def test_what_is_worth_keeping_is_marked():
 def test_runs_side_by_side_are_counted_against_one_after_another(monkeypatch):
     commands, seconds = [], iter((100.0, 60.0, 50.0))
 
-    def timed(command):
+    def called(*command):
         commands.append(command)
-        return next(seconds)
+        return Ended("", next(seconds), 0.0)
 
-    monkeypatch.setattr(jobs, "_seconds", timed)
+    monkeypatch.setattr(jobs, "called", called)
     found = jobs.jobs(["coop", "dra"], ["--device", "cpu"])
     assert [command[-1] for command in commands] == ["1", "2", "4"]
     assert len({command[command.index("--cache-dir") + 1] for command in commands}) == 3

@@ -2,15 +2,20 @@
 
 import importlib.util
 import json
+import shutil
 
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 
+import harness
+from harness.cli.commands import main
 from harness.deploy.peft_folder import CONFIG, WEIGHTS, read, write
 from harness.errors import HarnessError
 from harness.fitting.model import Model
 from harness.towers.wrapped import tree, wrappable
+from tests.conftest import TOY
 from tests.methods import test_contract as contract
 from tests.methods.test_contract import FIT, images, logits, shake
 from tests.methods.test_peft import VARIANTS, build, copied, shortened
@@ -144,6 +149,8 @@ FIRST = "base_model.model.image.blocks.0.q.lora_A.weight"
         (lambda s: s, {"bias": "all"}, "train the frozen towers' biases"),
         (lambda s: s, {"target_modules": ["q_proj"]}, "q_proj"),
         (lambda s: s, {"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING"),
+        (lambda s: s, {"peft_type": ["LORA"]}, "unknown peft_type"),
+        (lambda s: s, {"target_modules": "(("}, "unterminated subpattern"),
         (lambda s: s, {"r": 2}, r"lora_[AB].weight is"),
         (lambda s: s, {"rr": 2}, "'rr'"),
     ],
@@ -158,6 +165,89 @@ def test_pickled_weights_are_not_opened(written, short, tmp_path):
     (folder / WEIGHTS).rename(folder / "adapter_model.bin")
     with pytest.raises(HarnessError, match="read as safetensors alone"):
         read(folder, short, FIT)
-    (folder / CONFIG).write_text("{")
-    with pytest.raises(HarnessError, match="is no configuration of peft"):
-        read(folder, short, FIT)
+    for text in ("{", "[" * 100_000):
+        (folder / CONFIG).write_text(text)
+        with pytest.raises(HarnessError, match="is no configuration of peft"):
+            read(folder, short, FIT)
+
+
+PLUGIN = ["--plugin", str(TOY)]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The results folder of two short fits."""
+    folder = tmp_path_factory.mktemp("results")
+    harness.run(
+        ["peft-lora", "coop"], "few_shot", "toy", shots=2, results=folder, plugins=[str(TOY)],
+        settings={"engine.max_steps": 2, "peft-lora.lr": 0.01}, cache_limit=0,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(results, tmp_path_factory):
+    """The folder that `export` makes of the first."""
+    out = tmp_path_factory.mktemp("exported") / "out"
+    asked = ["export", "peft-lora", "--form", "peft", "--out", str(out)]
+    assert main([*asked, "--results", str(results), *PLUGIN]) == 0
+    return out
+
+
+def test_an_exported_folder_is_loaded_as_the_fit(results, exported):
+    (record,) = (r for r in harness.leaderboard(results).records if "peft" in r.run["method"])
+    fit, again = (
+        harness.load(record, plugins=[str(TOY)], device="cpu"),
+        harness.load_peft(exported, device="cpu"),
+    )
+    assert (again.class_names, again.run) == (fit.class_names, fit.run)
+    x = images(like=fit.model.clip.logit_scale)
+    assert torch.equal(again.logits(x), fit.logits(x))
+    assert torch.equal(again.logits(x, ["cat", "dog"]), fit.logits(x, ["cat", "dog"]))
+    assert torch.equal(harness.load(exported, device="cpu").logits(x), fit.logits(x))
+    assert sorted(path.name for path in exported.iterdir()) == [
+        "README.md", CONFIG, WEIGHTS, "classes.json", "preprocessing.json"
+    ]  # fmt: skip
+    assert "harness.load(" in (exported / "README.md").read_text()
+
+
+def test_a_method_that_is_no_layer_of_peft_is_refused_with_the_forms_that_it_has(
+    results, tmp_path, capsys
+):
+    asked = ["export", "coop", "--form", "peft", "--out", str(tmp_path / "out")]
+    assert main([*asked, "--results", str(results), *PLUGIN]) == 2
+    assert "Choose --form classifier, onnx or pt2." in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_another_is_loaded_with_class_names_and_backbone(exported, tmp_path):
+    other = changed(exported, tmp_path / "other")  # the same weights, and nothing said of a fit
+    with pytest.raises(HarnessError, match="give class_names and backbone"):
+        harness.load_peft(other, ["cat", "dog"])
+    model = harness.load_peft(other, ["cat", "dog"], "emoji-mini", device="cpu")
+    x = images(like=model.model.clip.logit_scale)
+    fit = harness.load_peft(exported, device="cpu")
+    assert torch.equal(model.logits(x), fit.logits(x, ["cat", "dog"]))
+
+
+def test_a_folder_that_says_its_classes_takes_no_others(exported):
+    with pytest.raises(HarnessError, match="leave class_names and backbone out"):
+        harness.load_peft(exported, ["cat", "dog"])
+
+
+def test_a_folder_with_truncated_weights_or_of_other_backbone_weights_is_one_sentence(
+    exported, tmp_path
+):
+    cut = shutil.copytree(exported, tmp_path / "cut")
+    (cut / WEIGHTS).write_bytes((cut / WEIGHTS).read_bytes()[:-9])
+    with pytest.raises(HarnessError, match=r"cannot be read: .*read as safetensors alone"):
+        harness.load_peft(cut)
+    moved = shutil.copytree(exported, tmp_path / "moved")
+    with safetensors.safe_open(moved / WEIGHTS, "pt") as file:
+        about = file.metadata()
+    run = json.loads(about["run"])
+    run["fingerprints"]["weights"] = "another"
+    state = safetensors.torch.load_file(moved / WEIGHTS)
+    safetensors.torch.save_file(state, moved / WEIGHTS, about | {"run": json.dumps(run)})
+    with pytest.raises(HarnessError, match=r"fitted on other weights of emoji-mini \(another\)"):
+        harness.load_peft(moved, device="cpu")

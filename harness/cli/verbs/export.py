@@ -9,7 +9,7 @@ from harness.cli import chosen, options
 from harness.cli.verbs import predict
 from harness.files import shown
 
-FORMS = ("merged", "classifier", "onnx", "pt2")
+FORMS = ("merged", "classifier", "onnx", "pt2", "peft")
 
 
 def add(verbs: Any) -> None:
@@ -29,7 +29,8 @@ def add(verbs: Any) -> None:
         "--form", choices=FORMS, required=True, help="merged: an open_clip checkpoint, of methods "
         "that change weights (LoRA's family, full); classifier: a matrix for the plain backbone's "
         "features, of methods that leave the image tower alone; onnx: with a predict.py (needs the "
-        "extra [export]); pt2: for torch.export.load",
+        "extra [export]); pt2: for torch.export.load; peft: in the format of Hugging Face peft, of "
+        "`peft` and `peft-*`",
     )  # fmt: skip
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     export.add_argument(
@@ -45,13 +46,18 @@ def add(verbs: Any) -> None:
 def write(arguments: argparse.Namespace) -> int:
     """The exit code."""
     from harness.deploy.card import Card
-    from harness.deploy.export import compared, export
+    from harness.deploy.export import check_new, compared, export
 
+    check_new(arguments.out)
     fitted = predict.load(arguments)
     registry = options.plugins(arguments.plugin)
     images = compared(fitted, arguments.data, arguments.data_root, registry)
-    command = " ".join(["python -m harness", *sys.argv[1:]])
-    card = Card(fitted.run, len(fitted.class_names), predict.records(arguments), command)
+    plugin = registry.plugins["datasets"].get(fitted.run["dataset"])
+    known = plugin.cls.published if plugin else None  # type: ignore[attr-defined]
+    card = Card(
+        fitted.run, len(fitted.class_names), predict.records(arguments),
+        ["python", "-m", "harness", *sys.argv[1:]], known.licence if known else "",
+    )  # fmt: skip
     difference = export(fitted, arguments.form, arguments.out, card, images)
     print(f"{shown(arguments.out)}: compared with the fit on {images.source}; logits differ by at "
           f"most {difference:.1e}, and no label differs.")  # fmt: skip

@@ -117,17 +117,23 @@ def load(arguments: argparse.Namespace) -> "FittedModel":
 
 def records(arguments: argparse.Namespace) -> "list[Record]":
     """The records of the runs that scored the fit, as far as they are beside it."""
-    from harness.records.store import read_all
+    from harness.records.store import Store, read_all
 
     given = _given(arguments)
     if not isinstance(given, str):
-        key, folders = given.fit, [given.folder] if given.folder else []
+        key, folder, alone = given.fit, given.folder, list["Record"]()
+    elif given.endswith(".json"):
+        path, record = Path(given).absolute(), chosen.of_file(Path(given))
+        own = Store(Path()).path(record.run, record.key).parts
+        key, alone = record.fit, [record]
+        folder = path.parents[2] if path.parts[-3:] == own else None
     else:
         path = Path(given).absolute()
-        above = path.parents[min(2 if given.endswith(".json") else 1, len(path.parents) - 1)]
-        key = chosen.of_file(path).fit if given.endswith(".json") else path.name.split(".")[0]
-        folders = [above]
-    return [each for each in read_all(folders) if each.fit is not None and each.fit == key]
+        key, alone = path.name.split(".")[0], []
+        folder = path.parents[1] if path.parent.name == "fits" else None
+    if folder is None:  # a file that was moved: what lies around it is none of ours
+        return alone
+    return [each for each in read_all([folder]) if each.fit is not None and each.fit == key]
 
 
 def _given(arguments: argparse.Namespace) -> "Record | str":
