@@ -26,7 +26,12 @@ from torch import nn
 
 from harness.errors import HarnessError
 from harness.randomness import seed_of
-from harness.towers.catalogue import check_gelu, check_text_model, other_tokenizer
+from harness.towers.catalogue import (
+    check_gelu,
+    check_text_model,
+    other_tokenizer,
+    without_numbers,
+)
 from harness.towers.layouts import is_transformers, load_transformers
 from harness.towers.openclip import Clip
 from harness.towers.pixels import Pixels
@@ -40,11 +45,14 @@ FOREIGN = ("hf_model_name", "hf_tokenizer_name", "timm_model_pretrained")
 T = TypeVar("T")
 
 
-def load(name: str, device: str | torch.device = "cpu", weights: bool = True) -> Clip:
+def load(
+    name: str, device: str | torch.device = "cpu", weights: bool = True, numbers: bool = True
+) -> Clip:
     """The model that a backbone name stands for.
 
     Without `weights` nothing is downloaded: a model whose weights are not here has random ones, and
-    the fingerprint `NOT_HERE`.
+    the fingerprint `NOT_HERE`. Without `numbers` one of open_clip's has no weights at all, but fake
+    tensors, and that fingerprint, too.
 
     `emoji-mini` and other folders of `harness/backbones`, `local-dir:FOLDER`, `hf-hub:OWNER/REPO`,
     or an open_clip pair `MODEL:PRETRAINED`, where PRETRAINED is a tag, a .safetensors file or
@@ -59,6 +67,9 @@ def load(name: str, device: str | torch.device = "cpu", weights: bool = True) ->
     embedded = EMBEDDED / name
     model_name = f"local-dir:{embedded}" if _is_embedded(name) else name
     schema, _, rest = model_name.partition(":")
+    if not numbers and schema not in ("local-dir", "hf-hub"):
+        made = _open_clip(schema, rest, numbers)
+        return Clip(made, _tokenizer(schema), name, known=NOT_HERE)
     if not weights and not _here(schema, rest):
         if schema == "hf-hub":
             raise HarnessError(f"{name} is not on this machine, and --dry-run downloads nothing.")
@@ -163,7 +174,7 @@ def _is_embedded(name: str) -> bool:
     return ":" not in name and (EMBEDDED / name / "open_clip_config.json").is_file()
 
 
-def _open_clip(model: str, pretrained: str) -> nn.Module:
+def _open_clip(model: str, pretrained: str, numbers: bool = True) -> nn.Module:
     if model not in open_clip.list_models():
         allowed = ", ".join(k for k, (what, _) in names().items() if what.startswith("embedded"))
         raise HarnessError(
@@ -178,22 +189,22 @@ def _open_clip(model: str, pretrained: str) -> nn.Module:
         )
     check_gelu(model, pretrained)
     check_text_model(model)
-    if pretrained == "random":
+    if pretrained == "random" and numbers:
         with torch.random.fork_rng():
             torch.manual_seed(seed_of("random backbone", model))
             created = open_clip.create_model(model, force_custom_text=True, pretrained_text=False)
         _check_towers(created, model)
         return created
-    if pretrained not in tags and not (
+    if pretrained not in (*tags, "random") and not (
         pretrained.endswith(".safetensors") and Path(pretrained).is_file()
     ):
         raise HarnessError(
             f"backbone {model}:{pretrained} names neither a tag of {model} "
             f"({', '.join(tags) or 'it has none'}) nor an existing .safetensors file."
         )
+    made = without_numbers if not numbers else _with_weights
     created = _made(
-        f"the weights of {model}:{pretrained} cannot be loaded",
-        lambda: _with_weights(model, pretrained),
+        f"the weights of {model}:{pretrained} cannot be loaded", lambda: made(model, pretrained)
     )
     _check_towers(created, model)
     return created

@@ -1,6 +1,7 @@
 """The pairs of model and weights that open_clip lists, by their configuration alone."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -98,23 +99,37 @@ def listed(only: str = "") -> Iterator[tuple[str, Unloaded | str]]:
             yield name, str(error)
 
 
-def _shapes(model: str) -> nn.Module:
+def without_numbers(model: str, pretrained: str) -> nn.Module:
+    """open_clip's model of fake tensors, which compute shapes and no numbers."""
+    from torch._subclasses.fake_tensor import FakeTensorMode  # seldom needed, and slow to import
+
+    made = _shapes(model, FakeTensorMode(allow_non_fake_inputs=True))
+    _takes(made, model, pretrained)
+    return made
+
+
+def _shapes(model: str, where: AbstractContextManager[Any] | None = None) -> nn.Module:
     """open_clip's model on the meta device: settings and shapes, no weights."""
     config = dict(open_clip.get_model_config(model) or {})
     kept: dict[str, Any] = {
         key: value for key, value in config.items() if key not in ("custom_text", "multimodal_cfg")
     }
-    with torch.device("meta"):
+    with where or torch.device("meta"):
         made = open_clip.CustomTextCLIP(**kept)
     check_text_tower(made.text, model)
     return made
 
 
+def _takes(made: Any, model: str, pretrained: str) -> None:
+    """Notes what images the weights were trained with."""
+    tag = open_clip.get_pretrained_cfg(model, pretrained) or {}
+    config = asdict(PreprocessCfg(size=made.visual.image_size))
+    set_model_preprocess_cfg(made, config | {key: tag[key] for key in config if key in tag})
+
+
 def _unloaded(name: str, model: Any) -> Unloaded:
     kind, _, pretrained = name.partition(":")
-    tag = open_clip.get_pretrained_cfg(kind, pretrained) or {}
-    config = asdict(PreprocessCfg())
-    set_model_preprocess_cfg(model, config | {key: tag[key] for key in config if key in tag})
+    _takes(model, kind, pretrained)
     embedding = int(getattr(model.visual, "output_dim", model.text.output_dim))
     text = TextTower(model.text)
     text.takes_tokens = not other_tokenizer(kind)  # those have no start token, or no largest end
