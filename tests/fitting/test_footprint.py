@@ -32,7 +32,7 @@ clip = backbone.load("ViT-B-16:random")
 for name in sys.argv[1:]:
     plugin = registry.load([]).plugins["methods"][name]
     method = replace(plugin.cls(**plugin.fixed), batch_size=4)
-    bench = StepBenchmark(clip, method, 10, 10**15, scored=1)
+    bench = StepBenchmark(clip, method, 40, 10**15, scored=1)
     bench.engine()
     bench.optimiser.zero_grad(set_to_none=True)
     measured = taken(bench.engine, clip.device)
@@ -66,7 +66,7 @@ def test_what_is_foreseen_of_vit_b_16_is_within_a_fifth_of_what_a_processor_take
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, "coop", "maple", "lora", "full"],
         capture_output=True, text=True, check=True,
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"},
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
     )  # fmt: skip
     rows = [line.split() for line in done.stdout.splitlines()]
     assert [name for name, *_ in rows] == ["coop", "maple", "lora", "full"]
@@ -96,7 +96,7 @@ def test_of_many_micro_batches_two_are_enough(fake, monkeypatch):
     few = of(fake, "lora", 12, chunks=Chunks(2, 2))
     monkeypatch.setattr(counting, "PARTS", 100)
     every = of(fake, "lora", 12, chunks=Chunks(2, 2))
-    assert few.activations == every.activations
+    assert few.activations == pytest.approx(every.activations, rel=0.02)
     assert few.workspace == pytest.approx(every.workspace, rel=0.05)
 
 
