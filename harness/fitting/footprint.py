@@ -158,6 +158,18 @@ VALUES: Mapping[Any, Callable[[Tensor], Any]] = {
 }
 
 
+@dataclass(frozen=True)
+class Undrawn:
+    """Stands for what the edits draw at random, without the numbers; see `fitting.recorded.Draws`."""
+
+    mode: FakeTensorMode
+
+    def get(self, name: tuple[Any, tuple[str, tuple[int, ...]]], *_: object) -> Tensor:
+        _, (_, shape) = name
+        with self.mode:
+            return torch.empty(shape)
+
+
 def without_numbers(clip: Clip, kind: str = "") -> Clip:
     """A copy of a backbone of fake tensors, or itself if it is one; for a plan on another kind of
     device."""
@@ -224,7 +236,8 @@ def _counted(
             pixels = _images(clip, images)
             frozen = clip.image(pixels).detach() if method.frozen_images else None
             x = model.prefix(clip.image, pixels)
-            batch = Batch(model, x, prompts, labels, (1, number), chunks, frozen)
+            draws = Undrawn(_mode(clip))
+            batch = Batch(model, x, prompts, labels, (1, number), chunks, frozen, draws=draws)
             del pixels, x
             step = TrainingStep(batch, optimiser, 0.0, number, STEPS, AdaptiveChunks(chunks))
             method.step(step)
