@@ -160,7 +160,7 @@ VALUES: Mapping[Any, Callable[[Tensor], Any]] = {
 
 @dataclass(frozen=True)
 class Undrawn:
-    """Stands for what the edits draw at random, without the numbers; see `fitting.recorded.Draws`."""
+    """What edits draw at random, without numbers; as `fitting.recorded.Draws`."""
 
     mode: FakeTensorMode
 
