@@ -165,9 +165,8 @@ class Undrawn:
     mode: FakeTensorMode
 
     def get(self, name: tuple[Any, tuple[str, tuple[int, ...]]], *_: object) -> Tensor:
-        _, (_, shape) = name
         with self.mode:
-            return torch.empty(shape)
+            return torch.empty(name[1][1])
 
 
 def without_numbers(clip: Clip, kind: str = "") -> Clip:
