@@ -30,7 +30,7 @@ from harness.towers import backbone as backbones
 from harness.towers.openclip import Clip, cast_once
 
 PARTS = ("steps", "memory", "matrix", "dra", "device", "launches", "evaluation", "jobs", "coverage",
-         "sequential", "scale", "starts", "deploy")  # fmt: skip
+         "sequential", "scale", "starts", "deploy", "records")  # fmt: skip
 CARD = ("device", "launches", "evaluation", "jobs")  # what a card is measured for
 
 

@@ -1,11 +1,13 @@
-"""Cells that were computed before, so that predictions are read once.
+"""What was computed before: cells, so that predictions are read once, and draws of large tables.
 
 One SQLite file in the user's cache, of limited size. A cell is known by the stamps of all files
-that it was computed from, what their records count, and the code; a damaged one is computed again.
+that it was computed from, what their records count, and the code; draws by the contents of the
+sample's cells. What is damaged is computed again.
 """
 
 import contextlib
 import hashlib
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -15,10 +17,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from harness.certainty.statistics import Array, Cell
+from harness.certainty.statistics import DRAWS, Array, Cell, Sample
 from harness.files import cache_folder, stamp
 
-LEAST, MOST = 100, 256 * 2**20  # files that are worth it, and bytes of all cells
+LEAST, MOST = 100, 256 * 2**20  # runs that are worth it, and bytes of all that is kept
+SIZE = 32  # bytes of the checksum before a content
 TABLE = "create table if not exists cells (key text primary key, used real, content blob)"
 ARRAYS = ("accuracy", "by_unit", "by_both")
 
@@ -30,32 +33,58 @@ def cell(files: Sequence[Path], about: object, compute: Callable[[], Cell]) -> C
     marks = [stamp(path) for path in files]
     if not all(marks):
         return compute()
-    key = hashlib.sha256(repr([_code(), about, [str(p) for p in files], marks]).encode(
-        errors="surrogatepass"
-    )).hexdigest()  # fmt: skip
+    key = _key(about, [str(p) for p in files], marks)
     found = _read(key)
-    if found is None:
+    with contextlib.suppress(KeyError, ValueError, TypeError):
+        if found is not None:
+            return _cell(found)
+    made = compute()
+    _write(key, _arrays(made))
+    return made
+
+
+def draws(sample: Sample, compute: Callable[[], Array]) -> Array:
+    """The draws [B, M] of a sample that has many runs."""
+    shape = (len(sample.labels), len(sample.seeds), len(sample.cells))
+    if math.prod(shape) < LEAST:
+        return compute()
+    parts = [
+        (name, value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest())
+        for each in sample.cells.values()
+        for name, value in sorted(_arrays(each).items())
+    ]
+    key = _key("draws", shape, list(sample.cells), sample.statistic, sample.shared_fit, parts)
+    found = (_read(key) or {}).get("draws")
+    if found is None or found.shape != (DRAWS, len(sample.labels)):
         found = compute()
-        _write(key, found)
+        _write(key, {"draws": np.ascontiguousarray(found)})
     return found
 
 
-def _read(key: str) -> Cell | None:
-    with contextlib.suppress(sqlite3.Error, OSError, SafetensorError, KeyError, ValueError):
+def _key(*parts: object) -> str:
+    content = repr([_code(), *parts]).encode(errors="surrogatepass")
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read(key: str) -> dict[str, Array] | None:
+    with contextlib.suppress(sqlite3.Error, OSError, SafetensorError, ValueError):
         if not _path().is_file():
             return None
         with contextlib.closing(sqlite3.connect(_path(), timeout=5)) as database:
             row = database.execute("select content from cells where key = ?", (key,)).fetchone()
-        return None if row is None else _cell(load(row[0]))
+        whole = row[0] if row and isinstance(row[0], bytes) else b""
+        mark, content = whole[:SIZE], whole[SIZE:]
+        return load(content) if hashlib.sha256(content).digest() == mark else None
     return None
 
 
-def _write(key: str, found: Cell) -> None:
+def _write(key: str, arrays: dict[str, Array]) -> None:
     with contextlib.suppress(sqlite3.Error, OSError):
         _path().parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(_path(), timeout=5)) as database, database:
             database.execute(TABLE)
-            row = (key, time.time(), save(_arrays(found)))
+            content = save(arrays)
+            row = (key, time.time(), hashlib.sha256(content).digest() + content)
             database.execute("insert or replace into cells values (?, ?, ?)", row)
             total = database.execute("select sum(length(content)) from cells").fetchone()[0]
             if total > MOST:

@@ -6,7 +6,7 @@ It never imports torch.
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -20,6 +20,15 @@ from harness.records.store import CHANGE
 from harness.records.summary import Row, Table
 
 INCOMPLETE = "it is incomplete"
+
+
+@dataclass(frozen=True, eq=False)
+class KeptSample(Sample):
+    """A sample whose draws are kept for the next call."""
+
+    @cached_property
+    def draws(self) -> Array:
+        return kept.draws(self, self.draw)
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,8 @@ def _sampled(
             return Sampled(None, str(reason), left_out)
         shared = bool(table.source) and len(table.averaged) > 1
         labels, seeds = tuple(readable), tuple(table.seeds)
-        return Sampled(Sample(labels, seeds, cells, statistic, shared), "", left_out, known)
+        sample = KeptSample(labels, seeds, cells, statistic, shared)
+        return Sampled(sample, "", left_out, known)
     return Sampled(None, next(iter(left_out.values())), left_out)
 
 
@@ -131,9 +141,7 @@ def _cells(
             entries = [each for found in of_rows.values() for each in found]
             numbers = _units(entries, evaluation)
             known = known and numbers is not None
-            files = [
-                path for each in entries for path in predictions.files(each.record, evaluation)
-            ]
+            files = predictions.files([each.record for each in entries], evaluation)
             about = [
                 evaluation,
                 len(of_rows),
@@ -152,9 +160,9 @@ def _units(entries: Iterable[Entry], evaluation: str) -> Array | None:
     several lists that with the fewest units counts.
     """
     found = dict[int, Array]()
-    for each in entries:
+    for record in predictions.one_a_list([each.record for each in entries], evaluation):
         with suppress(Missing):
-            split = predictions.read_split(each.record, evaluation)
+            split = predictions.read_split(record, evaluation)
             if id(split) not in found:
                 units = split.units if split.units is not None else np.arange(len(split.labels))
                 found[id(split)] = np.unique(units, return_inverse=True)[1]

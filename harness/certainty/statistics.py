@@ -287,6 +287,10 @@ class Sample:
 
     @cached_property
     def draws(self) -> Array:
+        """What `draw` gives, made once."""
+        return self.draw()
+
+    def draw(self) -> Array:
         """[B, M]: the statistic on drawn units and seeds; above MOST_UNITS units, of a normal
         distribution with the same covariance."""
         generator = np.random.default_rng(SEED)
@@ -359,22 +363,33 @@ class Pairs:
         tail = np.where(none, np.exp(-self.sample.unseen * far) / 2, tail)
         return np.where(tail > 0, -special.ndtri(np.maximum(tail, 1e-300)), np.inf)
 
-    @cached_property
     def _drawn(self) -> Array:
-        """[B, K]: the same of the draws."""
+        """[B, K]: the same of the draws; too large to be kept."""
         draws = self.sample.draws.astype(np.float32)
         drawn = draws[:, self.first] - draws[:, self.second]
         drawn -= drawn.mean(0)
         spread = drawn.std(0, ddof=1)
         return np.abs(drawn) / np.where((spread > 0) & (self.errors > NONE), spread, np.inf)
 
-    @cached_property
+    @property
     def adjusted(self) -> Array:
         """[K]: p of each pair, adjusted for all of them."""
+        return self._compared[0]
+
+    @property
+    def critical(self) -> float:
+        """What |z| must exceed for the first pair to be told apart."""
+        return self._compared[1]
+
+    @cached_property
+    def _compared(self) -> tuple[Array, float]:
+        """`adjusted` and `critical`, from one set of draws."""
         if not len(self.first):
-            return np.zeros(0)
+            return np.zeros(0), float("nan")
         order = np.argsort(self.z, kind="stable")  # from the weakest
-        highest = np.maximum.accumulate(self._drawn[:, order], axis=1)
+        highest = self._drawn()[:, order]
+        highest = np.maximum.accumulate(highest, axis=1, out=highest)
+        critical = float(np.quantile(highest[:, -1], SURE))
         above = (highest >= self.z[order]).sum(0)
         p = (above + 1) / (len(highest) + 1)
         alone = np.where(self.errors <= NONE, 2 * len(order) * special.ndtr(-self.z), 0.0)
@@ -382,12 +397,7 @@ class Pairs:
         p = np.maximum.accumulate(p[::-1])[::-1]
         result = np.empty(len(order))
         result[order] = p
-        return result
-
-    @property
-    def critical(self) -> float:
-        """What |z| must exceed for the first pair to be told apart."""
-        return float(np.quantile(self._drawn.max(1), SURE)) if len(self.first) else float("nan")
+        return result, critical
 
     @property
     def told_apart(self) -> Array:

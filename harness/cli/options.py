@@ -104,6 +104,20 @@ def results(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def card(text: str | None) -> float | None:
+    """GiB of a card that --memory gives as 80GB; None where it gives none.
+
+    Raises:
+        HarnessError: it is no such size.
+    """
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:GB|GiB|G)?", text.strip(), re.IGNORECASE)
+    if not match or not float(match[1]):
+        raise HarnessError(f"--memory {text!r} is no size of a card such as 80GB.")
+    return float(match[1])
+
+
 def disk(arguments: argparse.Namespace) -> "Disk":
     """The cache that the options name."""
     from harness.images.cache import Disk

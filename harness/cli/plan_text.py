@@ -19,12 +19,12 @@ from harness.towers.backbone import NOT_HERE
 def describe(
     runs: Sequence[PreparedRun],
     done: Iterable[str],
-    seconds: float,
+    seconds: float | None,
     jobs: int,
     recipes: bool = False,
 ) -> str:
-    """The plan as text: what will run, what is done, trainable parameters, a forecast; with
-    `recipes` also the settings that methods change for a task."""
+    """The plan as text: what will run, what is done, trainable parameters, a forecast, if
+    there is one; with `recipes` also the settings that methods change for a task."""
     done, groups = set(done), dict[tuple[str, str], list[PreparedRun]]()
     for run in runs:
         groups.setdefault((method_label(run.identity), run.task.name), []).append(run)
@@ -54,11 +54,15 @@ def describe(
     datasets = ", ".join(dict.fromkeys(run.dataset for run in runs))
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
     shots = ", ".join(map(str, sorted({run.shots for run in runs})))
-    missing = ""
+    missing, forecast = "", ""
+    if seconds is not None:
+        forecast = f"; estimated time: {duration(seconds / jobs)}"
     if clip.fingerprint == NOT_HERE:
+        where = "are not on this machine and are not downloaded by a dry run"
+        where = "are not loaded for a plan of memory" if seconds is None else where
         missing = textwrap.fill(
-            f"the weights of {clip.name} are not on this machine and are not downloaded by a dry "
-            "run: which runs are done already is not known.", width()
+            f"the weights of {clip.name} {where}: which runs are done already is not known.",
+            width(),
         ) + "\n"  # fmt: skip
     return (
         f"{len(runs)} run{'s' * (len(runs) > 1)} on {harmless(clip.name)} ({clip.device}, "
@@ -76,7 +80,7 @@ def describe(
             for each in [*remarks(runs), *(_recipes(runs) if recipes else [])]
         )
         + missing
-        + f"to run: {len(pending)} of {len(runs)}; estimated time: {duration(seconds / jobs)}"
+        + f"to run: {len(pending)} of {len(runs)}{forecast}"
         + f" in {jobs} processes" * (jobs > 1)
         + _on_cards(clip.device, jobs)
         + "\n"

@@ -34,7 +34,7 @@ def step_memory(device: torch.device) -> int:
 def choose(model: Model, images: int, texts: Texts, memory: int) -> Chunks:
     """The largest micro-batches of a step on so many images with which it takes no more than
     `memory`."""
-    memory = int(memory / TAKEN.get(model.clip.device.type, 2.0))
+    memory = int(memory / TAKEN.get(model.clip.kind, 2.0))
     costs = _costs(model, images, texts)
     if sum(cost.all for cost in costs.values()) <= memory:
         return Chunks()
@@ -103,7 +103,7 @@ def _kept(batch: Batch, kind: str, micro_batch: MicroBatch) -> int:
         sparse = tensor.is_sparse
         for part in (tensor._values(), tensor._indices()) if sparse else (tensor,):
             storage = part.untyped_storage()
-            sizes[storage.data_ptr()] = storage.nbytes()
+            sizes[storage._cdata] = storage.nbytes()
         return tensor
 
     batch.model.checkpointing = False

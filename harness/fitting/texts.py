@@ -45,7 +45,7 @@ class Texts:
     ids [R, L]: token ids; x: what `start` made of them; lengths [R], on the CPU: the positions that
     each needs; shared: how many at the beginning are the same in all rows (of an image) and pass
     once; per_class: T; kinds [R]: which of its class's T texts each row is; references: frozen
-    features [C, T, E] of the classes, by name.
+    features [C, T, E] of the classes, by name; fixed: what a pass by itself costs, see `PASS`.
     """
 
     ids: Tensor
@@ -55,6 +55,7 @@ class Texts:
     per_class: int
     kinds: Tensor
     references: Mapping[str, Tensor]
+    fixed: int = 0
     _groups: dict[int, list[MicroBatch]] = field(default_factory=dict, init=False, repr=False)
 
     def groups(self, copies: int = 1) -> list[MicroBatch]:
@@ -68,7 +69,7 @@ class Texts:
         order = self.lengths.argsort(stable=True)
         sizes, counts = self.lengths.unique(return_counts=True)
         ends = [0, *counts.cumsum(0).tolist()]
-        fixed = PASS.get(self.ids.device.type, 0) + copies * self.shared
+        fixed = self.fixed + copies * self.shared
         best = [(0, 0)]  # of the rows up to each end: tokens, and where their last group begins
         for j, size in enumerate(sizes.tolist(), 1):
             own = copies * (size - self.shared)
@@ -151,7 +152,8 @@ def texts(model: Model, classes: Classes, training: bool, cache: Cache | None = 
         name: frozen_texts(model.clip, each, cache or Cache())
         for name, each in model.method.references(classes).items()
     }
-    made = Texts(ids, x, lengths, 0, len(prompts[0]), kinds, references)
+    fixed = PASS.get(clip.kind, 0)
+    made = Texts(ids, x, lengths, 0, len(prompts[0]), kinds, references, fixed)
     if model.cut(clip.text) is None or (training and draws_noise(model, made)):
         return replace(made, lengths=torch.full_like(lengths, ids.shape[1]))
     return replace(made, shared=shared_prefix_length(model, made, training))
@@ -195,7 +197,7 @@ def shared_prefix_length(model: Model, prompts: Texts, training: bool) -> int:
     if model.method.text_per_image:
         copies = model.method.batch_size if training else max(1, CHUNK_TEXTS // len(ids))
     spared = copies * (len(ids) - 1) * shared
-    return shared if shared > 1 and spared > PASS.get(ids.device.type, 0) else 0
+    return shared if shared > 1 and spared > PASS.get(clip.kind, 0) else 0
 
 
 def _any_image(model: Model) -> Tensor | None:

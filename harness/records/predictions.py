@@ -8,7 +8,8 @@ It never imports torch.
 
 import functools
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,21 @@ def read(record: Record, evaluation: str, whole: bool = True) -> Predicted:
     return result
 
 
-def files(record: Record, evaluation: str) -> list[Path]:
-    """Where the predictions and the list of images are that `read` would read, as far as they are
+def files(records: Sequence[Record], evaluation: str) -> list[Path]:
+    """Where the predictions and the lists of images are that `read` would read, as far as they are
     there."""
-    found = [] if record.file is None else [record.file.with_suffix(PREDICTIONS)]
-    path = _split_file(record, evaluation)
-    return [*found, *([path] if path is not None else [])]
+    found = [each.file.with_suffix(PREDICTIONS) for each in records if each.file is not None]
+    lists = [_split_file(each, evaluation) for each in one_a_list(records, evaluation)]
+    return [*found, *(path for path in lists if path is not None)]
+
+
+def one_a_list(records: Iterable[Record], evaluation: str) -> list[Record]:
+    """Of some records one for each list of images that they name, where they lie."""
+    found = {
+        (os.path.dirname(each.file or ""), _fingerprint(each, evaluation)): each  # noqa: PTH120
+        for each in records
+    }
+    return list(found.values())
 
 
 def read_split(record: Record, evaluation: str) -> KeptSplit:
@@ -121,11 +131,15 @@ def read_split(record: Record, evaluation: str) -> KeptSplit:
 
 
 def _split_file(record: Record, evaluation: str) -> Path | None:
-    fingerprint = (record.run["fingerprints"].get("evaluated") or {}).get(evaluation)
+    fingerprint = _fingerprint(record, evaluation)
     if record.file is None or fingerprint is None or Path(fingerprint).name != fingerprint:
         return None
     places = [each / "splits" / f"{fingerprint}{SPLIT}" for each in list(record.file.parents)[:4]]
     return next((path for path in places if path.is_file()), None)
+
+
+def _fingerprint(record: Record, evaluation: str) -> str | None:
+    return (record.run["fingerprints"].get("evaluated") or {}).get(evaluation)
 
 
 @functools.lru_cache(maxsize=256)

@@ -268,7 +268,7 @@ def _files(folder: Path) -> list[Path]:
         below[:] = [name for name in below if not name.startswith(".")]  # locks and plans
         found += [Path(where, name) for name in names
                   if name.endswith(".json") and not name.endswith(SPLIT)]  # fmt: skip
-    return sorted(path for path in found if path.is_file())
+    return sorted((path for path in found if path.is_file()), key=lambda path: path.parts)
 
 
 def digest(value: Any) -> str:

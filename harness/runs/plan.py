@@ -53,6 +53,8 @@ class Request:
     class_texts: Sequence[ClassTexts] = ()
     lists: ListFolder | None = None  # few-shot lists to train on, instead of drawing
     dry: bool = False  # nothing will be run: weights that are not here yet are not downloaded
+    numbers: bool = True  # else shapes alone are asked for, and no weights of open_clip are loaded
+    card: bool = False  # the plan is for a card that is not here
 
     @property
     def travels(self) -> bool:
@@ -90,7 +92,7 @@ def plan(
     if request.datasets:
         registry.find("datasets", request.datasets)  # those with a path become known
     device, cache = torch.device(usable_device(request.device)), Cache(disk=request.disk)
-    load = partial(backbones.load, request.backbone, device, weights=not request.dry)
+    load = partial(backbones.load, request.backbone, device, not request.dry, request.numbers)
     context = context or Context(load, request.root, cache, request.class_texts,
                                  request.lists)  # fmt: skip
     if drawn is not None:
@@ -101,7 +103,7 @@ def plan(
         bindings = [*profile, *request.bindings, *combination]
         settings = config.build_engine(bindings)
         if settings.precision == "auto":
-            cuda = device.type == "cuda"
+            cuda = device.type == "cuda" or request.card
             settings = replace(settings, precision="bf16" if cuda else "fp32")
         context.cache.budget = settings.cache_bytes
         if device.type == "cpu":  # never by how many there are: threads change the last bits

@@ -24,11 +24,14 @@ IMAGENET: list[str] = open_clip.IMAGENET_CLASSNAMES  # in the order of the label
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of glibc's mallopt
 
 
-def load(name: str, device: str | torch.device = "cpu", weights: bool = True) -> Clip:
+def load(
+    name: str, device: str | torch.device = "cpu", weights: bool = True, numbers: bool = True
+) -> Clip:
     """The model that a backbone name stands for.
 
     Without `weights` nothing is downloaded: a model whose weights are not here has random ones, and
-    the fingerprint `NOT_HERE`.
+    the fingerprint `NOT_HERE`. Without `numbers` one of open_clip's has no weights at all, but fake
+    tensors, and that fingerprint, too.
 
     `emoji-mini` and other folders of `harness/backbones`, `local-dir:FOLDER`, `hf-hub:OWNER/REPO`,
     or an open_clip pair `MODEL:PRETRAINED`, where PRETRAINED is a tag, a .safetensors file or
@@ -47,6 +50,9 @@ def load(name: str, device: str | torch.device = "cpu", weights: bool = True) ->
         home = Path(rest).resolve() if schema == "local-dir" else folder.of_hub(rest, weights)
         model, tokenizer = folder.load(home, name)
         return Clip(model, tokenizer, name).to(device)
+    if not numbers:
+        made = pairs.model(schema, rest, numbers=False)
+        return Clip(made, pairs.tokenizer(schema, fetch=False), name, known=NOT_HERE)
     try:
         model = pairs.model(schema, rest, weights)
     except hub.NotHereError:

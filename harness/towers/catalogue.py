@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -148,6 +149,15 @@ def listed(only: str = "") -> Iterator[tuple[str, Unloaded | str]]:
             yield name, str(error)
 
 
+def without_numbers(model: str, pretrained: str) -> nn.Module:
+    """open_clip's model of fake tensors, which compute shapes and no numbers."""
+    from torch._subclasses.fake_tensor import FakeTensorMode  # seldom needed, and slow to import
+
+    made = _shapes(model, FakeTensorMode(allow_non_fake_inputs=True))
+    _takes(made, model, pretrained)
+    return made
+
+
 class _Unfilled(TorchFunctionMode):
     """Meanwhile tensors are not filled with initial values, which takes long on the meta device and
     is not kept."""
@@ -162,22 +172,27 @@ class _Unfilled(TorchFunctionMode):
         return first if fills and isinstance(first, Tensor) else func(*args, **given)
 
 
-def _shapes(model: str) -> nn.Module:
+def _shapes(model: str, where: AbstractContextManager[Any] | None = None) -> nn.Module:
     """open_clip's model on the meta device: settings and shapes, no weights."""
     config = dict(open_clip.get_model_config(model) or {})
     kept: dict[str, Any] = {
         key: value for key, value in config.items() if key not in ("custom_text", "multimodal_cfg")
     }
     kept["text_cfg"] = local_config(kept["text_cfg"], model)
-    with _Unfilled(), torch.device("meta"):
+    with _Unfilled(), where or torch.device("meta"):
         return open_clip.CustomTextCLIP(**kept)
+
+
+def _takes(made: Any, model: str, pretrained: str) -> None:
+    """Notes what images the weights were trained with."""
+    tag = open_clip.get_pretrained_cfg(model, pretrained) or {}
+    config = asdict(PreprocessCfg(size=made.visual.image_size))
+    set_model_preprocess_cfg(made, config | {key: tag[key] for key in config if key in tag})
 
 
 def _unloaded(name: str, model: Any) -> Unloaded:
     kind, _, pretrained = name.partition(":")
-    tag = open_clip.get_pretrained_cfg(kind, pretrained) or {}
-    config = asdict(PreprocessCfg())
-    set_model_preprocess_cfg(model, config | {key: tag[key] for key in config if key in tag})
+    _takes(model, kind, pretrained)
     embedding = int(getattr(model.visual, "output_dim", model.text.output_dim))
     words = (open_clip.get_model_config(kind) or {})["text_cfg"]
     length = words.get("context_length", DEFAULT_CONTEXT_LENGTH)

@@ -95,10 +95,11 @@ def image_tower(visual: nn.Module, embedding: int) -> Tower:
 class Clip(nn.Module):
     """A frozen two-tower model: `image`, `text`, `logit_scale`, the tokenizer and its pixels.
 
-    `pixels` says what images it takes; `fingerprint` is a hash of its weights.
+    `pixels` says what images it takes; `fingerprint` is a hash of its weights, given as `known`
+    where they are not there; `kind` is that of its device, or of the one that a plan is made for.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any, name: str, known: str = "") -> None:
         super().__init__()
         self.embedding = int(getattr(model.visual, "output_dim", model.text.output_dim))
         self.image = image_tower(model.visual, self.embedding)
@@ -109,13 +110,18 @@ class Clip(nn.Module):
         self.pixels = Pixels.of(model.visual, name)
         if self.text.takes_tokens:
             self.text.takes_tokens = takes_context(tokenizer, self.text.context)
-        self.fingerprint = fingerprint(model, tokenizer)
+        self.fingerprint = known or fingerprint(model, tokenizer)
+        self.planned_for = ""
         self.requires_grad_(False)
         self.train()  # no dropout anywhere: eval would take PyTorch's fused path, 2e-6 away
 
     @property
     def device(self) -> torch.device:
         return self.logit_scale.device
+
+    @property
+    def kind(self) -> str:
+        return self.planned_for or self.device.type
 
     def sites(self) -> list[Site]:
         """Every site of both towers."""

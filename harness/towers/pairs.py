@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from harness.errors import HarnessError
 from harness.randomness import seed_of
 from harness.towers import folder, hub, transformers_folder
-from harness.towers.catalogue import check_gelu
+from harness.towers.catalogue import check_gelu, without_numbers
 from harness.towers.hf import check_installed, local_config
 from harness.towers.layouts import kind_of
 from harness.towers.weights import check_file, load_weights, made, unwarned
@@ -35,8 +35,8 @@ class NoWords:
         return torch.zeros(len(texts), length, dtype=torch.long)
 
 
-def model(name: str, pretrained: str, fetch: bool = True) -> nn.Module:
-    """open_clip's model with both towers as modules.
+def model(name: str, pretrained: str, fetch: bool = True, numbers: bool = True) -> nn.Module:
+    """open_clip's model with both towers as modules; without `numbers` one of fake tensors.
 
     Raises:
         HarnessError: no such model, tag or file; weights of the other GELU, of other sizes, or that
@@ -56,18 +56,21 @@ def model(name: str, pretrained: str, fetch: bool = True) -> nn.Module:
             f"{', '.join(tags) or 'no tag'}, a .safetensors file or random."
         )
     check_gelu(name, pretrained)
-    if pretrained == "random":
-        with torch.random.fork_rng(), unwarned():
-            torch.manual_seed(seed_of("random backbone", name))
-            return open_clip.create_model(name, **_how(name))
     file = Path(pretrained)
-    if pretrained in tags:
-        file = tag_file(name, pretrained, fetch)
-    elif file.suffix != ".safetensors" or not file.is_file():
+    own = file.suffix == ".safetensors" and file.is_file()
+    if pretrained not in (*tags, "random") and not own:
         raise HarnessError(
             f"backbone {name}:{pretrained} names neither a tag of {name} "
             f"({', '.join(tags) or 'it has none'}) nor an existing .safetensors file."
         )
+    if not numbers:
+        return without_numbers(name, pretrained)
+    if pretrained == "random":
+        with torch.random.fork_rng(), unwarned():
+            torch.manual_seed(seed_of("random backbone", name))
+            return open_clip.create_model(name, **_how(name))
+    if pretrained in tags:
+        file = tag_file(name, pretrained, fetch)
     pixels = _pixels(name, [pretrained] if pretrained in tags else tags)
     return made(
         f"the weights of {name}:{pretrained} cannot be loaded",

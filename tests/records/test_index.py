@@ -22,6 +22,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(index, "LEAST", 1)
     monkeypatch.setattr(kept, "LEAST", 1)
+    for where in ("kept", "statistics"):
+        monkeypatch.setattr(f"harness.certainty.{where}.DRAWS", 200)
     return write(tmp_path / "runs", METHODS).folder
 
 
@@ -72,13 +74,14 @@ def test_a_record_that_was_changed_added_or_deleted_is_noticed(folder, parsed):
     assert scores[changed] == 0.25
 
 
-@pytest.mark.parametrize("damage", [b"", b"no database", None])
+@pytest.mark.parametrize("damage", [b"", b"no database", "'{\"run\": 1}'", "null",
+                                    "replace(content, '0.5', '0.6')"])  # fmt: skip
 def test_a_damaged_index_is_made_again(folder, damage):
     first = read_all([folder])
     (path,) = (folder.parent / "cache" / "records").glob("*.sqlite")
-    if damage is None:
+    if isinstance(damage, str):
         with sqlite3.connect(path) as database:
-            database.execute("update records set content = '{\"run\": 1}'")
+            database.execute(f"update records set content = {damage}")
         database.close()
     else:
         path.write_bytes(damage)
@@ -100,10 +103,17 @@ def test_cells_are_kept_and_noticed_when_predictions_change(folder, monkeypatch)
     assert "No interval: dra: the predictions in" in Leaderboard(read_all([folder])).text()
 
 
-def test_a_damaged_cell_is_computed_again(folder):
+def test_draws_are_kept_with_their_cells(folder, monkeypatch):
+    first = Leaderboard(read_all([folder])).text()
+    monkeypatch.setattr("harness.certainty.statistics.Sample.draw", None)
+    assert Leaderboard(read_all([folder])).text() == first
+
+
+@pytest.mark.parametrize("damage", ["x'00'", "'text'", "null", "substr(content, 1, 60) || x'01'"])
+def test_damaged_cells_and_draws_are_computed_again(damage, folder):
     first = Leaderboard(read_all([folder])).text()
     with sqlite3.connect(kept._path()) as database:
-        database.execute("update cells set content = x'00'")
+        database.execute(f"update cells set content = {damage}")
     database.close()
     assert Leaderboard(read_all([folder])).text() == first
 

@@ -126,6 +126,11 @@ def shared(parser: argparse.ArgumentParser) -> None:
         help="print the plan, with what methods change by task, and stop",
     )
     parser.add_argument(
+        "--memory", nargs="?", const="", metavar="SIZE", help="with --dry-run: also print what a "
+        "training step of each method takes of memory, and its micro-batches, here or on a card of "
+        "such a SIZE as 80GB; weights of open_clip are not loaded for it",
+    )  # fmt: skip
+    parser.add_argument(
         "--max-hours", type=float, metavar="H", help="begin no run that would end later than this; "
         "the exit code is 3 if some are left, and the same command goes on",
     )  # fmt: skip
@@ -160,17 +165,25 @@ def run_all(arguments: argparse.Namespace) -> int:
 def carried_out(arguments: argparse.Namespace) -> list[Record] | None:
     """The records of the runs that are asked for, in their order, made now where they are missing;
     None of a dry run. The plan is printed."""
+    if arguments.memory is not None and not arguments.dry_run:
+        raise HarnessError("--memory is printed with a plan: add --dry-run.")
     with uncollected():
         from harness.cli import plan_text
         from harness.runs.executors import local
         from harness.runs.images import check_images
 
+        card = options.card(arguments.memory)
         placement = executor.placement(arguments)
         request, store, runs = _request(arguments), Store(arguments.results), planned(arguments)
         done, pending = local.done_and_pending(runs, store, arguments.force)
-    seconds = local.estimated_seconds(pending, runs, done)
-    jobs = 1 if placement else local.process_count(pending, seconds)
+    counted = arguments.memory is not None
+    seconds = None if counted else local.estimated_seconds(pending, runs, done)
+    jobs = 1 if placement or seconds is None else local.process_count(pending, seconds)
     print(plan_text.describe(runs, done, seconds, jobs, arguments.dry_run))
+    if counted:
+        from harness.cli.memory_text import memory_text
+
+        print("\n" + memory_text(runs, card))
     if arguments.dry_run:
         if arguments.check_images:
             check_images(pending)
@@ -245,6 +258,8 @@ def _request(arguments: argparse.Namespace) -> "Request":
         device=arguments.device,
         disk=options.disk(arguments),
         dry=arguments.dry_run,
+        numbers=arguments.memory is None,
+        card=bool(arguments.memory),
         class_texts=[class_texts.read(path) for path in arguments.class_texts],
         lists=list_files.read(arguments.lists) if arguments.lists else None,
     )

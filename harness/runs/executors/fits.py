@@ -182,5 +182,5 @@ class Fits:
         self.ended[run.key] = record
         if not run.refusal:
             said = local.outcome(run, record, elsewhere, self.apart)
-            tqdm.write(harmless(said) + local.left(self.bar, len(self.ended), self.pace.started))
+            tqdm.write(harmless(said) + self.pace.left(self.bar, self.ended))
         self.bar.update()

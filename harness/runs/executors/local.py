@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -336,7 +336,7 @@ def execute_all(
                         ended[run.key] = record
                         if not run.refusal:
                             said = outcome(run, record, elsewhere, apart)
-                            tqdm.write(harmless(said) + left(bar, len(ended), pace.started))
+                            tqdm.write(harmless(said) + pace.left(bar, ended))
                         bar.update()
                 if len(waiting) == len(queue):
                     bar.set_postfix_str("waiting for another process")
@@ -355,8 +355,7 @@ class Pace:
 
     def __init__(self, pending: Sequence[PreparedRun], deadline: float | None) -> None:
         self.deadline, self.started = deadline, time.monotonic()
-        seconds = each_seconds(pending) if deadline is not None else [0.0] * len(pending)
-        self.seconds = {r.key: s for r, s in zip(pending, seconds, strict=True)}
+        self.seconds = {r.key: s for r, s in zip(pending, each_seconds(pending), strict=True)}
         self.forecast, self.processes = 0.0, 1
 
     def finished(self, run: PreparedRun) -> None:
@@ -371,14 +370,19 @@ class Pace:
         factor = self.processes * (now - self.started) / self.forecast if self.forecast else 0.0
         return now + factor * sum(self.seconds[run.key] for run in runs) < self.deadline
 
-
-def left(bar: Any, done: int, started: float) -> str:
-    """Where there is no bar: how much is done, and how long the rest may take at the pace since
-    `started`, on the monotonic clock."""
-    if not bar.disable or done == bar.total:
-        return ""
-    gone = time.monotonic() - started
-    return f" [{done} of {bar.total}, {duration(gone / done * (bar.total - done))} left]"
+    def left(self, bar: Any, ended: Iterable[str]) -> str:
+        """Where there is no bar: how many runs are done, and how long the rest may take, compared
+        with the forecast of those that are done."""
+        done = {*ended}
+        if not bar.disable or len(done) == bar.total:
+            return ""
+        rest = sum(seconds for key, seconds in self.seconds.items() if key not in done)
+        counted = sum(self.seconds.get(key, 0.0) for key in done)
+        said = f"{len(done)} of {bar.total}"
+        if counted:
+            gone = time.monotonic() - self.started
+            said += f", {duration(gone / counted * rest)} left"
+        return f" [{said}]"
 
 
 def outcome(run: PreparedRun, record: Record, elsewhere: bool, apart: Sequence[str]) -> str:
