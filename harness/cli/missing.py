@@ -5,6 +5,7 @@ import ast
 import contextlib
 import io
 import json
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,6 +46,23 @@ def commands(board: Leaderboard, registry: Registry) -> list[str]:
         shlex.join(["python", "-m", "harness", "run", "--methods", ",".join(methods), *options])
         for options, methods in shared.items()
     ]
+
+
+def other_shards(records: Sequence[Record]) -> str:
+    """A sentence if the records were made by some shards of a plan alone; else nothing."""
+    made = dict[int, set[int]]()
+    for command in {str(record.provenance.get("command") or "") for record in records}:
+        for text in re.findall(r" --shard[ =]'?(\d+/\d+)", command):
+            number, count = map(int, text.split("/"))
+            made.setdefault(count, set()).add(number)
+    parts = [f"{', '.join(map(str, sorted(numbers)))} of {count}"
+             for count, numbers in sorted(made.items()) if len(numbers) < count]  # fmt: skip
+    if not parts:
+        return ""
+    return (
+        f"These records are of shard {' and '.join(parts)}. Runs of other shards may be in other "
+        "folders: give all of them to --results."
+    )
 
 
 def _model(records: Sequence[Record], key: tuple[str, ...], label: str) -> Record:

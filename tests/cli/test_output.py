@@ -96,6 +96,21 @@ def test_missing_runs_are_commands_and_only_those(folder, capsys):
     assert capsys.readouterr().out == "Nothing is missing.\n"
 
 
+def test_what_other_shards_may_have_made_is_said_beside_what_is_missing(folder, tmp_path, capsys):
+    store = Store(tmp_path / "one").open()
+    (first, *_) = grid(method="mma")
+    command = "python -m harness run --methods mma --shard 2/3"
+    written(store, replace(first, provenance=first.provenance | {"command": command}))
+    written(store, record("mma", dataset="toy_b", seed=2))
+    assert leaderboard(tmp_path / "one", "--missing") == 0
+    assert capsys.readouterr().err == (
+        "These records are of shard 2 of 3. Runs of other shards may be in other folders: give all "
+        "of them to --results.\n"
+    )
+    assert leaderboard(folder, "--missing") == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_the_command_of_a_missing_run_makes_it(tmp_path, capsys):
     toy = ["--tasks", "base2new", "--datasets", "toy", "--plugin", TOY, "--shots", "2"]
     results = ["--results", str(tmp_path)]

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 from harness import registry
@@ -87,6 +88,9 @@ def show(arguments: argparse.Namespace) -> int:
 
         lines = missing.commands(board, registry.load([]))
         print("\n".join(map(harmless, lines)) or "Nothing is missing.")
+        others = missing.other_shards(board.chosen()) if lines else ""
+        if others:
+            print(others, file=sys.stderr)
     elif arguments.checks:
         records = board.chosen()
         apart = differing(record.run for record in records)
