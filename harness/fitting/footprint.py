@@ -160,13 +160,22 @@ VALUES: Mapping[Any, Callable[[Tensor], Any]] = {
 
 @dataclass(frozen=True)
 class Undrawn:
-    """What edits draw at random, without numbers; as `fitting.recorded.Draws`."""
+    """What edits draw at random, without numbers; as `fitting.recorded.Draws`.
+
+    kept: by name, what stays there for the next step, because a card may record it; or None.
+    """
 
     mode: FakeTensorMode
+    kept: dict[Any, Tensor] | None
 
     def get(self, name: tuple[Any, tuple[str, tuple[int, ...]]], *_: object) -> Tensor:
+        if self.kept is not None and name in self.kept:
+            return self.kept[name]
         with self.mode:
-            return torch.empty(name[1][1])
+            made = torch.empty(name[1][1])
+        if self.kept is not None:
+            self.kept[name] = made
+        return made
 
 
 def without_numbers(clip: Clip, kind: str = "") -> Clip:
@@ -229,13 +238,13 @@ def _counted(
         each.register_post_accumulate_grad_hook(lambda p: storages.count(p.grad, "gradients"))
     optimiser = model.optimiser()
     labels = torch.arange(images) % len(model.classes.names)
+    draws = Undrawn(_mode(clip), {} if clip.kind == "cuda" and chunks == Chunks() else None)
     with storages, saved_tensors_hooks(storages.saved, lambda tensor: tensor):
         for number in range(STEPS):
             storages.restart()
             pixels = _images(clip, images)
             frozen = clip.image(pixels).detach() if method.frozen_images else None
             x = model.prefix(clip.image, pixels)
-            draws = Undrawn(_mode(clip))
             batch = Batch(model, x, prompts, labels, (1, number), chunks, frozen, draws=draws)
             del pixels, x
             step = TrainingStep(batch, optimiser, 0.0, number, STEPS, AdaptiveChunks(chunks))
