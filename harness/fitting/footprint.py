@@ -199,15 +199,17 @@ def footprint(
     storages = Storages()
     for each in (*clip.parameters(), *clip.buffers()):
         storages.count(each, "weights")
+    model = _model(clip, method, classes)  # as in a run, of whole matrices
     with _lower(clip, storages):
-        prompts, model = _texts(clip, method, classes), _model(clip, method, classes)
+        prompts = _texts(clip, method, classes)
         if isinstance(chunks, int):
             chunks = choose(model, images, prompts, chunks)
         few, some = _few(model, prompts, images, chunks)
-        part, texts_of_part = model, prompts
-        if few is not None:
-            part = _model(clip, method, _chosen(classes, few))
-            texts_of_part = prompts.of_classes(torch.tensor(few))
+    part, texts_of_part = model, prompts
+    if few is not None:
+        part = _model(clip, method, _chosen(classes, few))
+        texts_of_part = prompts.of_classes(torch.tensor(few))
+    with _lower(clip, storages):
         found = _counted(storages, part, texts_of_part, some, chunks)
     held = _bytes(model.trained.state_dict().values())
     share = held / max(1, _bytes(part.trained.state_dict().values()))

@@ -126,7 +126,7 @@ def test_the_folder_says_what_it_is(results, tmp_path):
         f"| few_shot | test | {100 * score['accuracy']:.2f} | ",
         "14 training images of toy: logits differ by at most",
         "The licences of both hold",
-        "\n    python -m harness ",
+        "\n    python -m harness",
         "| engine | max_epochs=30, max_steps=3, ",
     ):
         assert said in card

@@ -123,6 +123,13 @@ def test_in_bfloat16_activations_are_smaller_and_the_matrices_are_there_twice(fa
     assert whole.weights < lower.weights < 1.5 * whole.weights
 
 
+def test_what_is_trained_of_the_backbone_stays_whole_in_bfloat16(fake):
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        lower = of(fake, "full")
+    assert lower.trained == of(fake, "full").trained
+    assert lower.optimiser == 2 * lower.trained
+
+
 def test_the_largest_backbones_are_there_without_weights():
     clip = backbones.load("ViT-bigG-14:laion2b_s39b_b160k", numbers=False)
     assert clip.fingerprint == backbones.NOT_HERE

@@ -264,22 +264,22 @@ def test_texts_in_groups_of_like_lengths_give_what_all_together_give(name, exact
         torch.testing.assert_close(apart, together, atol=1e-10, rtol=1e-10)
 
 
-def test_groups_of_texts_are_those_with_which_the_fewest_tokens_pass(mini, monkeypatch):
+def test_groups_of_texts_are_those_with_which_the_fewest_tokens_pass(mini):
     made = texts(grafted("coop", mini), FIT, training=True)
     made = dataclasses.replace(
         made, ids=made.ids[[0, 0, 0, 0]], lengths=torch.tensor([12, 8, 9, 8]), shared=0
     )
 
     def groups(fixed: int, copies: int = 1) -> list[tuple[list[int], int]]:
-        monkeypatch.setattr("harness.fitting.texts.PASS", {"cpu": fixed})
-        again = dataclasses.replace(made)  # that remembers nothing
+        again = dataclasses.replace(made, fixed=fixed)  # that remembers nothing
         return [(rows.tolist(), length) for rows, length, _ in again.groups(copies)]
 
     assert groups(0) == [([0], 12), ([2], 9), ([1, 3], 8)]  # 37 tokens
     assert groups(3) == [([0], 12), ([1, 2, 3], 9)]  # 39 + 2 * 3; three groups: 37 + 3 * 3
     assert groups(10) == [([0, 1, 2, 3], 12)]  # 48 + 10; two groups: 39 + 2 * 10
     assert groups(10, copies=2) == [([0], 12), ([1, 2, 3], 9)]  # 78 + 2 * 10; one: 96 + 10
-    micro_batches = [(p.numbers.tolist(), p.copies) for p in made.micro_batches(5, copies=3)]
+    parts = dataclasses.replace(made, fixed=10).micro_batches(5, copies=3)
+    micro_batches = [(each.numbers.tolist(), each.copies) for each in parts]
     assert micro_batches == [([0, 4, 8], 3), ([1, 2, 3], 1), ([5, 6, 7], 1), ([9, 10, 11], 1)]
 
 
