@@ -118,4 +118,5 @@ def _code() -> str:
     here = Path(__file__).parent
     files = [here / f"{name}.py" for name in ("kept", "samples", "statistics")]
     files.append(here.parent / "records" / "predictions.py")
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    parts = [np.__version__.encode(), *(path.read_bytes() for path in files)]  # which draws
+    return hashlib.sha256(b"".join(parts)).hexdigest()
