@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.conftest import ROOT
 
@@ -22,8 +23,9 @@ STRANGE = "raise SystemExit('a file of the working directory was imported')\n"
 def wheel(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(out), str(ROOT)]
-    subprocess.run(command, check=True, cwd=out)
-    shutil.rmtree(ROOT / "build", ignore_errors=True)
+    with FileLock(tmp_path_factory.getbasetemp().parent / "wheel.lock"):  # of the tests' processes
+        subprocess.run(command, check=True, cwd=out)
+        shutil.rmtree(ROOT / "build", ignore_errors=True)
     (path,) = out.glob("*.whl")
     return path
 

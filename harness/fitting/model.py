@@ -54,7 +54,8 @@ class Model:
         if self.unfrozen:
             named = {name.replace(".", "/"): copy for name, copy in self.unfrozen.items()}
             self.trained["unfrozen"] = nn.ParameterDict(named)
-        if any(each.device != clip.device for each in self.trained.state_dict().values()):
+        held = (*self.trained.parameters(), *self.trained.buffers())
+        if any(each.device != clip.device for each in held):
             self.trained.to(clip.device)  # PyTorch moves no fake tensors, even to where they are
         self.checkpointing = False
         self._own = {t.name: _by_part(t, self.unfrozen) for t in (clip.image, clip.text)}
