@@ -6,6 +6,7 @@ Here that module is a `Proxy`, and the layer becomes an edit.
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -168,9 +169,10 @@ def wrapped_layers(
             micro-batches.
     """
     ops = {site: op for tower in towers for site, op in wrappable(tower).items()}
-    given = {site: shown(op) for site, op in ops.items()}
-    root = tree(given)
-    with blaming("the layers that were asked for"):
+    with blaming("the layers that were asked for"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # in copies
+        given = {site: shown(op) for site, op in ops.items()}
+        root = tree(given)
         build(root)
         written = [s for s, op in given.items() if isinstance(op, Proxy) and not op.built()]
         if written:
@@ -201,11 +203,7 @@ def wrappable(tower: Tower) -> dict[Site, nn.Module]:
 
 def shown(op: nn.Module) -> nn.Module:
     """What another library sees in the place of a frozen module: of a norm a copy."""
-    if not isinstance(op, nn.LayerNorm):
-        return Proxy(op)
-    # copied one by one: PyTorch's own copy asks tensors without numbers where their numbers are
-    made = {id(p): nn.Parameter(p.detach().clone(), p.requires_grad) for p in op.parameters()}
-    return copy.deepcopy(op, made)
+    return copy.deepcopy(op) if isinstance(op, nn.LayerNorm) else Proxy(op)
 
 
 def tree(modules: Mapping[Site, nn.Module]) -> nn.Module:
