@@ -240,7 +240,8 @@ def load_peft(
     sites, such as `image.blocks.3.q`. It needs the extra [peft].
 
     Args:
-        class_names, backbone: of a folder that `export` did not write; its own says them.
+        class_names, backbone: of a folder that `export` did not write; its own says them. A class
+            is then asked as "a photo of a {}.", since such a folder states no template.
 
     Raises:
         HarnessError: a folder that is damaged, or does not fit the backbone.

@@ -157,8 +157,11 @@ def test_a_fitted_model_refuses_what_is_no_list_of_images_or_names(tmp_path):
                         (torch.zeros(3, 8, 8), "must be")):  # fmt: skip
         with pytest.raises(HarnessError, match=says):
             model.logits(wrong)
-    for names in ("cat", []):
+    for names in ("cat", [], iter("ab")):
         with pytest.raises(HarnessError, match="must be a list of names"):
+            model.logits(["cat.jpg"], names)
+    for names in (["cat", 1], ["cat", None], ["cat", " "]):
+        with pytest.raises(HarnessError, match="must be texts that are not empty"):
             model.logits(["cat.jpg"], names)
     with pytest.raises(HarnessError, match="not NoneType"):
         harness.load(None)

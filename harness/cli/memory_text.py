@@ -45,19 +45,22 @@ def _columns(at_once: Footprint | None, chosen: Footprint | None) -> dict[str, o
 def _about(device: Device, found: Sequence[Need]) -> list[str]:
     name = "this machine"
     if device.whole is not None:
-        name = f"a card of {device.whole / 2**30:.0f} GB"
+        name = f"a card of {device.whole / 2**30:.6g} GB"
     lines = [
         f"GB of a training step on {name} ({device.precision}), counted and not measured: frozen "
         "weights; what is trained, with gradients and the optimiser's state; activations that are "
         "kept for the backward pass; workspace: inputs and what passes between operations. Left "
         "out are what a kernel takes for itself, what the allocator loses between tensors, and "
         "what PyTorch and its libraries take.",
-        f"A step may take {device.step / 2**30:.0f} GB beside the weights: on the right are the "
+        f"A step may take {device.step / 2**30:.6g} GB beside the weights: on the right are the "
         "micro-batches that the engine would choose, and what the step then takes.",
     ]
-    most = device.whole
-    large = [each.method for each in found if most and each.chosen and each.chosen.peak > most]
-    return lines + ([f"Too large for the card: {', '.join(large)}."] if large else [])
+    if device.whole is None:
+        return lines
+    most, many = device.whole // device.processes, device.processes > 1
+    large = [each.method for each in found if each.chosen and each.chosen.peak > most]
+    what = f"the card, which {device.processes} processes share" if many else "the card"
+    return lines + ([f"Too large for {what}: {', '.join(large)}."] if large else [])
 
 
 def _gigabytes(value: int) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BACKBONE = "emoji-mini"
 RESULTS = Path("results/runs")
+LARGEST_CARD = 2**20  # GiB
 MOST, LARGEST = 10_000, 10**9  # of a list such as --seeds
 
 
@@ -113,8 +114,8 @@ def card(text: str | None) -> float | None:
     if not text:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:GB|GiB|G)?", text.strip(), re.IGNORECASE)
-    if not match or not float(match[1]):
-        raise HarnessError(f"--memory {text!r} is no size of a card such as 80GB.")
+    if not match or not 0 < float(match[1]) <= LARGEST_CARD:
+        raise HarnessError(f"--memory {text[:40]!r} is no size of a card such as 80GB.")
     return float(match[1])
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness import registry
+from harness import config, registry
 from harness.errors import HarnessError
 from harness.fitting.fitted import FittedModel
 from harness.images.pixels import normalise
@@ -96,9 +96,9 @@ def calibrated(
     prepared = prepared_of(fitted, dataset, root, plugins)
     if prepared.train.fingerprint != fitted.run["fingerprints"]["train"]:
         raise HarnessError(
-            f"{dataset or fitted.run['dataset']} has other training images than this fit had, so "
-            "that its validation images may be among those. Calibrate with the data that it was "
-            "fitted on."
+            f"{dataset or fitted.run['dataset']} has other training images, class names or "
+            "templates than this fit had, so that its validation images may be among those that it "
+            "was fitted on. Calibrate with the data that it was fitted on."
         )
     split = prepared.context.split(
         prepared.run, prepared.fit.dataset, prepared.fit.subset, "validation"
@@ -114,15 +114,16 @@ def calibrated(
 def prepared_of(
     fitted: FittedModel, dataset: str | None, root: Path | None, plugins: registry.Registry
 ) -> PreparedRun:
-    """A run of zero-shot on the images of a fit.
+    """A run of zero-shot on the images of a fit, under its template where the dataset has none.
 
     Raises:
         HarnessError: the dataset is not there.
     """
-    run = fitted.run
+    run, name = fitted.run, dataset or fitted.run["dataset"]
+    templates = fitted.model.classes.template.split("\n") if ":" in name else None
     request = Request(
-        methods="zero_shot", tasks=run["task"], datasets=dataset or run["dataset"],
+        methods="zero_shot", tasks=run["task"], datasets=name,
         backbone=run["backbone"], shots=[run["shots"]], seeds=[run["seed"]], root=root,
-        device=fitted.model.clip.device.type,
+        device=fitted.model.clip.device.type, bindings=config.of_own_images(templates, None),
     )  # fmt: skip
     return plan(request, plugins)[0]

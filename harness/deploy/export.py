@@ -55,7 +55,8 @@ def compared(
         pixels = torch.stack([resized(source.open(item), clip.pixels) for item in chosen])
         same = prepared.train.fingerprint == fitted.run["fingerprints"]["train"]
         said = f"{len(chosen)} {'training ' * same}images of {prepared.fit.dataset}"
-        said += "" if same else ", which are not those that it was fitted on"
+        others = ", of which images, class names or templates are not those that it was fitted on"
+        said += "" if same else others
     except HarnessError:
         if dataset is not None:  # asked for by name
             raise

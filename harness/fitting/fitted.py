@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +135,14 @@ def checked_names(class_names: Sequence[str]) -> tuple[str, ...]:
     """Class names that a user gives.
 
     Raises:
-        HarnessError: no names, or one that is given twice.
+        HarnessError: no names, one that is no text or is empty, or one that is given twice.
     """
-    if isinstance(class_names, str) or not len(class_names):
+    listed = isinstance(class_names, Collection) and not isinstance(class_names, str)
+    if not listed or not len(class_names):
         raise HarnessError(f"class_names must be a list of names, not {class_names!r}.")
+    wrong = [name for name in class_names if not isinstance(name, str) or not name.strip()]
+    if wrong:
+        raise HarnessError(f"class_names must be texts that are not empty, not {wrong[0]!r}.")
     twice = [name for name, count in Counter(class_names).items() if count > 1]
     if twice:
         raise HarnessError(f"the class name {twice[0]!r} is given twice.")

@@ -18,12 +18,14 @@ from harness.runs.executors.cards import on_one_device
 @dataclass(frozen=True)
 class Device:
     """What a plan of memory is for: cuda or cpu, fp32 or bf16; bytes that a step may take, and
-    those of the whole device, if it is another than this machine's."""
+    those of the whole device, if it is another than this machine's, which so many processes
+    share."""
 
     kind: str
     precision: str
     step: int
     whole: int | None = None
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ def device_of(run: PreparedRun, card: float | None) -> Device:
         share = step_memory(here) // on_one_device(settings, here)
         return Device(here.type, settings.precision, step or share)
     whole = int(card * 2**30)
-    share = int(whole * SHARE["cuda"]) // (settings.jobs_per_gpu if settings.jobs is None else 1)
-    return Device("cuda", settings.precision, step or share, whole)
+    processes = settings.jobs_per_gpu if settings.jobs is None else 1
+    share = int(whole * SHARE["cuda"]) // processes
+    return Device("cuda", settings.precision, step or share, whole, processes)
 
 
 def needs(runs: Sequence[PreparedRun], device: Device) -> Iterator[Need]:

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from open_clip import create_model_and_transforms
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -27,7 +28,7 @@ from harness.method import CosineHead, Edit
 from harness.records import predictions
 from harness.towers import backbone
 from tests import toy_backbone
-from tests.conftest import EVERY_METHOD, TOY
+from tests.conftest import EVERY_METHOD, PLUGINS, TOY
 from tests.methods.test_contract import grafted, images, shake
 from tests.toy import NAMES
 
@@ -213,8 +214,26 @@ def test_another_answer_than_the_fits_is_refused_and_nothing_is_left(
 def test_other_images_than_those_of_the_fit_are_not_called_so(results, tmp_path):
     out = tmp_path / "out"
     assert exported(results, "coop", "classifier", out, "--data", "emoji_food") == 0
-    said = "64 images of emoji_food, which are not those that it was fitted on: logits differ"
+    said = (
+        "64 images of emoji_food, of which images, class names or templates are not those that it "
+        "was fitted on: logits differ"
+    )
     assert said in (out / "README.md").read_text()
+
+
+def test_own_images_under_given_templates_are_known_as_those_of_the_fit(tmp_path):
+    for part in ("train", "test"):
+        for name, color in (("red", "red"), ("blue", "blue")):
+            folder = tmp_path / "own" / part / name
+            folder.mkdir(parents=True)
+            Image.new("RGB", (8, 8 if part == "train" else 9), color).save(folder / "0.png")
+    made = harness.run(
+        "taskres", "few_shot", f"folder:{tmp_path / 'own'}", shots=1, results=tmp_path / "r",
+        template=["a {}.", "the {}."], settings={"engine.max_steps": 1}, cache_limit=0,
+    )  # fmt: skip
+    fitted = harness.load(made.records[0], device="cpu")
+    said = export.compared(fitted, f"folder:{tmp_path / 'own'}", None, PLUGINS).source
+    assert said == "2 training images of folder:own"
 
 
 def test_a_card_shows_markup_in_names_as_it_is():

@@ -10,12 +10,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from harness.bench.step import StepBenchmark, names
 from harness.cli.commands import main
+from harness.cli.memory_text import _about
 from harness.dataset import Classes
 from harness.errors import HarnessError
 from harness.fitting import footprint as counting
-from harness.fitting.footprint import footprint, without_numbers
+from harness.fitting.footprint import Footprint, footprint, without_numbers
 from harness.fitting.step import Chunks
-from harness.runs.memory_plan import Device, needs
+from harness.runs.memory_plan import Device, Need, needs
 from harness.towers import backbone as backbones
 from harness.towers.openclip import Clip
 from tests.conftest import PLUGINS, ROOT
@@ -148,8 +149,21 @@ def test_memory_belongs_to_a_plan_and_has_a_size(capsys):
     asked = ["run", "--methods", "coop", "--tasks", "base2new", "--memory"]
     assert main(asked) == 2
     assert "add --dry-run" in capsys.readouterr().err
-    assert main([*asked, "much", "--dry-run"]) == 2
-    assert "'much' is no size of a card" in capsys.readouterr().err
+    for size in ("much", "0", "9" * 400):
+        assert main([*asked, size, "--dry-run"]) == 2
+        assert f"{size[:40]!r} is no size of a card" in capsys.readouterr().err
+
+
+def test_a_small_card_keeps_its_size_and_each_of_its_processes_has_a_part():
+    half = 2**29
+    step = Footprint(half // 2 + 1, 0, 0, 0, 0, 0, Chunks())
+    need = Need("coop", "toy", 4, 8, step, step)
+    alone = " ".join(_about(Device("cuda", "bf16", 2**28, half), [need]))
+    assert "on a card of 0.5 GB" in alone
+    assert "may take 0.25 GB" in alone
+    assert "Too large" not in alone
+    shared = _about(Device("cuda", "bf16", 2**27, half, processes=2), [need])
+    assert shared[-1] == "Too large for the card, which 2 processes share: coop."
 
 
 @pytest.mark.slow

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from harness.errors import HarnessError
+from harness.fitting.footprint import without_numbers
 from harness.towers.edit import Rows, SiteContext
-from harness.towers.wrapped import Proxy, Wrapped, shown, tree, wrappable
+from harness.towers.wrapped import Proxy, Wrapped, shown, tree, wrappable, wrapped_layers
 
 SITE = "image.blocks.3.q"
 
@@ -165,3 +166,14 @@ def test_a_tree_names_every_matrix_and_norm_by_its_site(toy):
         seen = root.get_submodule(site)
         assert torch.equal(seen.weight, op.weight)
         assert isinstance(seen, Proxy if ".ln" not in site else nn.LayerNorm)
+
+
+def test_towers_without_numbers_take_layers_too(exact):
+    """What is compared in numbers is left to a run."""
+
+    def build(root):
+        holder = root.get_submodule("image.blocks.3")
+        holder.q = Scaled(holder.q)
+
+    edits = wrapped_layers([without_numbers(exact).image], build, Scaled)
+    assert list(edits) == [SITE]
