@@ -26,7 +26,8 @@ class Comparison:
     """Two rows of a table.
 
     pair: their statistics, of the datasets and seeds that both have; adjusted: the p of this pair
-    among all `pairs` of the complete rows of the table, if both are complete.
+    among all `pairs` of the complete rows of the table, if both are complete; one_template: that
+    of the two which alone takes the first of several templates, or nothing.
     """
 
     about: tuple[str, ...]
@@ -36,6 +37,7 @@ class Comparison:
     adjusted: float | None
     pairs: int
     left_out: int
+    one_template: str = ""
 
     @property
     def sample(self) -> Sample | None:
@@ -89,6 +91,11 @@ class Comparison:
                     f"Among all {self.pairs} pairs of the table this {beyond} "
                     f"(adjusted p {p_value(self.adjusted)})."
                 )
+        if self.one_template:
+            said.append(
+                f"Of a dataset's several templates {self.one_template} takes the first alone, and "
+                "the other averages all."
+            )
         if one_seed:
             said.append("One seed says nothing of other seeds: run more, such as --seeds 1-3.")
         return said
@@ -144,12 +151,17 @@ def _compared(key: tuple[str, ...], table: Table, first: str, second: str) -> Co
         pairs = whole.all_pairs
         place = int(np.flatnonzero((pairs.first == a) & (pairs.second == b))[0])
         adjusted, number = float(pairs.adjusted[place]), len(pairs.first)
-        alone = whole.difference(a, b).p
-        adjusted = max(adjusted, alone or 0.0)  # a draw's p may be below that of t
+        unadjusted = whole.difference(a, b).p
+        adjusted = max(adjusted, unadjusted or 0.0)  # a draw's p may be below that of t
     finished = sum(each.counts and each.dataset in table.averaged
                    for row in shared.rows for each in row.members)  # fmt: skip
     used = len(shared.averaged) * len(shared.seeds)
-    return Comparison(key, first, second, sampled, adjusted, number, finished - 2 * used)
+    alone = [row.label for row in shared.rows
+             if any(each.record.run.get("one_template") for each in row.members)]  # fmt: skip
+    return Comparison(
+        key, first, second, sampled, adjusted, number, finished - 2 * used,
+        alone[0] if len(alone) == 1 else "",
+    )  # fmt: skip
 
 
 def _from_to(found: Difference) -> str:

@@ -1,8 +1,8 @@
 """What was computed before: cells, so that predictions are read once, and draws of large tables.
 
 One SQLite file in the user's cache, of limited size. A cell is known by the stamps of all files
-that it was computed from, what their records count, and the code; draws by the contents of the
-sample's cells. What is damaged is computed again.
+that it was computed from, their records' keys and counts, and the code; draws by the contents of
+the sample's cells. What is damaged is computed again.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from harness.certainty.statistics import DRAWS, Array, Cell, Sample
 from harness.files import cache_folder, stamp
 
 LEAST, MOST = 100, 256 * 2**20  # runs that are worth it, and bytes of all that is kept
-SIZE = 32  # bytes of the checksum before a content
+SIZE = 32  # bytes before a content: a checksum of it and its key
 TABLE = "create table if not exists cells (key text primary key, used real, content blob)"
 ARRAYS = ("accuracy", "by_unit", "by_both")
 
@@ -74,7 +74,7 @@ def _read(key: str) -> dict[str, Array] | None:
             row = database.execute("select content from cells where key = ?", (key,)).fetchone()
         whole = row[0] if row and isinstance(row[0], bytes) else b""
         mark, content = whole[:SIZE], whole[SIZE:]
-        return load(content) if hashlib.sha256(content).digest() == mark else None
+        return load(content) if _checksum(key, content) == mark else None
     return None
 
 
@@ -84,7 +84,7 @@ def _write(key: str, arrays: dict[str, Array]) -> None:
         with contextlib.closing(sqlite3.connect(_path(), timeout=5)) as database, database:
             database.execute(TABLE)
             content = save(arrays)
-            row = (key, time.time(), hashlib.sha256(content).digest() + content)
+            row = (key, time.time(), _checksum(key, content) + content)
             database.execute("insert or replace into cells values (?, ?, ?)", row)
             total = database.execute("select sum(length(content)) from cells").fetchone()[0]
             if total > MOST:
@@ -92,6 +92,10 @@ def _write(key: str, arrays: dict[str, Array]) -> None:
                     "delete from cells where key in "
                     "(select key from cells order by used limit (select count(*) / 2 from cells))"
                 )
+
+
+def _checksum(key: str, content: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + content).digest()
 
 
 def _arrays(found: Cell) -> dict[str, Array]:
@@ -118,5 +122,5 @@ def _code() -> str:
     here = Path(__file__).parent
     files = [here / f"{name}.py" for name in ("kept", "samples", "statistics")]
     files.append(here.parent / "records" / "predictions.py")
-    parts = [np.__version__.encode(), *(path.read_bytes() for path in files)]  # which draws
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+    source = b"".join(path.read_bytes() for path in files)
+    return hashlib.sha256(np.__version__.encode() + source).hexdigest()  # its draws may change

@@ -145,7 +145,7 @@ def _cells(
             about = [
                 evaluation,
                 len(of_rows),
-                [each.record.scores.get(evaluation) for each in entries],
+                [(each.record.key, each.record.scores.get(evaluation)) for each in entries],
             ]
             cells[dataset, evaluation] = kept.cell(
                 files, about, partial(_cell, of_rows, evaluation, numbers)

@@ -114,22 +114,27 @@ def _of_hub(path: str, configuration: str) -> Table:
 
 
 def _of_parquet(path: Path, files: Sequence[Path]) -> dict[str, Any]:
-    """The splits of parquet files, which are named after them: test.parquet, train-00000-of-...,
-    train/0.parquet; of other names, one split. Kept by what the files hold."""
+    """The splits of parquet files; kept by what the files hold."""
     import datasets
 
-    named: dict[str, list[Path]] = {}
-    for each in files:
-        words = each.relative_to(path).parts[:-1] if each != path else ()
-        stem = re.split(r"[-_.0-9]", each.stem)[0] or each.stem
-        named.setdefault(words[0] if words else stem, []).append(each)
-    if path in files or len(named) == 1:
-        named = {"train": list(files)}
+    named = _named_splits(path, files)
     _check_parquet(path, named)
     digests = repr([digest.hex() for digest in DIGESTS.of(list(files))])
     place = cache_folder() / "parquet" / hashlib.sha256(digests.encode()).hexdigest()[:16]
     given = {split: [str(each) for each in some] for split, some in named.items()}
     return dict(datasets.load_dataset("parquet", data_files=given, cache_dir=str(place)))
+
+
+def _named_splits(path: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Files are named after their split: test.parquet, train-00000-of-..., train/0.parquet, also
+    inside a folder that holds all of them, such as data/. Of one name, or numbered in such a
+    folder, they are one split."""
+    found: dict[str, list[Path]] = {}
+    top = Path(os.path.commonpath([each.parent for each in files]))
+    for each in files:
+        word = re.split(r"[-_.0-9]", each.stem)[0] or (each.stem if top == path else "numbered")
+        found.setdefault(next(iter(each.parent.relative_to(top).parts), word), []).append(each)
+    return {"train": list(files)} if len(found) == 1 else found
 
 
 def _check_parquet(path: Path, splits: Mapping[str, Sequence[Path]]) -> None:

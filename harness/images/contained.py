@@ -84,7 +84,8 @@ class ContainedImages(UserImages):
         files = self.files()
         code = code_hash(type(self), Dataset, "harness.tasks.datasets")
         digests = sorted(
-            (path.name, digest.hex()) for path, digest in zip(files, DIGESTS.of(files), strict=True)
+            (path.relative_to(self.home).as_posix(), digest.hex())
+            for path, digest in zip(files, DIGESTS.of(files), strict=True)
         )
         return hashlib.sha256(f"{code} {digests!r}".encode()).hexdigest()[:16]
 

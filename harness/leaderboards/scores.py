@@ -98,7 +98,7 @@ def scores_table(
         notes.append("stale: left out, because a newer run of the row has other code, settings or "
                      "images.")  # fmt: skip
     alone = [str(label) for label in rows.loc[rows["one_template"].gt(0), "label"]]
-    if 0 < len(alone) < len(rows):
+    if 0 < len(alone) < rows["applicable"].astype(bool).sum():
         notes.append(f"Of a dataset's several templates the first alone is taken by "
                      f"{', '.join(alone)}; others average all.")  # fmt: skip
     if rows["checks"].gt(0).any():

@@ -20,7 +20,7 @@ from harness.records.record import Record
 SHARED = ("hyperparameters", "settings", "task_fields", "fingerprints", "overrides", "given",
           "skipped")  # fmt: skip
 LEAST = 500  # records that are worth an index
-SIZE = 8  # letters of the checksum before a content
+SIZE = 8  # letters before a content: a checksum of it, its path and its stamp
 TABLES = (
     "create table if not exists records (path text primary key, stamp text, content text)",
     "create table if not exists parts (name text primary key, content text)",
@@ -99,7 +99,7 @@ class Index:
             self.kept.clear()  # do not wait for it again
             return None
         whole = row[0] if row and isinstance(row[0], str) else ""
-        return whole[SIZE:] if whole[:SIZE] == _checksum(whole[SIZE:]) else None
+        return whole[SIZE:] if whole[:SIZE] == _checksum(name, mark, whole[SIZE:]) else None
 
     def learn(self, path: Path, mark: str, record: Record) -> None:
         """Keeps a light record for the next time; `mark` is the file's stamp before it was read."""
@@ -115,8 +115,8 @@ class Index:
             "error": record.error, "fit": record.fit, "format": record.format,
         }  # fmt: skip
         if mark:
-            text = json.dumps(content)
-            self.new.append((_name(path), mark, _checksum(text) + text))
+            text, name = json.dumps(content), _name(path)
+            self.new.append((name, mark, _checksum(name, mark, text) + text))
 
 
 def _interned(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -132,8 +132,8 @@ def _name(path: Path) -> str:
     return ascii(str(path))
 
 
-def _checksum(text: str) -> str:
-    return f"{zlib.crc32(text.encode()):0{SIZE}x}"
+def _checksum(*texts: str) -> str:
+    return f"{zlib.crc32(repr(texts).encode()):0{SIZE}x}"
 
 
 def _hash(text: str) -> str:

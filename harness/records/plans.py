@@ -158,7 +158,8 @@ def _held(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a plan is; seconds left, of all its processes together, or None if nothing is."""
+    """How far a plan is; seconds left, of all its processes together, or None if nothing is or
+    nobody works on it."""
 
     plan: Plan
     done: int

@@ -76,6 +76,11 @@ class Hf(ContainedImages):
         found: dict[str, list[Listed]] = {}
         for part, split in self._parts().items():
             names = table.labels(split, label)
+            if any(name is not None and not name.strip() for name in names):
+                raise HarnessError(
+                    f"{self.path}: images of the split {split!r} have a class of {label!r} without "
+                    "a name. Give it one in ClassLabel."
+                )
             missing = names.count(None)
             if missing:
                 raise HarnessError(

@@ -173,6 +173,9 @@ def test_samples_are_three_images_of_each_class_of_what_may_be_shown(tmp_path, h
     text = out.read_text()
     assert 'href="#images"' in text
     assert "class 1</span>" in text
+    capsys.readouterr()
+    main([*command, "--samples", "--thumbnails", "--data-root", str(home), "--json"])
+    assert json.loads(capsys.readouterr().out)["pictures"] == text.count('src="data:image')
     assert main(command) == 0
     assert 'id="images"' not in out.read_text()
 

@@ -84,6 +84,33 @@ def test_parquet_files_are_the_same_dataset(tmp_path):
 
 
 @needed
+@pytest.mark.parametrize("name", ["data/{}-00000-of-00001", "data/{}/0000", "a/b/{}"])
+def test_parquet_files_inside_a_folder_keep_their_splits(tmp_path, name):
+    for split, some in {"train": rows(4), "test": rows(3, 6)}.items():
+        path = tmp_path / f"{name.format(split)}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table(some).to_parquet(str(path))
+    assert sizes(hf(tmp_path).read(None)) == [16, 0, 12]
+
+
+@needed
+def test_numbered_parquet_files_inside_a_folder_are_one_split(tmp_path):
+    (tmp_path / "data").mkdir()
+    for number in range(2):
+        path = tmp_path / "data" / f"000{number}.parquet"
+        table(rows(5, 5 * number)).to_parquet(str(path))
+    assert sizes(hf(tmp_path).read(None)) == [20, 8, 12]
+
+
+@needed
+def test_images_of_a_class_without_a_name_are_not_dropped_unseen(tmp_path):
+    train = table(rows(4), ("zebra", "", "bee", "cow"))
+    test = table(rows(3, 6), ("zebra", "", "bee", "cow"))
+    said = refusal(saved(tmp_path / "d", train=train, validation=None, test=test))
+    assert "images of the split 'train' have a class of 'label' without a name" in said
+
+
+@needed
 def test_a_single_split_is_split_once_and_the_rule_is_the_one_of_folders(tmp_path):
     folder = saved(tmp_path / "d", train=rows(10), validation=None, test=None)
     assert sizes(hf(folder).read(None)) == [20, 8, 12]

@@ -87,6 +87,18 @@ def test_an_image_is_read_from_its_place_in_the_shard(tmp_path):
     assert dataset.open(item, None).getpixel((0, 0)) == (4, 3, 0)
 
 
+def test_shards_of_one_name_that_change_places_are_another_dataset(tmp_path):
+    first, second = samples(2), dict(zip(samples(2), samples(2, start=9).values(), strict=True))
+    for name, train, test in (("a", first, second), ("b", second, first)):
+        shard(tmp_path / name / "train" / "0.tar", train)
+        shard(tmp_path / name / "test" / "0.tar", test)
+        (tmp_path / name / "classnames.txt").write_text("\n".join(NAMES))
+    one, other = wds(tmp_path / "a"), wds(tmp_path / "b")
+    assert one.read(None) == other.read(None)
+    assert (before := one.content(None)) != other.content(None)
+    assert wds((tmp_path / "a").rename(tmp_path / "c")).content(None) == before
+
+
 def test_without_a_test_shard_each_class_is_split_once(tmp_path):
     (tree(tmp_path) / "test" / "0.tar").unlink()
     lists = wds(tmp_path).read(None)

@@ -103,6 +103,34 @@ def test_cells_are_kept_and_noticed_when_predictions_change(folder, monkeypatch)
     assert "No interval: dra: the predictions in" in Leaderboard(read_all([folder])).text()
 
 
+def test_kept_cells_are_not_those_of_a_record_that_has_another_key(folder):
+    Leaderboard(read_all([folder])).text()
+    path = next(folder.rglob("dra*seed1*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"key": "0123456789abcdef"}))
+    assert "are those of another run" in Leaderboard(read_all([folder])).text()
+
+
+def test_what_is_kept_of_another_cell_or_record_is_not_taken(folder, parsed):
+    first = Leaderboard(read_all([folder])).text()
+    for path, table, name in ((kept._path(), "cells", "key"),
+                              (index.Index(folder).path, "records", "path")):  # fmt: skip
+        with sqlite3.connect(path) as database:
+            rows = database.execute(f"select {name}, content from {table}").fetchall()
+            turned = zip(rows, rows[1:] + rows[:1], strict=True)
+            moved = [(content, mine) for (mine, _), (_, content) in turned]
+            database.executemany(f"update {table} set content = ? where {name} = ?", moved)
+        database.close()
+    parsed.clear()
+    assert Leaderboard(read_all([folder])).text() == first
+    assert len(parsed) == 18
+
+
+def test_draws_of_another_numpy_are_made_again(folder, monkeypatch):
+    key = kept._key("draws")
+    monkeypatch.setattr("numpy.__version__", "9.9")
+    assert kept._key("draws") != key
+
+
 def test_draws_are_kept_with_their_cells(folder, monkeypatch):
     first = Leaderboard(read_all([folder])).text()
     monkeypatch.setattr("harness.certainty.statistics.Sample.draw", None)

@@ -117,6 +117,16 @@ def test_records_from_before_are_not_done_where_all_is_run_again(store):
     assert (found.done, found.left) == (1, 3)
 
 
+def test_a_command_that_was_stopped_has_no_end(store, tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt), plans.announced(store, "run it", 1, planned()):
+        raise KeyboardInterrupt
+    folders = ["--results", str(store.folder), str(Store(tmp_path / "other").open().folder)]
+    main(["status", *folders])
+    assert capsys.readouterr().out.endswith("In all 2 folders: no records, 4 left.\n")
+    main(["status", "--json", *folders])
+    assert json.loads(capsys.readouterr().out)[0]["stopped"][0]["seconds_left"] is None
+
+
 def test_status_adds_up_several_folders_as_of_shards(store, tmp_path, capsys):
     other = Store(tmp_path / "other").open()
     made(store, "k0")

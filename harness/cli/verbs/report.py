@@ -73,7 +73,8 @@ def write(arguments: argparse.Namespace) -> int:
     about = found["about"]
     done = {
         "file": os.fspath(out), "bytes": len(text.encode()), "tables": len(found["chapters"]),
-        "methods": about["methods"], "runs": about["runs"], "pictures": found["pictures"],
+        "methods": about["methods"], "runs": about["runs"],
+        "pictures": found["pictures"] + sum(len(each["classes"]) for each in found["sheets"]),
     }  # fmt: skip
     if arguments.json:
         print(json.dumps(done))

@@ -4,7 +4,7 @@ import argparse
 import json
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from harness.cli import options
@@ -37,7 +37,7 @@ def status(arguments: argparse.Namespace) -> int:
         records = store.records()
         live = [plans.progress(plan, records, now) for plan in plans.live_plans(store)]
         stopped = [plans.progress(plan, records, now) for plan in plans.stopped_plans(store)]
-        stopped = [each for each in stopped if each.left or each.failed]
+        stopped = [replace(each, seconds=None) for each in stopped if each.left or each.failed]
         found.append((folder, records, live, stopped, plans.running(store), now))
     if arguments.json:
         print(json.dumps([_content(*each) for each in found], indent=1, allow_nan=False))
