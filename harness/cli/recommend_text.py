@@ -238,7 +238,7 @@ def _caption(found: Recommendation) -> str:
     return "\n".join(wrapped([
         f"{found.data.name}, {found.backbone}: {rung} of {len(found.data.folds)} folds, "
         f"{sample.images:,} held-out images{units}. Accuracy and difference in percent, with 95% "
-        "intervals for other images and seeds; the test images were not opened."
+        "intervals for other images and seeds; no test image was scored."
     ]))  # fmt: skip
 
 

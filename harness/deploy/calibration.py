@@ -121,9 +121,12 @@ def prepared_of(
     """
     run, name = fitted.run, dataset or fitted.run["dataset"]
     templates = fitted.model.classes.template.split("\n") if ":" in name else None
+    bindings = config.of_own_images(templates, None)
+    # the list of a fit that left some out is found again, and every other list is as it was
+    bindings.append(config.bind("engine.on_bad_image", "skip", "--on-bad-image"))
     request = Request(
         methods="zero_shot", tasks=run["task"], datasets=name,
         backbone=run["backbone"], shots=[run["shots"]], seeds=[run["seed"]], root=root,
-        device=fitted.model.clip.device.type, bindings=config.of_own_images(templates, None),
+        device=fitted.model.clip.device.type, bindings=bindings,
     )  # fmt: skip
     return plan(request, plugins)[0]

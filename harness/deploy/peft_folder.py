@@ -201,6 +201,11 @@ def _config(folder: Path) -> dict[str, Any]:
 def _weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors by their names in peft, and what else the file says."""
     path = folder / WEIGHTS
+    if not (folder / CONFIG).is_file() and not path.exists():
+        raise HarnessError(
+            f"{shown(folder)} has no {WEIGHTS}: folders of peft alone can be loaded. "
+            "The README.md of a folder that `export` wrote says how its form is used."
+        )
     try:
         state = load_file(regular_file(path))
         with safetensors.safe_open(str(path), "pt") as file:

@@ -221,15 +221,17 @@ def test_other_images_than_those_of_the_fit_are_not_called_so(results, tmp_path)
     assert said in (out / "README.md").read_text()
 
 
-def test_own_images_under_given_templates_are_known_as_those_of_the_fit(tmp_path):
+def test_own_images_are_known_as_those_of_the_fit_under_its_templates_without_the_damaged(tmp_path):
     for part in ("train", "test"):
         for name, color in (("red", "red"), ("blue", "blue")):
             folder = tmp_path / "own" / part / name
             folder.mkdir(parents=True)
             Image.new("RGB", (8, 8 if part == "train" else 9), color).save(folder / "0.png")
+    (tmp_path / "own" / "train" / "red" / "1.png").write_bytes(b"damaged")
     made = harness.run(
-        "taskres", "few_shot", f"folder:{tmp_path / 'own'}", shots=1, results=tmp_path / "r",
-        template=["a {}.", "the {}."], settings={"engine.max_steps": 1}, cache_limit=0,
+        "taskres", "few_shot", f"folder:{tmp_path / 'own'}", shots=2, results=tmp_path / "r",
+        template=["a {}.", "the {}."], cache_limit=0,
+        settings={"engine.max_steps": 1, "engine.on_bad_image": "skip"},
     )  # fmt: skip
     fitted = harness.load(made.records[0], device="cpu")
     said = export.compared(fitted, f"folder:{tmp_path / 'own'}", None, PLUGINS).source
