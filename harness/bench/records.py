@@ -5,10 +5,7 @@ The records are made up, with as much in them as a run's, and predictions of few
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from harness.errors import HarnessError
+from harness.bench.process import called
 from harness.records.record import WHERE, Record
 from harness.records.store import PREDICTIONS, Store, digest
 from harness.records.tables import count, format_table
@@ -38,9 +35,15 @@ def measured(
     """
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results"
-        number = written(results, METHODS, DATASETS, SEEDS)
-        environment = os.environ | {"HARNESS_CACHE": str(Path(folder) / "cache")}
-        found = [{"index": index, **_taken(results, environment)} for index in LIMITS]
+        number = written(results, methods, datasets, seeds)
+        cache, found = str(Path(folder) / "cache"), list[dict[str, Any]]()
+        for index in LIMITS:
+            command = ["-m", "harness", "leaderboard", "--results", str(results)]
+            ended = called(*command, HARNESS_CACHE=cache)
+            found.append({
+                "index": index, "seconds": ended.seconds,
+                "processor_seconds": ended.processor_seconds, "bytes": ended.bytes,
+            })  # fmt: skip
     return {"records": number, "images": IMAGES, "tables": len(SHOTS), "rows": found,
             "load": os.getloadavg()[0], "processors": os.cpu_count()}  # fmt: skip
 
@@ -100,24 +103,6 @@ def _record(
     about = {"time": "2026-01-01T00:00:00+00:00", "command": f"python -m harness run {method}",
              "device": "none", "threads": 1, "python": "3.11.7"}  # fmt: skip
     return Record(digest(run), "done", run, {"test": score}, cost | losses, [], about)
-
-
-def _taken(results: Path, environment: Mapping[str, str]) -> dict[str, float]:
-    command = [sys.executable, "-m", "harness", "leaderboard", "--results", str(results)]
-    started = time.perf_counter()
-    with tempfile.TemporaryFile() as said:
-        child = subprocess.Popen(command, env=dict(environment), stdout=said, stderr=said)
-        _, status, used = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        lines = said.read().decode(errors="replace").strip().splitlines()
-    if child.returncode:
-        raise HarnessError(f"`leaderboard` failed: {(lines or ['it printed nothing'])[-1]}")
-    return {
-        "seconds": time.perf_counter() - started,
-        "processor_seconds": used.ru_utime + used.ru_stime,
-        "bytes": used.ru_maxrss * 1024,
-    }
 
 
 def table(content: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from harness.bench.process import Ended
 
 def printed(output):
     """A process that ended."""
-    return Ended(output, 1.0, 1.0)
+    return Ended(output, 1.0, 1.0, 0)
 
 
 def test_the_best_process_counts_and_the_size_is_that_of_all_files(monkeypatch, tmp_path):

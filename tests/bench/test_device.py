@@ -104,7 +104,7 @@ def test_runs_side_by_side_are_counted_against_one_after_another(monkeypatch):
 
     def called(*command):
         commands.append(command)
-        return Ended("", next(seconds), 0.0)
+        return Ended("", next(seconds), 0.0, 0)
 
     monkeypatch.setattr(jobs, "called", called)
     found = jobs.jobs(["coop", "dra"], ["--device", "cpu"])

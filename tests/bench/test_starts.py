@@ -9,7 +9,7 @@ def test_the_least_of_the_calls_counts_and_what_is_kept_is_made_before(monkeypat
 
     def called(*command, HARNESS_CACHE):
         calls.append((command[2], HARNESS_CACHE))
-        return Ended("", *next(seconds))
+        return Ended("", *next(seconds), 0)
 
     monkeypatch.setattr(starts, "called", called)
     content = starts.measured(2)
