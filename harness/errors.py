@@ -31,6 +31,16 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> HarnessError:
     return HarnessError(f"unknown {kind} {given!r}. {hint}")
 
 
+def one_line(error: Exception) -> str:
+    """What an exception says, on one line; its type if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def first_sentence(error: Exception) -> str:
+    """The same up to its first full stop, which is left out."""
+    return one_line(error).partition(". ")[0].rstrip(".")
+
+
 @contextmanager
 def blaming(what: str) -> Iterator[None]:
     """Turns whatever the code of a plugin raises into a sentence that names `what`, file and line.
@@ -46,8 +56,7 @@ def blaming(what: str) -> Iterator[None]:
         if type(error).__name__ == "OutOfMemoryError":
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise HarnessError(
-            f"{what} failed: {type(error).__name__}: {reason} "
+            f"{what} failed: {type(error).__name__}: {one_line(error)} "
             f"({Path(frame.filename).name}, line {frame.lineno})"
         ) from error

@@ -17,7 +17,7 @@ from harness.deploy.calibration import prepared_of
 from harness.deploy.card import Card
 from harness.deploy.forms import FORMS, Read
 from harness.deploy.merging import NoSuchForm
-from harness.errors import HarnessError
+from harness.errors import HarnessError, one_line
 from harness.files import reason, shown
 from harness.fitting.fitted import FittedModel
 from harness.images.pixels import normalise, resized
@@ -118,9 +118,8 @@ def _refusing(fitted: FittedModel, form: str) -> Iterator[None]:
     except (HarnessError, OSError, MemoryError):
         raise
     except Exception as error:  # exporters, onnxruntime and safetensors raise all kinds
-        said = " ".join(str(error).split())[:300]
         raise HarnessError(
-            f"the fit cannot be exported as {form}: {type(error).__name__}: {said}"
+            f"the fit cannot be exported as {form}: {type(error).__name__}: {one_line(error)[:300]}"
         ) from error
 
 

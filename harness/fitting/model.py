@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from harness.errors import HarnessError, blaming
+from harness.errors import HarnessError, blaming, one_line
 from harness.fitting.needs import check_needs
 from harness.images.cache import checksum
 from harness.method import Classes, HeadContext, Method, Output
@@ -214,7 +214,7 @@ class Model:
             with safetensors.safe_open(str(path), "pt") as file:
                 about = file.metadata() or {}
         except (RuntimeError, OSError, safetensors.SafetensorError) as error:
-            said = " ".join(str(error).split())
+            said = one_line(error)
             raise HarnessError(
                 f"{path} does not hold the weights of {self.method.name} on {self.clip.name}: "
                 f"{said[:300]}{' ...' * (len(said) > 300)}"

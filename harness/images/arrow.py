@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, first_sentence
 from harness.files import cache_folder, path_below
 from harness.images.contents import DIGESTS
 from harness.images.table import Table
@@ -66,8 +66,7 @@ def opened(path: str, configuration: str, mark: str) -> Table:
     except HarnessError:
         raise
     except Exception as error:  # the library and those below it raise all kinds
-        what = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
-        raise HarnessError(f"hf:{path} cannot be read: {what or type(error).__name__}.") from error
+        raise HarnessError(f"hf:{path} cannot be read: {first_sentence(error)}.") from error
     parts = dict(read) if isinstance(read, datasets.DatasetDict) else {"train": read}
     return Table(path, parts)
 
@@ -149,8 +148,7 @@ def _check_parquet(path: Path, splits: Mapping[str, Sequence[Path]]) -> None:
             try:
                 about = pyarrow.parquet.read_metadata(each)
             except (pyarrow.ArrowInvalid, OSError) as error:
-                what = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
-                raise HarnessError(f"{each} cannot be read: {what}.") from error
+                raise HarnessError(f"{each} cannot be read: {first_sentence(error)}.") from error
             rows += about.num_rows
             schema = about.schema.to_arrow_schema()
             features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))

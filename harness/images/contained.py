@@ -13,15 +13,15 @@ from PIL import Image
 from harness.code import code_hash
 from harness.dataset import PARTS, Dataset, Item
 from harness.decoding import open_rgb, rgb_of
-from harness.errors import HarnessError
+from harness.errors import HarnessError, first_sentence
 from harness.files import ARCHIVES, is_hidden, path_below, read_text, reason, shown, stamp
 from harness.images.cache import Tensors
 from harness.images.contents import DIGESTS
 from harness.images.own import UserImages
 from harness.rgb import to_rgb
 
-__all__ = ["ARCHIVES", "DIGESTS", "ContainedImages", "HarnessError", "is_hidden", "open_rgb",
-           "path_below", "read_text", "reason", "to_rgb"]  # fmt: skip
+__all__ = ["ARCHIVES", "DIGESTS", "ContainedImages", "HarnessError", "first_sentence",
+           "is_hidden", "open_rgb", "path_below", "read_text", "reason", "to_rgb"]  # fmt: skip
 
 GROUP = 1000  # images whose hashes are kept together
 _STAMPS: dict["ContainedImages", str] = {}  # of this process, renewed whenever lists are read

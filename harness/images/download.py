@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from harness.dataset import FileDataset
-from harness.errors import HarnessError
+from harness.errors import HarnessError, one_line
 from harness.files import ARCHIVES
 from harness.registry import Plugin
 
@@ -101,7 +101,7 @@ def _files(staging: Path) -> bool:
 
 def _said(error: Exception) -> str:
     """What an exception says, on one line."""
-    text = " ".join(str(error).split()).rstrip(".")
+    text = one_line(error).rstrip(".")
     return re.sub(r"<urlopen error (?:\[Errno -?[0-9]+\] )?(.+?)>", r"\1", text)
 
 

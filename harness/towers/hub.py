@@ -7,7 +7,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, one_line
 
 TIMEOUT = 10.0  # seconds to learn what a repository holds
 
@@ -85,7 +85,7 @@ def fetched(repository: str, names: Iterable[str]) -> list[Path]:
 
 
 def _unreached(repository: str, error: Exception) -> HarnessError:
-    said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    said = one_line(error).rstrip(".")
     return HarnessError(
         f"{repository} is not on this machine and cannot be fetched ({said[:200]}). Check the "
         "network and ask again, or give weights that are here: MODEL:FILE.safetensors or "

@@ -12,7 +12,7 @@ import torch
 from open_clip.factory import load_checkpoint
 from torch import nn
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, one_line
 
 T = TypeVar("T")
 FLOATS = ("F16", "BF16", "F32", "F64")
@@ -26,9 +26,9 @@ def made(failure: str, make: Callable[[], T]) -> T:
     except HarnessError:
         raise
     except Exception as error:  # open_clip, transformers, safetensors and gzip raise all kinds
-        said = " ".join(str(error).split())
+        said = one_line(error)
         said = said.rstrip(".") if len(said) < 300 else f"{said[:300]} ..."
-        raise HarnessError(f"{failure}: {said or type(error).__name__}.") from error
+        raise HarnessError(f"{failure}: {said}.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from harness.config import Binding
-from harness.errors import HarnessError
+from harness.errors import HarnessError, one_line
 from harness.files import cache_folder
 from harness.records.store import Record, Store
 from harness.runs.context import PreparedRun
@@ -145,7 +145,7 @@ def connected(address: str | None) -> Iterator[Any]:
         with chdir(ROOT):  # workers search this folder for modules, and not the user's
             ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
     except (OSError, OverflowError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+        said = one_line(error)[:300]
         raise HarnessError(
             f"no connection to a Ray cluster at {address}: {said.rstrip('.')}. Start one with `ray "
             "start --head`, or leave --address out for a Ray on this machine."

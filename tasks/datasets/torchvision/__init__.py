@@ -17,6 +17,7 @@ from harness.images.contained import (
     ARCHIVES,
     DIGESTS,
     HarnessError,
+    first_sentence,
     is_hidden,
     open_rgb,
     path_below,
@@ -198,8 +199,7 @@ class Torchvision(Dataset):
         except HarnessError:
             raise
         except Exception as error:
-            said = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
-            what = said or type(error).__name__
+            what = first_sentence(error)
             how = f"`python -m harness data prepare torchvision:{self.path}` downloads it."
             if self.path in NOT_DOWNLOADED:
                 how = f"Get it from {SETS[self.path]['home']}."
