@@ -10,7 +10,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,9 @@ class Item(NamedTuple):
     label: int
     name: str
     group: str = ""
+
+
+Lists = Mapping[str, Sequence[Item]]  # by part
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class Dataset(ABC):
     published: ClassVar[Published | None] = None
 
     @abstractmethod
-    def read(self, root: Path | None) -> dict[str, list[Item]]:
+    def read(self, root: Path | None) -> Lists:
         """The full lists under `train`, `val` and `test`, in the order that sampling starts from.
 
         Args:
@@ -234,13 +237,13 @@ class FileDataset(Dataset):
         longer than a run."""
         return self.content_of(self.read(root), root)
 
-    def content_of(self, lists: Mapping[str, Sequence[Item]], root: Path | None) -> str:
+    def content_of(self, lists: Lists, root: Path | None) -> str:
         """The same, of lists that have been read already: there may be a million files."""
-        paths = sorted({item.path for items in lists.values() for item in items})
-        found = sizes(f"{self.path(root, self.images)}{os.sep}", paths)
-        listed = "\n".join(f"{path}\t{size}" for path, size in zip(paths, found, strict=True))
-        digest = hashlib.sha256(listed.encode(errors="surrogatepass")).hexdigest()[:16]
-        return super().content(root) + digest
+        digest, separator = hashlib.sha256(), ""
+        for path, size in sizes(f"{self.path(root, self.images)}{os.sep}", sorted_paths(lists)):
+            digest.update(f"{separator}{path}\t{size}".encode(errors="surrogatepass"))
+            separator = "\n"
+        return super().content(root) + digest.hexdigest()[:16]
 
     def _entries(self, root: Path | None, below: str, folders: bool) -> list[str]:
         path = self.path(root, below)
@@ -288,9 +291,7 @@ class SplitFileDataset(FileDataset):
         return Item(path_below(path, self.name), label, name)
 
 
-def check_classes(
-    dataset: str, lists: Mapping[str, Sequence[Item]], complete: bool = False
-) -> None:
+def check_classes(dataset: str, lists: Lists, complete: bool = False) -> None:
     """Raises HarnessError if parts give a label two names, or hold other classes: what is scored
     must be what was trained. With `complete` each part that has images holds every class."""
     first: dict[int, tuple[str, str]] = {}
@@ -317,19 +318,31 @@ def check_classes(
             raise HarnessError(f"{dataset}: {reference} has the class {name!r}, {part} not.")
 
 
-def sizes(start: str, paths: Sequence[str]) -> list[int | None]:
-    """The size of each file, None where there is none; in threads, because there may be a million
-    on a disk of another machine."""
+def sorted_paths(lists: Lists) -> Iterable[str]:
+    """Each path once, sorted; of lists that are sorted as they are, no path is held in memory."""
 
-    def measure(some: Sequence[str]) -> list[int | None]:
-        found: list[int | None] = []
+    def every() -> Iterator[str]:
+        return (item.path for items in lists.values() for item in items)
+
+    in_order = all(one < other for one, other in itertools.pairwise(every()))
+    return every() if in_order else sorted({*every()})
+
+
+def sizes(start: str, paths: Iterable[str]) -> Iterator[tuple[str, int | None]]:
+    """Each path with its file's size, None where there is none; in threads, because there may be a
+    million on a disk of another machine."""
+
+    def measure(some: Sequence[str]) -> list[tuple[str, int | None]]:
+        found: list[tuple[str, int | None]] = []
         for path in some:
             try:
-                found.append(os.stat(start + path).st_size)  # noqa: PTH116 - twice as fast
+                found.append((path, os.stat(start + path).st_size))  # noqa: PTH116 - twice as fast
             except (OSError, ValueError):
-                found.append(None)
+                found.append((path, None))
         return found
 
-    groups = [paths[first : first + 1000] for first in range(0, len(paths), 1000)]
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(itertools.chain.from_iterable(pool.map(measure, groups)))
+        remaining = iter(paths)
+        while some := list(itertools.islice(remaining, 100_000)):
+            groups = [some[first : first + 1000] for first in range(0, len(some), 1000)]
+            yield from itertools.chain.from_iterable(pool.map(measure, groups))

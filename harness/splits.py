@@ -3,12 +3,16 @@
 import hashlib
 import posixpath
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from harness.dataset import Classes, Dataset, Item, check_classes
+import numpy as np
+
+from harness.dataset import Classes, Dataset, Item, Lists, check_classes
 from harness.errors import HarnessError
 from harness.garbage import uncollected
 
@@ -69,7 +73,7 @@ class Split:
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
-def read_lists(name: str, dataset: Dataset, root: Path | None) -> dict[str, list[Item]]:
+def read_lists(name: str, dataset: Dataset, root: Path | None) -> Lists:
     """The lists of a dataset, checked.
 
     Raises:
@@ -81,10 +85,12 @@ def read_lists(name: str, dataset: Dataset, root: Path | None) -> dict[str, list
     return lists
 
 
-def check_lists(name: str, lists: Mapping[str, Sequence[Item]]) -> None:
+def check_lists(name: str, lists: Lists) -> None:
     """Raises HarnessError if an image is in two parts or has two labels, or if the parts disagree
     on the classes."""
     check_classes(name, lists)
+    if not _repeated(lists):
+        return
     seen: dict[str, tuple[str, int, str]] = {}
     shared: dict[str, list[str]] = {}
     for part, items in lists.items():
@@ -106,6 +112,14 @@ def check_lists(name: str, lists: Mapping[str, Sequence[Item]]) -> None:
         )
 
 
+def _repeated(lists: Lists) -> bool:
+    """Whether a path may be there twice: by hashes, as a million paths would fill the memory."""
+    count = sum(map(len, lists.values()))
+    hashes = (hash(_plain(item.path)) for items in lists.values() for item in items)
+    ordered = np.sort(np.fromiter(hashes, np.int64, count))
+    return bool((ordered[1:] == ordered[:-1]).any())
+
+
 def _plain(path: str) -> str:
     """A path in its shortest spelling; quick, because there may be a million."""
     return posixpath.normpath(path) if "/." in path or "//" in path or path[:1] == "." else path
@@ -124,8 +138,8 @@ def few_shot(
     """
     stream = random.Random(seed)
     drawn = _sample(train, shots, stream)
-    taken = set(drawn) if not val else set()
-    return drawn, _sample(val or [i for i in train if i not in taken], min(shots, 4), stream)
+    others = min(shots, 4)
+    return drawn, _sample(val, others, stream) if val else _sample(train, others, stream, {*drawn})
 
 
 def refilled(
@@ -155,14 +169,19 @@ def refilled(
     return replace(replace(split, items=tuple(items)).without(empty), skipped=gone)
 
 
-def _sample(items: Sequence[Item], count: int, stream: random.Random) -> list[Item]:
-    by_label: dict[int, list[Item]] = {}
-    for item in items:
-        by_label.setdefault(item.label, []).append(item)
-    chosen = []
-    for group in by_label.values():
-        chosen += stream.sample(group, count) if len(group) >= count else group
-    return chosen
+def _sample(
+    items: Sequence[Item], count: int, stream: random.Random, taken: Set[Item] = frozenset()
+) -> list[Item]:
+    """`count` items of each class that are not taken. It holds places, not items: a list of a
+    million may make its items when it is asked for them."""
+    by_label: defaultdict[int, array[int]] = defaultdict(lambda: array("l"))
+    for place, item in enumerate(items):
+        if not taken or item not in taken:
+            by_label[item.label].append(place)
+    chosen: list[int] = []
+    for places in by_label.values():
+        chosen += stream.sample(places, count) if len(places) >= count else places
+    return [items[place] for place in chosen]
 
 
 def class_names(items: Iterable[Item]) -> list[str]:

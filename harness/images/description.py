@@ -2,12 +2,12 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.dataset import PARTS, Classes, Dataset, Item
+from harness.dataset import PARTS, Classes, Dataset, Item, Lists
 from harness.errors import HarnessError
 from harness.images.library import unread
 from harness.records.tables import plain_table
@@ -116,9 +116,7 @@ def _count(items: Sequence[Item], classes: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _opened(
-    dataset: Dataset, root: Path | None, lists: Mapping[str, Sequence[Item]]
-) -> tuple[int, list[tuple[int, int]]]:
+def _opened(dataset: Dataset, root: Path | None, lists: Lists) -> tuple[int, list[tuple[int, int]]]:
     """How many images were opened, and the sizes of those that can be read."""
     every = [item for part in PARTS for item in lists[part]]
     chosen, found = every[:: max(1, len(every) // OPENED)][:OPENED], list[tuple[int, int]]()

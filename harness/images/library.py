@@ -3,14 +3,14 @@
 import hashlib
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
-from harness.dataset import Dataset, FileDataset, Item, Published
+from harness.dataset import Dataset, FileDataset, Item, Lists, Published
 from harness.decoding import HEIC
 from harness.errors import HarnessError
 from harness.files import shown
@@ -151,7 +151,7 @@ def unread(name: str, dataset: Dataset, root: Path | None) -> list[str]:
 
 
 def _digests(
-    name: str, dataset: Dataset, root: Path | None, lists: Mapping[str, Sequence[Item]]
+    name: str, dataset: Dataset, root: Path | None, lists: Lists
 ) -> tuple[dict[str, dict[str, str]], list[str]]:
     """The path of each image by a hash of its pixels, by part; and what cannot be opened."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from harness.dataset import Dataset, Item
+from harness.dataset import Dataset, Item, Lists
 from harness.errors import HarnessError
 from harness.files import shown
 from harness.images.contents import DIGESTS
@@ -33,7 +33,7 @@ class FewShotList:
     images: tuple[ListedImage, ...]
 
     def items(
-        self, name: str, dataset: Dataset, lists: Mapping[str, Sequence[Item]], shots: int,
+        self, name: str, dataset: Dataset, lists: Lists, shots: int,
         root: Path | None = None,
     ) -> tuple[list[Item], list[Item]]:  # fmt: skip
         """The training and the validation images, as the dataset lists them.
@@ -65,9 +65,7 @@ class FewShotList:
         self._check_contents(name, dataset, [*found["train"], *found["val"]], root)
         return found["train"], found["val"]
 
-    def _check(
-        self, name: str, found: Mapping[str, Sequence[Item]], classes: set[str], shots: int
-    ) -> None:
+    def _check(self, name: str, found: Lists, classes: set[str], shots: int) -> None:
         counts = Counter(item.path for items in found.values() for item in items)
         twice = [path for path, count in counts.items() if count > 1]
         if twice:

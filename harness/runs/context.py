@@ -13,7 +13,7 @@ import torch
 
 from harness.class_texts import ClassTexts
 from harness.config import Engine
-from harness.dataset import Classes, Dataset, FileDataset, Item
+from harness.dataset import Classes, Dataset, FileDataset, Item, Lists
 from harness.errors import HarnessError, blaming
 from harness.fitting.model import Model
 from harness.fitting.trainer import Schedule
@@ -55,7 +55,7 @@ class Context:
     class_texts: Sequence[ClassTexts] = ()
     given: given_lists.ListFolder | None = None  # few-shot lists to train on, instead of drawing
     _prepared: dict[Run, "PreparedRun"] = field(default_factory=dict, repr=False)
-    _lists: dict[Dataset, dict[str, list[Item]]] = field(default_factory=dict, repr=False)
+    _lists: dict[Dataset, Lists] = field(default_factory=dict, repr=False)
     _contents: dict[Dataset, str] = field(default_factory=dict, repr=False)
     _classes: dict[tuple[str, Dataset], Classes] = field(default_factory=dict, repr=False)
     _sources: dict[Dataset, ImageSource] = field(default_factory=dict, repr=False)
@@ -86,7 +86,7 @@ class Context:
             self._codes[method] = method_code(method)
         return self._codes[method]
 
-    def lists(self, name: str, dataset: Dataset) -> dict[str, list[Item]]:
+    def lists(self, name: str, dataset: Dataset) -> Lists:
         """The full lists of a dataset, read and checked once.
 
         Raises:
@@ -210,9 +210,7 @@ class Context:
             )
         return kept
 
-    def _refilled(
-        self, run: Run, name: str, subset: str, lists: Mapping[str, Sequence[Item]]
-    ) -> set[Item]:
+    def _refilled(self, run: Run, name: str, subset: str, lists: Lists) -> set[Item]:
         """The training images of a run, as the dataset lists them."""
         paths = {item.path for item in self.split(run, name, subset, "training").items}
         return {item for item in lists["train"] if item.path in paths}

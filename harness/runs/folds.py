@@ -12,7 +12,7 @@ from typing import ClassVar
 from PIL import Image
 
 from harness import config
-from harness.dataset import Dataset, Item
+from harness.dataset import Dataset, Item, Lists
 from harness.errors import HarnessError
 from harness.images.own import UserImages
 from harness.registry import Plugin, Registry
@@ -43,7 +43,7 @@ class Fold(Dataset):
     number: int
     folds: int
 
-    def read(self, root: Path | None) -> dict[str, list[Item]]:
+    def read(self, root: Path | None) -> Lists:
         lists = read_lists(self.whole, self.base, root)
         own = assigned(self.base, lists["train"], self.folds)
         return {

@@ -1,14 +1,17 @@
 """The real datasets, read from small trees in the layout in which CoOp's users have them."""
 
 import json
+import tracemalloc
 
 import pytest
 from PIL import Image
 
 from harness.cli.commands import main
+from harness.dataset import Item
 from harness.errors import HarnessError
 from harness.records.store import Store
 from harness.splits import class_names, few_shot
+from harness.tasks.datasets.imagenet import ClassFolders
 from tests.conftest import PLUGINS
 
 SPLIT_FILES = {  # dataset: (folder of the items' paths, split file, a real path, its class name)
@@ -141,6 +144,29 @@ def test_imagenet_is_read_in_sorted_order_and_val_is_drawn_beyond_the_shots(tmp_
     assert not set(train) & set(val)
 
 
+def test_a_list_of_class_folders_is_what_a_list_of_its_items_is():
+    folders = [("a/x", 0, "one", ["1", "2"]), ("a/y", 1, "two", []), ("a/z", 2, "three", ["1"])]
+    items = [Item("a/x/1", 0, "one"), Item("a/x/2", 0, "one"), Item("a/z/1", 2, "three")]
+    found = ClassFolders(folders)
+    assert list(found) == [found[place] for place in range(3)] == found[:] == items
+    assert [found[place] for place in (2, 0, -2)] == [items[2], items[0], items[1]]
+    assert found[::-2] == items[::-2]
+    assert items[1] in found
+    assert not ClassFolders([])
+    with pytest.raises(IndexError):
+        found[3]
+
+
+def test_a_long_list_of_class_folders_holds_names_and_no_items():
+    tracemalloc.start()
+    folders = ((f"train/n{c:08}", c, "name", [f"n_{i:05}" for i in range(1000)]) for c in range(50))
+    found = ClassFolders(folders)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(found) == 50_000
+    assert held / len(found) < 16  # a name and a slash are eight bytes
+
+
 def test_imagenet_without_a_class_folder_says_which(tmp_path):
     for below in ("images/train", "images/val"):
         imagenet(tmp_path, below=below)
@@ -152,7 +178,7 @@ def test_imagenetv2_folders_are_lines_of_classnames(tmp_path):
     below = "imagenetv2-matched-frequency-format-val"
     imagenet(tmp_path, "imagenetv2", below, ("0", "2", "1"))
     lists = dataset("imagenetv2").read(tmp_path)
-    assert lists["train"] == []
+    assert not lists["train"]
     assert class_names(lists["test"]) == ["tench", "goldfish", "great white shark"]
     assert [item.label for item in lists["test"]] == [0, 0, 1, 1, 1, 1, 2, 2, 2]
 

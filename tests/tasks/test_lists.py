@@ -1,5 +1,6 @@
 """Lists of the real datasets that are refused, and what their contents and ids are."""
 
+import hashlib
 import json
 import re
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.dataset import Classes
+from harness.dataset import Classes, Item
 from harness.errors import HarnessError
 from harness.splits import class_names, read_lists, select
 from tests.tasks.test_layouts import SPLIT_FILES, dataset, imagenet, split_file
@@ -84,6 +85,19 @@ def test_any_text_is_a_split_file_or_is_refused(text, tmp_path):
     except HarnessError:
         return
     assert set(lists) == {"train", "val", "test"}
+
+
+def test_sizes_are_hashed_in_the_order_of_the_paths_however_the_lists_are_ordered(tmp_path):
+    read = split_file(tmp_path, "dtd")
+    for number, name in enumerate("bac"):
+        path = tmp_path / read.folder / read.images / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * number)
+    ordered = {"train": [Item("a", 0, "x"), Item("b", 0, "x")], "test": [Item("d", 0, "x")]}
+    mixed = {"train": [ordered["test"][0], ordered["train"][1]], "test": ordered["train"][:1] * 2}
+    for lists in (ordered, mixed):
+        found = read.content_of(lists, tmp_path)
+        assert found[-16:] == hashlib.sha256(b"a\t1\nb\t0\nd\tNone").hexdigest()[:16]
 
 
 def test_the_content_of_a_published_dataset_changes_with_the_size_of_an_image(tmp_path):
