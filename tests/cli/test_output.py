@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import shlex
 import subprocess
 import sys
@@ -56,6 +57,22 @@ def test_a_full_disk_is_a_sentence_and_exit_code_1(folder):
         done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
     assert done.stderr == "error: the output cannot be written: No space left on device.\n"
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_what_waits_for_the_end_of_the_process_is_called_before_it_leaves(tmp_path, before):
+    """Whether it was registered before the command, as by a tool that measures it, or later."""
+    waits = "import atexit\natexit.register(print, 'called')\n"
+    (tmp_path / ("sitecustomize.py" if before else "mine.py")).write_text(
+        waits if before else Path(TOY).read_text() + waits
+    )
+    plugin = [] if before else ["--plugin", str(tmp_path / "mine.py")]
+    command = [sys.executable, "-m", "harness", "list", "tasks", *plugin]
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "called"), done.stderr
 
 
 def test_a_stream_writes_what_its_encoding_lacks_as_escapes():
