@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import os
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from harness.files import is_hidden, path_below, read_text, stamp
 
 PARTS = ("train", "val", "test")
 THREADS = 8
+SLOW = 5e-5  # seconds a file
 
 
 class Item(NamedTuple):
@@ -297,14 +299,19 @@ def check_classes(dataset: str, lists: Lists, complete: bool = False) -> None:
     first: dict[int, tuple[str, str]] = {}
     held: dict[str, dict[int, str]] = {}
     for part, items in lists.items():
+        mine: dict[int, str] = {}
         for item in items:
+            if mine.get(item.label) == item.name:
+                continue
             name, where = first.setdefault(item.label, (item.name, part))
             if name != item.name:
                 raise HarnessError(
                     f"{dataset}: label {item.label} is the class {name!r} in {where} and "
                     f"{item.name!r} in {part}. All parts must number the classes alike."
                 )
-            held.setdefault(part, {}).setdefault(item.label, item.name)
+            mine[item.label] = item.name
+        if mine:
+            held[part] = mine
     reference = "train" if "train" in held else "test"
     known = held.get(reference, {})
     for part, classes in held.items():
@@ -329,8 +336,9 @@ def sorted_paths(lists: Lists) -> Iterable[str]:
 
 
 def sizes(start: str, paths: Iterable[str]) -> Iterator[tuple[str, int | None]]:
-    """Each path with its file's size, None where there is none; in threads, because there may be a
-    million on a disk of another machine."""
+    """Each path with its file's size, None where there is none. On a disk that answers slowly, such
+    as another machine's, files are asked for in threads, which on a quick one wait for each other.
+    """
 
     def measure(some: Sequence[str]) -> list[tuple[str, int | None]]:
         found: list[tuple[str, int | None]] = []
@@ -341,8 +349,13 @@ def sizes(start: str, paths: Iterable[str]) -> Iterator[tuple[str, int | None]]:
                 found.append((path, None))
         return found
 
+    remaining, slow = iter(paths), False
+    while not slow and (some := list(itertools.islice(remaining, 1000))):
+        begun = time.perf_counter()
+        found = measure(some)
+        slow = time.perf_counter() - begun > SLOW * len(some)
+        yield from found
     with ThreadPoolExecutor(THREADS) as pool:
-        remaining = iter(paths)
         while some := list(itertools.islice(remaining, 100_000)):
             groups = [some[first : first + 1000] for first in range(0, len(some), 1000)]
             yield from itertools.chain.from_iterable(pool.map(measure, groups))

@@ -87,7 +87,12 @@ def test_any_text_is_a_split_file_or_is_refused(text, tmp_path):
     assert set(lists) == {"train", "val", "test"}
 
 
-def test_sizes_are_hashed_in_the_order_of_the_paths_however_the_lists_are_ordered(tmp_path):
+@pytest.mark.parametrize("slow", [5e-5, -1.0])
+def test_sizes_are_hashed_in_the_order_of_the_paths_however_the_lists_are_ordered(
+    tmp_path, monkeypatch, slow
+):
+    """Also with 1,001 files more, on a disk that answers slowly."""
+    monkeypatch.setattr("harness.dataset.SLOW", slow)
     read = split_file(tmp_path, "dtd")
     for number, name in enumerate("bac"):
         path = tmp_path / read.folder / read.images / name
@@ -95,9 +100,11 @@ def test_sizes_are_hashed_in_the_order_of_the_paths_however_the_lists_are_ordere
         path.write_bytes(b"x" * number)
     ordered = {"train": [Item("a", 0, "x"), Item("b", 0, "x")], "test": [Item("d", 0, "x")]}
     mixed = {"train": [ordered["test"][0], ordered["train"][1]], "test": ordered["train"][:1] * 2}
+    more = [Item(f"e{number:04}", 0, "x") for number in range(1001)]
+    lines = ["a\t1", "b\t0", "d\tNone", *(f"{item.path}\tNone" for item in more)]
+    expected = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
     for lists in (ordered, mixed):
-        found = read.content_of(lists, tmp_path)
-        assert found[-16:] == hashlib.sha256(b"a\t1\nb\t0\nd\tNone").hexdigest()[:16]
+        assert read.content_of({**lists, "val": more}, tmp_path)[-16:] == expected
 
 
 def test_the_content_of_a_published_dataset_changes_with_the_size_of_an_image(tmp_path):
