@@ -17,7 +17,8 @@ from harness import registry
 from harness.class_texts import ClassTexts
 from harness.config import Engine
 from harness.runs import engine
-from harness.runs.context import Context, PreparedRun
+from harness.runs.context import Context
+from harness.runs.prepared import PreparedRun
 from harness.runs.run import Configured, Run
 from harness.towers import backbone as backbones
 from harness.towers.openclip import Clip

@@ -25,8 +25,8 @@ from harness.fitting.texts import texts
 from harness.method import Output
 from harness.methods.dra import DRA, DynamicRank, channel_scores, descending, token_scores
 from harness.records.tables import plain_table
-from harness.runs.context import PreparedRun
 from harness.runs.plan import Request, plan
+from harness.runs.prepared import PreparedRun
 
 SEEDS = (1, 2, 3)
 

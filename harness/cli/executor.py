@@ -8,9 +8,9 @@ from harness.errors import HarnessError
 from harness.records.store import Record, Store
 
 if TYPE_CHECKING:
-    from harness.runs.context import PreparedRun
     from harness.runs.executors.ray import Placement
     from harness.runs.plan import Request
+    from harness.runs.prepared import PreparedRun
 
 OF_RAY = {
     "address": "--address",

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from harness.fitting.footprint import Footprint
 from harness.records.tables import MISSING, harmless, plain_table, wrapped
-from harness.runs.context import PreparedRun
 from harness.runs.memory_plan import Device, Need, device_of, needs
+from harness.runs.prepared import PreparedRun
 
 
 def memory_text(runs: Sequence[PreparedRun], card: float | None) -> str:

@@ -10,8 +10,8 @@ from harness.fitting.trainer import Schedule
 from harness.measure import device_name
 from harness.records.labels import method_label
 from harness.records.tables import duration, harmless, plain_table, width
-from harness.runs.context import PreparedRun
 from harness.runs.executors.cards import cards
+from harness.runs.prepared import PreparedRun
 from harness.runs.remarks import remarks
 from harness.towers.backbone import NOT_HERE
 

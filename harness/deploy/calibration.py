@@ -13,8 +13,8 @@ from harness.errors import HarnessError
 from harness.fitting.fitted import FittedModel
 from harness.images.pixels import normalise
 from harness.leaderboards.metrics import calibration_error
-from harness.runs.context import PreparedRun
 from harness.runs.plan import Request, plan
+from harness.runs.prepared import PreparedRun
 
 LEAST, MOST = 1e-2, 1e2  # of the temperature
 

@@ -27,7 +27,7 @@ from harness.images.pixels import FiveCrop, epoch_order
 from harness.images.source import ImageSource, test_batches, train_batches
 from harness.measure import operations, taken, timed
 from harness.method import HeadContext, Method
-from harness.runs.context import ModelSummary, PreparedRun
+from harness.runs.prepared import ModelSummary, PreparedRun
 from harness.splits import Split
 from harness.task import Measurement
 from harness.towers.openclip import Clip

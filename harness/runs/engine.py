@@ -27,9 +27,10 @@ from harness.fitting.trainer import FitReport, fit
 from harness.images.cache import Cache
 from harness.measure import peak, start_peak
 from harness.records.store import Record
-from harness.runs.context import Context, PreparedRun
+from harness.runs.context import Context
 from harness.runs.efficiency import measured
 from harness.runs.executors.cards import on_one_device
+from harness.runs.prepared import PreparedRun
 from harness.runs.provenance import provenance_of
 from harness.runs.run import Run
 from harness.splits import Split

@@ -6,7 +6,7 @@ from dataclasses import replace
 from harness.dataset import Item
 from harness.errors import HarnessError
 from harness.images.source import ImageSource
-from harness.runs.context import PreparedRun
+from harness.runs.prepared import PreparedRun
 from harness.splits import Split
 
 

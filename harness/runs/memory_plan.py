@@ -11,8 +11,8 @@ from harness.fitting.footprint import Footprint, footprint, without_numbers
 from harness.fitting.memory import SHARE, step_memory
 from harness.fitting.step import Chunks
 from harness.records.labels import method_label
-from harness.runs.context import PreparedRun
 from harness.runs.executors.cards import on_one_device
+from harness.runs.prepared import PreparedRun
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from harness.images.lists import ListFolder
 from harness.measure import THREADS
 from harness.method import Method
 from harness.registry import Plugin, Registry
-from harness.runs.context import Context, PreparedRun
+from harness.runs.context import Context
 from harness.runs.executors.cards import most_processes
+from harness.runs.prepared import PreparedRun
 from harness.runs.run import Configured, Run
 from harness.task import Task, Transfer
 from harness.towers import backbone as backbones

@@ -18,12 +18,13 @@ from harness.records.summary import tables
 from harness.records.tables import duration
 from harness.registry import Registry
 from harness.runs.budget import Spending, written
-from harness.runs.context import Context, PreparedRun
+from harness.runs.context import Context
 from harness.runs.efficiency import forecast, forward_rate
 from harness.runs.executors import local
 from harness.runs.folds import Folded, folded
 from harness.runs.ladder import Climb, Measured, Rung, climb, rungs
 from harness.runs.plan import Request, plan
+from harness.runs.prepared import PreparedRun
 
 # One of each kind that a practitioner would try, where the published settings hold for any dataset.
 # Few, because every pair takes its share of the error.

@@ -7,7 +7,8 @@ from harness.dataset import Classes, Dataset
 from harness.files import shown
 from harness.images import library
 from harness.images.own import UserImages
-from harness.runs.context import Context, PreparedRun
+from harness.runs.context import Context
+from harness.runs.prepared import PreparedRun
 
 
 def remarks(runs: Sequence[PreparedRun]) -> list[str]:

@@ -17,8 +17,8 @@ from harness.records.store import Record, Store
 from harness.records.tables import harmless
 
 if TYPE_CHECKING:
-    from harness.runs.context import PreparedRun
     from harness.runs.plan import Request
+    from harness.runs.prepared import PreparedRun
 
 
 def add(verbs: Any) -> None:

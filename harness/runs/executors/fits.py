@@ -14,10 +14,10 @@ from harness.records import plans
 from harness.records.labels import differing, run_name
 from harness.records.store import Record, Store
 from harness.records.tables import harmless
-from harness.runs.context import PreparedRun
 from harness.runs.engine import execute
 from harness.runs.executors import local
 from harness.runs.executors.remote import Finished, Refused, Weights
+from harness.runs.prepared import PreparedRun
 from harness.runs.provenance import versions as versions_here
 
 MOST = 256  # fits that are with the cluster at once: each holds a lock file open

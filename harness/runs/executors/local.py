@@ -25,13 +25,13 @@ from harness.records import plans
 from harness.records.labels import differing, run_name
 from harness.records.store import Record, Store
 from harness.records.tables import duration, harmless
-from harness.runs.context import PreparedRun
 from harness.runs.efficiency import forecast, forward_rate
 from harness.runs.engine import execute
 from harness.runs.executors.cards import cards, environment, most_processes, on_one_device
 from harness.runs.executors.shard import OPENING, RATE, VIEW
 from harness.runs.images import check_images
 from harness.runs.plan import Request
+from harness.runs.prepared import PreparedRun
 from harness.runs.provenance import provenance_of
 from harness.splits import Split
 from harness.task import Measurement

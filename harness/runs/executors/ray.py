@@ -21,12 +21,12 @@ from harness.config import Binding
 from harness.errors import HarnessError, one_line
 from harness.files import cache_folder
 from harness.records.store import Record, Store
-from harness.runs.context import PreparedRun
 from harness.runs.executors import local
 from harness.runs.executors.cards import VISIBLE
 from harness.runs.executors.fits import Fits
 from harness.runs.executors.remote import Finished, Order, Refused, SentPlugin, run_fit
 from harness.runs.plan import Request
+from harness.runs.prepared import PreparedRun
 from harness.task import Measurement
 
 ROOT = Path(__file__).parents[3]  # this harness

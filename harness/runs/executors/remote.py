@@ -22,9 +22,9 @@ from harness.dataset import Classes
 from harness.errors import HarnessError
 from harness.files import cache_folder
 from harness.records.store import Record, Store
-from harness.runs.context import PreparedRun
 from harness.runs.engine import execute
 from harness.runs.plan import Request, plan
+from harness.runs.prepared import PreparedRun
 
 PARTS = {  # of a run's identity, in words
     "code": "code of the method",

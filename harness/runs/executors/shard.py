@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from harness.errors import HarnessError
-from harness.runs.context import PreparedRun
 from harness.runs.efficiency import forecast
+from harness.runs.prepared import PreparedRun
 
 RATE, OPENING, VIEW = 3e11, 2e-3, 1e-3  # of no machine: every shard must come to the same shares
 
