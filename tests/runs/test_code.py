@@ -9,7 +9,7 @@ import pytest
 from harness import registry
 from harness.errors import HarnessError
 from harness.method import Method, method_code
-from harness.runs import context
+from harness.runs import prepared
 from tests.conftest import PLUGINS
 
 METHOD = """
@@ -98,7 +98,7 @@ def test_the_version_of_a_package_that_a_method_requires_is_part_of_its_code(mon
 def test_the_engines_version_is_part_of_the_key(make_run, monkeypatch):
     first = make_run("adapter")
     keys = first.key, first.fit_key
-    monkeypatch.setattr(context, "ENGINE", -1)
+    monkeypatch.setattr(prepared, "ENGINE", -1)
     other = make_run("adapter")
     assert other.key != keys[0]
     assert other.fit_key != keys[1]
