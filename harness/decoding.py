@@ -45,8 +45,8 @@ def _unreadable(path: Path, dataset: str, error: Exception) -> HarnessError:
     hint = " It needs pillow-heif: pip install 'vlm-peft-harness[heic]'." if extra else ""
     return HarnessError(
         f"{dataset}: {shown(path)} cannot be read as an image: {shown(reason(error))}.{hint} "
-        "`python -m harness data verify` finds every such file; --on-bad-image skip leaves "
-        "them out."
+        "`python -m harness data verify` finds every such file; --on-bad-image skip (in Python the "
+        "setting engine.on_bad_image) leaves them out."
     )
 
 

@@ -65,6 +65,14 @@ def own_bindings(arguments: argparse.Namespace) -> list[config.Binding]:
     return config.of_own_images(arguments.template, arguments.class_names, **columns)
 
 
+def bad_images(parser: argparse.ArgumentParser) -> None:
+    """--on-bad-image."""
+    parser.add_argument(
+        "--on-bad-image", choices=("error", "skip"), help="if images cannot be read: stop before "
+        "the first fit, or leave them out and record that (default: error)",
+    )  # fmt: skip
+
+
 def class_texts(parser: argparse.ArgumentParser) -> None:
     """--class-texts."""
     parser.add_argument(

@@ -107,10 +107,11 @@ def folded(request: Request, registry: Registry) -> Folded:
         several = ", ".join(plugin.name for plugin in plugins)
         raise HarnessError(f"recommend takes one dataset, not {len(plugins)}: {several}.")
     (plugin,) = plugins
-    unread = [each for each in request.bindings if not config.applies(each, plugin)]
-    if request.bindings and len(unread) == len(request.bindings):
+    bindings = [each for each in request.bindings if each.target != "engine"]
+    unread = [each for each in bindings if not config.applies(each, plugin)]
+    if bindings and len(unread) == len(bindings):
         raise HarnessError(f"{unread[0].origin} is for folder: and csv: datasets.")
-    dataset = config.build(plugin, request.bindings)[0]
+    dataset = config.build(plugin, bindings)[0]
     if dataset.published is not None:
         raise HarnessError(
             f"recommend is for images of your own, such as --datasets folder:PATH. {plugin.name} "

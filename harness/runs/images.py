@@ -35,5 +35,6 @@ def check_images(runs: Sequence[PreparedRun]) -> None:
         each = [reason.partition(" `python -m harness")[0] for reason in bad]
         raise HarnessError(
             "\n".join([f"{len(each)} images cannot be read; nothing was run.", *each])
-            + "\nRepair or remove them, or leave them out with --on-bad-image skip."
+            + "\nRepair or remove them, or leave them out with --on-bad-image skip "
+            "(in Python the setting engine.on_bad_image)."
         )

@@ -86,7 +86,7 @@ def recommend(
 
     Args:
         request: one dataset, the methods (or "" for CANDIDATES), the most shots; its bindings are
-            settings of the dataset.
+            settings of the dataset and of the engine.
         budget: seconds.
 
     Raises:
@@ -206,7 +206,8 @@ class _Work:
 
     def _plan(self, method: str, rung: Rung) -> list[PreparedRun]:
         request: Request = replace(
-            self.request, methods=[method], tasks="few_shot", bindings=(), shots=[rung.shots],
+            self.request, methods=[method], tasks="few_shot", shots=[rung.shots],
+            bindings=[each for each in self.request.bindings if each.target == "engine"],
             datasets=self.data.folds[: rung.folds], seeds=range(1, rung.seeds + 1),
         )  # fmt: skip
         runs = plan(request, self.registry, context=self.context)

@@ -96,6 +96,20 @@ def test_a_request_that_cannot_be_met_is_refused(given, capsys, options, sentenc
     assert sentence in capsys.readouterr().err
 
 
+def test_images_that_cannot_be_read_stop_it_or_are_left_out_and_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(recommend, "rungs", lambda *given: rungs(*given)[:1])
+    home = folder(tmp_path / "discs", train=4)
+    (home / "train" / "red" / "0.png").write_bytes(b"no image")
+    command = ["recommend", "--datasets", f"folder:{home}", "--budget", "1h", "--shots", "1",
+               "--methods", "zero_shot,tip_adapter", "--results", str(tmp_path / "r")]  # fmt: skip
+    assert main(command) == 2
+    assert "leave them out with --on-bad-image skip" in capsys.readouterr().err
+    assert main([*command, "--on-bad-image", "skip"]) == 0
+    printed = capsys.readouterr()
+    assert "left out: 1 image that cannot be read, such as train/red/0.png." in printed.err
+    assert "--on-bad-image skip" in printed.out  # in the command that trains on all images
+
+
 def test_how_far_it_is_ahead_of_zero_shot_is_said_after_that_was_beaten():
     accuracy = {"zero_shot": 0.2, "lora": 0.8, "tcp": 0.78, "lfa": 0.78}
     climbed = climb(rungs(4, 5), list(accuracy), measure_with(lambda name, _: accuracy[name],

@@ -29,7 +29,10 @@ def test_all_bad_images_of_all_runs_are_in_one_list(limit, trees, tmp_path, caps
     printed = capsys.readouterr()
     lines = printed.err.splitlines()
     assert lines[0] == "error: 3 images cannot be read; nothing was run."
-    assert lines[4] == "Repair or remove them, or leave them out with --on-bad-image skip."
+    assert lines[4] == (
+        "Repair or remove them, or leave them out with --on-bad-image skip (in Python the setting "
+        "engine.on_bad_image)."
+    )
     assert sorted(line.split(" ")[1] for line in lines[1:4]) == sorted(f"{trees}/{p}" for p in BAD)
     assert len(lines) == 5
     assert runs(tmp_path / "r") == []

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from harness import config
 from harness.cli import options
 from harness.errors import HarnessError
 from harness.records.store import Store
@@ -31,6 +32,7 @@ def add(verbs: Any) -> None:
         "images; see `list datasets`",
     )  # fmt: skip
     options.own(parser)
+    options.bad_images(parser)
     parser.add_argument(
         "--budget", default="10m", metavar="TIME", help="time that may be spent: 90s, 10m or 2h "
         "(default: %(default)s)",
@@ -71,10 +73,15 @@ def answer(arguments: argparse.Namespace) -> int:
     shots = options.numbers("--shots", arguments.shots)
     if len(shots) != 1:
         raise HarnessError(f"--shots {arguments.shots!r}: recommend takes one number, the most.")
+    bindings = options.own_bindings(arguments)
+    if arguments.on_bad_image:
+        bindings.append(
+            config.bind("engine.on_bad_image", arguments.on_bad_image, "--on-bad-image")
+        )
     request = Request(
         methods=arguments.methods, tasks="few_shot", datasets=arguments.datasets,
         backbone=arguments.backbone, shots=shots, seeds=[1], root=arguments.data_root,
-        bindings=options.own_bindings(arguments),
+        bindings=bindings,
         device=arguments.device, disk=options.disk(arguments),
     )  # fmt: skip
     store, registry = Store(arguments.results), options.plugins(arguments.plugin)
@@ -93,7 +100,7 @@ def _same(arguments: argparse.Namespace) -> list[str]:
     given = ["--datasets", arguments.datasets, "--backbone", arguments.backbone]
     for template in arguments.template or ():
         given += ["--template", template]
-    for name in ("class_names", "device"):
+    for name in ("class_names", "on_bad_image", "device"):
         if getattr(arguments, name) is not None:
             given += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     if arguments.data_root is not None and ":" not in arguments.datasets:

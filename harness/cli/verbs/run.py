@@ -113,10 +113,7 @@ def shared(parser: argparse.ArgumentParser) -> None:
         "not say how many there are in all (default: 1)",
     )  # fmt: skip
     executor.add(parser)
-    parser.add_argument(
-        "--on-bad-image", choices=("error", "skip"), help="if images cannot be read: stop before "
-        "the first fit, or leave them out and record that (default: error)",
-    )  # fmt: skip
+    options.bad_images(parser)
     parser.add_argument(
         "--check-images", action="store_true", help="with --dry-run: open every image of the plan"
     )
