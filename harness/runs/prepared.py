@@ -231,9 +231,12 @@ class PreparedRun:
     def _summary(self, classes: Classes) -> ModelSummary:
         key, known = (self.method.value, classes), self.context._models
         if key not in known:
-            with blaming(f"{self.method.name} on {self.run.backbone}"):
-                clip = self.context.clip
-                model = Model(clip, self.method.value, classes, self.seed)
+            clip, name = self.context.clip, self.method.name
+            try:
+                with blaming(f"{name} on {self.run.backbone}"):
+                    model = Model(clip, self.method.value, classes, self.seed)
+            except HarnessError as error:  # it may name the family, or what it is made of
+                raise error if name in str(error) else HarnessError(f"{name}: {error}") from error
             parameters = sum(parameter.numel() for parameter in model.parameters())
             cuts = {tower.name: model.cut(tower) for tower in (clip.image, clip.text)}
             known[key] = ModelSummary(parameters, cuts)
