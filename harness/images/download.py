@@ -5,6 +5,7 @@ import http.client
 import os
 import re
 import shutil
+import tarfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -61,7 +62,7 @@ def prepare(plugin: Plugin, root: Path | None) -> str:
             _build(dataset, staging, home)
     except Timeout as error:
         raise HarnessError(f"another process is preparing {plugin.name}.") from error
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
+    except (OSError, RuntimeError, ValueError, ImportError, tarfile.TarError) as error:
         kept = f" What is there is kept in {staging}." if _files(staging) else ""
         raise HarnessError(
             f"{plugin.name} could not be downloaded: {_said(error)}.{kept} The same command goes "
@@ -76,7 +77,7 @@ def _build(dataset: Any, staging: Path, home: Path) -> None:
 
     try:
         _forget_extracted(staging)
-        with _resumed_downloads():
+        with _resumed_downloads(), _kept_below():
             if hasattr(dataset, "download"):
                 dataset.download(staging)
             else:
@@ -146,6 +147,21 @@ def _resumed_downloads() -> Iterator[None]:
         yield
     finally:
         utils._urlretrieve = original
+
+
+@contextlib.contextmanager
+def _kept_below() -> Iterator[None]:
+    """Meanwhile no archive writes beside the folder that it is extracted in, or makes links that
+    lead out of it; Python does that by itself from 3.14 on."""
+    before = vars(tarfile.TarFile).get("extraction_filter")
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        if before is None:
+            del tarfile.TarFile.extraction_filter
+        else:
+            tarfile.TarFile.extraction_filter = before
 
 
 def _fetch(url: str, filename: str, chunk_size: int = 2**20) -> None:

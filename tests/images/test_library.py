@@ -204,6 +204,24 @@ def test_an_extraction_that_stops_is_done_again_without_a_download(
     assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_an_archive_that_writes_elsewhere_is_refused(link, server, tmp_path, monkeypatch, capsys):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as tar:
+        member = tarfile.TarInfo("dtd/images" if link else "../../elsewhere")
+        member.type, member.linkname = (tarfile.SYMTYPE, str(tmp_path)) if link else (b"0", "")
+        tar.addfile(member)
+    server.content = file.getvalue()
+    md5 = hashlib.md5(server.content).hexdigest()
+    monkeypatch.setattr(torchvision.datasets.DTD, "_MD5", md5)
+    root = tmp_path / "root"
+    assert data("prepare", "dtd", root=root) == 2
+    said = capsys.readouterr().err
+    assert ("is a link to an absolute path" if link else "outside the destination") in said
+    assert not (tmp_path / "elsewhere").exists()
+    assert not (root / "dtd").exists()
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_a_set_of_torchvision_is_not_there_before_it_is_whole(stop, sst2, tmp_path, monkeypatch):
     def half(tar, path, **options):

@@ -227,6 +227,7 @@ def test_matrices_that_are_cast_once_give_the_same_bits_and_come_back(mini):
     assert all(value.equal(before[name]) for name, value in mini.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 def test_blocks_without_edits_can_be_compiled_and_are_one_program(mini, monkeypatch):
     def program():
         return torch.compile(tower._plain, backend=counter)
