@@ -5,6 +5,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tqdm import tqdm
+
 from harness.cli import options
 from harness.dataset import Classes
 from harness.errors import HarnessError
@@ -22,7 +24,8 @@ def every(plugin: Sequence[str], as_json: bool) -> str:
     """All pairs of open_clip's list, those that are refused below the others."""
     methods, seen = _methods(plugin), dict[object, int]()
     rows, refused = list[dict[str, Any]](), list[dict[str, Any]]()
-    for name, it in listed():
+    pairs = tqdm(listed(), desc="building towers", unit="pair", leave=False, disable=None, delay=2)
+    for name, it in pairs:
         if not isinstance(it, Unloaded):
             refused.append({"backbone": name, "refused": it})
             continue

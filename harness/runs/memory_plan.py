@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from tqdm import tqdm
 
 from harness.errors import HarnessError
 from harness.fitting.footprint import Footprint, footprint, without_numbers
@@ -64,7 +65,9 @@ def needs(runs: Sequence[PreparedRun], device: Device) -> Iterator[Need]:
             there = largest.setdefault(label, run)
             if _size(run) > _size(there):
                 largest[label] = run
-    for label, run in largest.items():
+    steps = tqdm(largest.items(), desc="counting memory", unit="method", leave=False, disable=None,
+                 delay=2)  # fmt: skip
+    for label, run in steps:
         yield _need(label, run, device)
 
 
