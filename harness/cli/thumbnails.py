@@ -33,12 +33,14 @@ class Thumbnails:
     """Pictures as data: addresses; an image that cannot be read has none.
 
     root: below it lie the images of other datasets, or None if they are not to be shown; plugins:
-    that define more datasets; embedded: whether an embedded image was shown.
+    that define more datasets; embedded: whether an embedded image was shown; seen: of each dataset
+    that was asked for, whether an image of it was.
     """
 
     root: Path | None = None
     plugins: tuple[str, ...] = ()
     embedded: bool = False
+    seen: dict[str, bool] = field(default_factory=dict)
     _registry: "Registry | None" = field(default=None, repr=False)
 
     def of(self, dataset: str, path: str) -> str | None:
@@ -64,7 +66,8 @@ class Thumbnails:
         try:
             image = self._embedded(path) if embedded else self._below(dataset, path)
         except Exception:  # datasets of plugins raise all kinds
-            return None
+            image = None
+        self.seen[dataset] = self.seen.get(dataset, False) or image is not None
         if image is not None:
             self.embedded |= embedded
             image.thumbnail((size, size))

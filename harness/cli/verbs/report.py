@@ -3,12 +3,14 @@
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from harness.cli import options
 from harness.errors import HarnessError
 from harness.records.store import Store, atomically
+from harness.records.tables import harmless
 
 OUT = Path("report.html")
 START = 1000  # characters in which the file says what made it
@@ -70,6 +72,10 @@ def write(arguments: argparse.Namespace) -> int:
         atomically(out, lambda path: path.write_text(text, encoding="utf-8", newline="\n"))
     except OSError as error:
         raise HarnessError(f"{out} cannot be written: {error.strerror}.") from error
+    if root is not None:
+        for dataset in (name for name, seen in pictures.seen.items() if not seen):
+            line = f"no image of {dataset} that was looked for is below {root}: none is shown."
+            print(harmless(line), file=sys.stderr)
     about = found["about"]
     done = {
         "file": os.fspath(out), "bytes": len(text.encode()), "tables": len(found["chapters"]),
