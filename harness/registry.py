@@ -28,6 +28,7 @@ FOLDERS = {
     "tasks": "harness.tasks",
     "datasets": "harness.tasks.datasets",
 }
+FOREIGN: list[str] = []  # whose code has run in this process and is not ours
 
 
 class Collision(HarnessError):
@@ -235,6 +236,7 @@ class Registry:
         """
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))  # last: nothing there shadows an installed module
+        FOREIGN.append(reference)
         file = Path(reference) if reference.endswith(".py") else None
         stem = file.stem if file else reference.rpartition(".")[2]
         try:
@@ -262,6 +264,7 @@ def load(plugins: Iterable[str] = ()) -> Registry:
                     if not registry.add_module(importlib.import_module(name), info.name, [kind]):
                         raise HarnessError(f"it defines no {KINDS[kind]}.")
         for entry in entry_points(group=f"harness.{kind}"):
+            FOREIGN.append(entry.value)
             with _reported(registry, f"{entry.value}.{entry.name}"):
                 loaded = entry.load()
                 if isinstance(loaded, ModuleType):

@@ -50,13 +50,10 @@ def _time(seconds: float) -> str:
 def remarks(found: Recommendation, root: Any) -> list[str]:
     """Sentences on what a user would not expect of the data."""
     said = library.unread(found.data.name, found.data.dataset, root)
-    runs = [record.run for each in found.records.values() for record in each]
-    bad = sorted(
-        {path for run in runs for paths in run.get("skipped", {}).values() for path in paths}
-    )
-    if bad:
-        what = "1 image" if len(bad) == 1 else f"{len(bad)} images"
-        said.append(f"left out: {what} that cannot be read, such as {shown(bad[0])}.")
+    gone = found.data.gone
+    if gone:
+        what = "1 image" if len(gone) == 1 else f"{len(gone)} images"
+        said.append(f"left out: {what} that cannot be read, such as {shown(gone[0])}.")
     if isinstance(found.data.dataset, UserImages) and ":" not in found.backbone:
         said.append(
             f"{found.backbone} was trained on emoji alone and knows no photographs: which method "

@@ -33,15 +33,19 @@ class Thumbnails:
     """Pictures as data: addresses; an image that cannot be read has none.
 
     root: below it lie the images of other datasets, or None if they are not to be shown; plugins:
-    that define more datasets; embedded: whether an embedded image was shown; seen: of each dataset
-    that was asked for, whether an image of it was.
+    that define more datasets; embedded: whether an embedded image was shown; unseen:
+    datasets below `root` of which no image could be.
     """
 
     root: Path | None = None
     plugins: tuple[str, ...] = ()
     embedded: bool = False
-    seen: dict[str, bool] = field(default_factory=dict)
+    _seen: dict[str, bool] = field(default_factory=dict, repr=False)
     _registry: "Registry | None" = field(default=None, repr=False)
+
+    @property
+    def unseen(self) -> list[str]:
+        return [dataset for dataset, seen in self._seen.items() if not seen]
 
     def of(self, dataset: str, path: str) -> str | None:
         """Of an image of a dataset, by its path there."""
@@ -67,7 +71,7 @@ class Thumbnails:
             image = self._embedded(path) if embedded else self._below(dataset, path)
         except Exception:  # datasets of plugins raise all kinds
             image = None
-        self.seen[dataset] = self.seen.get(dataset, False) or image is not None
+        self._seen[dataset] = self._seen.get(dataset, embedded) or image is not None
         if image is not None:
             self.embedded |= embedded
             image.thumbnail((size, size))

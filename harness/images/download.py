@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from platform import python_version
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -151,8 +152,17 @@ def _resumed_downloads() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _kept_below() -> Iterator[None]:
-    """Meanwhile no archive writes beside the folder that it is extracted in, or makes links that
-    lead out of it; Python does that by itself from 3.14 on."""
+    """Meanwhile archives are extracted under Python's filter for data, as it does by itself from
+    3.14 on: nothing is written beside the folder, as far as this Python's filter goes.
+
+    Raises:
+        HarnessError: this Python has none.
+    """
+    if not hasattr(tarfile, "data_filter"):
+        raise HarnessError(
+            f"archives are extracted with care from Python 3.11.4 on; this is {python_version()}. "
+            "Take a newer one, or extract the archive yourself."
+        )
     before = vars(tarfile.TarFile).get("extraction_filter")
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:

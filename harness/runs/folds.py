@@ -12,12 +12,15 @@ from typing import ClassVar
 from PIL import Image
 
 from harness import config
-from harness.dataset import Dataset, Item, Lists
+from harness.dataset import Classes, Dataset, Item, Lists
 from harness.errors import HarnessError
+from harness.files import shown
+from harness.images.contents import DIGESTS
 from harness.images.own import UserImages
+from harness.images.source import ImageSource
 from harness.registry import Plugin, Registry
 from harness.runs.plan import Request
-from harness.splits import read_lists
+from harness.splits import Split, read_lists
 
 MOST = 5  # folds
 USABLE = 0.8  # of the training images, where there are no val images: the rest serves as these
@@ -30,7 +33,8 @@ class Fold(Dataset):
     The dataset's val images stay what they are: what a method chooses its settings on, as in the
     fit of all training images. Its test images are in no list and are never opened.
 
-    whole: the name of the dataset; number: of this fold, from 0.
+    whole: the name of the dataset; number: of this fold, from 0; gone: paths of images that cannot
+    be read, which are in no part.
 
     Source: stratified cross-validation with groups, as scikit-learn's StratifiedGroupKFold; that
         one may leave a class out of a fold, and depends on the order of the list.
@@ -42,9 +46,10 @@ class Fold(Dataset):
     whole: str
     number: int
     folds: int
+    gone: tuple[str, ...] = ()
 
     def read(self, root: Path | None) -> Lists:
-        lists = read_lists(self.whole, self.base, root)
+        lists = _without(self.gone, read_lists(self.whole, self.base, root))
         own = assigned(self.base, lists["train"], self.folds)
         return {
             "train": [i for i, n in zip(lists["train"], own, strict=True) if n != self.number],
@@ -80,7 +85,7 @@ class Folded:
     """Somebody's dataset and its folds.
 
     folds: names under which these are registered; counts: training images by class; shots: the most
-    that a fit on a fold may take, of those `asked` for.
+    that a fit on a fold may take, of those `asked` for; gone: images that cannot be read.
     """
 
     name: str
@@ -90,6 +95,7 @@ class Folded:
     has_val: bool
     asked: int
     shots: int
+    gone: Sequence[str] = ()
 
     def final_shots(self, uses_val: bool) -> int:
         """The most shots of a fit of all training images."""
@@ -107,7 +113,14 @@ def folded(request: Request, registry: Registry) -> Folded:
         several = ", ".join(plugin.name for plugin in plugins)
         raise HarnessError(f"recommend takes one dataset, not {len(plugins)}: {several}.")
     (plugin,) = plugins
+    engine = [each for each in request.bindings if each.target == "engine"]
     bindings = [each for each in request.bindings if each.target != "engine"]
+    other = [each for each in engine if each.name != "on_bad_image"]
+    if other:
+        raise HarnessError(
+            f"recommend takes engine.on_bad_image, and not engine.{other[0].name}: it compares "
+            "what the command that it names at the end trains."
+        )
     unread = [each for each in bindings if not config.applies(each, plugin)]
     if bindings and len(unread) == len(bindings):
         raise HarnessError(f"{unread[0].origin} is for folder: and csv: datasets.")
@@ -121,23 +134,56 @@ def folded(request: Request, registry: Registry) -> Folded:
     (asked,) = request.shots
     if asked < 1:
         raise HarnessError(f"--shots must be at least 1, not {asked}.")
-    number = fold_count(plugin.name, dataset, request.root)
+    read, gone = read_lists(plugin.name, dataset, request.root), tuple[str, ...]()
+    if config.build_engine(engine).on_bad_image == "skip":
+        gone = _unreadable(plugin.name, dataset, request, read)
+    lists = _without(gone, read)
+    number = fold_count(plugin.name, dataset, lists["train"])
     folds = [Fold(template=dataset.template, base=dataset, whole=plugin.name, number=n,
-                  folds=number) for n in range(number)]  # fmt: skip
+                  folds=number, gone=gone) for n in range(number)]  # fmt: skip
     plain = re.sub(r"[^\w.:+-]", "_", plugin.name)  # in a list of names * and [ have a meaning
     names = [f"{plain}.fold{fold.number + 1}of{number}" for fold in folds]
     registry.plugins["datasets"] |= {
         name: Plugin(name, Fold, dict(vars(fold)), __name__)
         for name, fold in zip(names, folds, strict=True)
     }
-    lists = dataset.read(request.root)
     has_val = bool(lists["val"])
     of_fold = Counter(item.label for item in folds[0].read(request.root)["train"])
     return Folded(
         name=plugin.name, dataset=dataset, folds=names, has_val=has_val, asked=asked,
         counts=Counter(item.name for item in lists["train"]),
-        shots=_most(of_fold.values(), asked, has_val),
+        shots=_most(of_fold.values(), asked, has_val), gone=gone,
     )  # fmt: skip
+
+
+def _unreadable(name: str, dataset: Dataset, request: Request, lists: Lists) -> tuple[str, ...]:
+    """The paths of the training and val images that cannot be read; every one is opened.
+
+    Raises:
+        HarnessError: a class has no training image that can be read.
+    """
+    DIGESTS.disk = request.disk
+    items = (*lists["train"], *lists["val"])
+    classes = Classes(name, (), dataset.template)
+    every = Split(items, classes, tuple(range(len(items))), dataset.content(request.root))
+    source = ImageSource(dataset, request.root, request.disk)
+    gone = tuple(items[place].path for place in source.unreadable(every))
+    left = {item.name for item in _without(gone, lists)["train"]}
+    lost = [item for item in lists["train"] if item.name not in left]
+    if lost:
+        raise HarnessError(
+            f"{name}: none of the training images of the class {lost[0].name!r} can be read, such "
+            f"as {shown(lost[0].path)}. Repair them: --on-bad-image skip would leave the class "
+            "without images."
+        )
+    return gone
+
+
+def _without(gone: Sequence[str], lists: Lists) -> Lists:
+    """Lists without some images."""
+    paths = set(gone)
+    return {part: [item for item in items if item.path not in paths] if paths else items
+            for part, items in lists.items()}  # fmt: skip
 
 
 def _most(counts: Collection[int], asked: int, every: bool) -> int:
@@ -145,13 +191,13 @@ def _most(counts: Collection[int], asked: int, every: bool) -> int:
     return min(asked, max(counts) if every else max(1, int(USABLE * median(counts))))
 
 
-def fold_count(name: str, dataset: Dataset, root: Path | None) -> int:
-    """How many folds a dataset has: five, or as many as a typical class has units.
+def fold_count(name: str, dataset: Dataset, items: Sequence[Item]) -> int:
+    """How many folds the training images of a dataset have: five, or as many as a typical class has
+    units.
 
     Raises:
         HarnessError: a class is not in two folds, or there is one class alone.
     """
-    items = read_lists(name, dataset, root)["train"]
     units = _units(dataset, items)
     if len(units) < 2:
         raise HarnessError(

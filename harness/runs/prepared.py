@@ -1,6 +1,7 @@
 """A run in a context: its lists of images, its key and its model."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -186,7 +187,7 @@ class PreparedRun:
             identity["lists"] = self.context.given.name
         if isinstance(self.task.value, Measurement):
             identity["measured_on"] = [device_name(clip.device), torch.get_num_threads()]
-        splits = {"train": self.train, **self.evaluated}
+        splits = {"train": self.train, **({"val": self.val} if self.val else {}), **self.evaluated}
         skipped = {name: list(split.skipped) for name, split in splits.items() if split.skipped}
         return json.loads(json.dumps(identity | ({"skipped": skipped} if skipped else {})))
 
@@ -236,7 +237,11 @@ class PreparedRun:
                 with blaming(f"{name} on {self.run.backbone}"):
                     model = Model(clip, self.method.value, classes, self.seed)
             except HarnessError as error:  # it may name the family, or what it is made of
-                raise error if name in str(error) else HarnessError(f"{name}: {error}") from error
+                raise (
+                    error
+                    if re.search(rf"\b{re.escape(name)}\b", str(error))
+                    else HarnessError(f"{name}: {error}")
+                ) from error
             parameters = sum(parameter.numel() for parameter in model.parameters())
             cuts = {tower.name: model.cut(tower) for tower in (clip.image, clip.text)}
             known[key] = ModelSummary(parameters, cuts)

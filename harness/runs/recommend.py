@@ -86,7 +86,7 @@ def recommend(
 
     Args:
         request: one dataset, the methods (or "" for CANDIDATES), the most shots; its bindings are
-            settings of the dataset and of the engine.
+            settings of the dataset, and engine.on_bad_image.
         budget: seconds.
 
     Raises:
@@ -206,8 +206,7 @@ class _Work:
 
     def _plan(self, method: str, rung: Rung) -> list[PreparedRun]:
         request: Request = replace(
-            self.request, methods=[method], tasks="few_shot", shots=[rung.shots],
-            bindings=[each for each in self.request.bindings if each.target == "engine"],
+            self.request, methods=[method], tasks="few_shot", bindings=(), shots=[rung.shots],
             datasets=self.data.folds[: rung.folds], seeds=range(1, rung.seeds + 1),
         )  # fmt: skip
         runs = plan(request, self.registry, context=self.context)

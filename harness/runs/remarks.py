@@ -18,7 +18,7 @@ def remarks(runs: Sequence[PreparedRun]) -> list[str]:
     for run in runs:
         if run.refusal:
             continue
-        splits = {"train": run.train, **run.evaluated}
+        splits = {"train": run.train, **({"val": run.val} if run.val else {}), **run.evaluated}
         for name, dataset in run.run.datasets:
             mine = {s.dataset_classes for s in run.evaluated.values() if s.classes.dataset == name}
             halves.setdefault((name, dataset), set()).update(mine)
@@ -28,6 +28,13 @@ def remarks(runs: Sequence[PreparedRun]) -> list[str]:
                     f"skipped, {split.classes.dataset}, {name}: {_images(len(split.skipped))} that "
                     f"cannot be read, such as {shown(split.skipped[0])}."
                 ] = None
+                left = {item.label for item in split.items}
+                lost = [each for n, each in enumerate(split.classes.names) if n not in left]
+                if lost and name != "val":
+                    found[
+                        f"not scored, {split.classes.dataset}, {name}: no image of the class "
+                        f"{lost[0]!r}{_others(lost)} can be read."
+                    ] = None
         count = Counter(item.name for item in run.train.items)
         few = [name for name, number in count.items() if number < run.shots]
         if few and run.summary.parameters:
@@ -60,6 +67,10 @@ def _templates(runs: Sequence[PreparedRun]) -> list[str]:
         f"of {every[name]}, {first[name]!r}; methods that leave the towers as they are average all."
         for name, those in methods.items()
     ]
+
+
+def _others(names: Sequence[str]) -> str:
+    return f" (and of {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def _images(number: int) -> str:

@@ -48,7 +48,9 @@ class ClassFolders(Sequence[Item]):
         self._last: tuple[int, list[str]] = -1, []  # a folder's number and its files
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ClassFolders) and self.folders == other.folders
+        if not isinstance(other, ClassFolders):
+            return NotImplemented
+        return self.folders == other.folders
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
@@ -68,9 +70,10 @@ class ClassFolders(Sequence[Item]):
         place = range(len(self))[index]
         number = bisect.bisect_right(self.ends, place)
         path, label, name, files = self.folders[number]
-        if self._last[0] != number:
-            self._last = number, files.split("/")
-        return Item(f"{path}/{self._last[1][place - self.ends[number]]}", label, name)
+        last = self._last
+        if last[0] != number:
+            last = self._last = number, files.split("/")
+        return Item(f"{path}/{last[1][place - self.ends[number]]}", label, name)
 
 
 @dataclass(frozen=True, kw_only=True)

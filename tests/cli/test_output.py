@@ -75,6 +75,30 @@ def test_what_waits_for_the_end_of_the_process_is_called_before_it_leaves(tmp_pa
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "called"), done.stderr
 
 
+def test_what_a_plugin_still_has_to_write_is_written(tmp_path):
+    kept = f"LOG = open({str(tmp_path / 'log')!r}, 'w')\nLOG.write('all of it')\n"
+    (tmp_path / "mine.py").write_text(Path(TOY).read_text() + kept)
+    command = [sys.executable, "-m", "harness", "list", "tasks", "--plugin", tmp_path / "mine.py"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+    assert (tmp_path / "log").read_text() == "all of it"
+
+
+def test_a_program_that_calls_the_command_has_the_last_word():
+    code = (
+        "import runpy, sys\nsys.argv = ['harness', 'list', 'tasks']\n"
+        "try: runpy.run_module('harness', run_name='__main__')\n"
+        "except SystemExit as ended: sys.exit(5 if not ended.code else 6)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    assert done.returncode == 5, done.stderr
+
+
+def test_a_command_without_a_standard_output_says_nothing_of_it():
+    command = shlex.join([sys.executable, "-m", "harness", "list", "tasks"])
+    done = subprocess.run(f"{command} >&-", shell=True, cwd=ROOT, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_stream_writes_what_its_encoding_lacks_as_escapes():
     raw = io.BytesIO()
     stream = output.Stream(io.TextIOWrapper(raw, "ascii"))

@@ -174,7 +174,7 @@ def test_samples_are_three_images_of_each_class_of_what_may_be_shown(tmp_path, h
     assert 'href="#images"' in text
     assert "class 1</span>" in text
     said = capsys.readouterr().err.splitlines()
-    assert said[-1].startswith("no image of folder:theirs that was looked for is below ")
+    assert said[-1].startswith("no image of folder:theirs could be shown from ")
     assert not any("folder:mine" in line for line in said)
     main([*command, "--samples", "--thumbnails", "--data-root", str(home), "--json"])
     assert json.loads(capsys.readouterr().out)["pictures"] == text.count('src="data:image')

@@ -204,6 +204,13 @@ def test_an_extraction_that_stops_is_done_again_without_a_download(
     assert len(server.asked) == 1
 
 
+def test_a_python_that_cannot_extract_with_care_is_named(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.delattr(tarfile, "data_filter")
+    assert data("prepare", "dtd", root=tmp_path) == 2
+    assert "archives are extracted with care from Python 3.11.4 on" in capsys.readouterr().err
+    assert not server.asked
+
+
 @pytest.mark.parametrize("link", [False, True])
 def test_an_archive_that_writes_elsewhere_is_refused(link, server, tmp_path, monkeypatch, capsys):
     file = io.BytesIO()

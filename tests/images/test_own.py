@@ -648,6 +648,16 @@ def test_truncated_images_that_are_skipped_are_recorded_and_left_out(limit, fits
         ) in printed
 
 
+def test_a_class_without_a_test_image_that_can_be_read_is_named(fits, tmp_path, capsys):
+    home = grow_parts(tmp_path / "trees")
+    for path in (home / "test" / "oak").iterdir():
+        truncate(path)
+    options = ("--datasets", f"folder:{home}", "--on-bad-image", "skip")
+    assert run(tmp_path / "runs", *options) == 0
+    printed = capsys.readouterr().out.replace("\n", " ")
+    assert "not scored, folder:trees, test: no image of the class 'oak' can be read." in printed
+
+
 def test_another_image_of_the_class_takes_the_place_of_one_that_is_skipped(tmp_path):
     home = grow_parts(tmp_path / "trees", count=4)
     usual = planned(home, shots=2)

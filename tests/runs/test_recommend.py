@@ -6,16 +6,17 @@ import shutil
 import pytest
 from PIL import Image, ImageDraw
 
-from harness import registry
+from harness import config, registry
 from harness.dataset import Item
 from harness.errors import HarnessError
 from harness.images.cache import Disk
 from harness.images.contents import DIGESTS
 from harness.records.store import Store
 from harness.runs.budget import Spending, seconds_of, written
-from harness.runs.folds import Fold, assigned, fold_count
+from harness.runs.folds import Fold, assigned, fold_count, folded
 from harness.runs.plan import Request
 from harness.runs.recommend import recommend
+from harness.tasks.datasets.folder import Folder as OwnFolder
 from tests.toy import Toy
 
 NAMES = ("red", "green", "blue")
@@ -158,6 +159,36 @@ ITEMS = [Item(f"{name}/{n}", label, name, f"{name}{n // 3}")
          for label, name in enumerate(NAMES) for n in range(15)]  # fmt: skip
 
 
+SKIP = config.bind("engine.on_bad_image", "skip", "--on-bad-image")
+
+
+def test_folds_are_dealt_over_the_images_that_can_be_read(tmp_path):
+    """Else the damaged class, all of whose other images lie in one fold, would not be scored."""
+    home = folder(tmp_path / "discs", train=10)
+    paths = [item for item in OwnFolder(path=str(home)).read(None)["train"] if item.name == "red"]
+    places = assigned(Toy(), paths, 5)
+    for item, place in zip(paths, places, strict=True):
+        if place:
+            (home / item.path).write_bytes(b"no image")
+    (home / "val" / "red" / "0.png").write_bytes(b"no image")
+    known = registry.load()
+    found = folded(request(home, tmp_path / "cache", bindings=[SKIP]), known)
+    assert len(found.gone) == 9
+    assert (found.counts["red"], found.counts["blue"]) == (2, 10)
+    scored = list[Item]()
+    for plugin in known.find("datasets", found.folds):
+        lists = plugin.cls(**plugin.fixed).read(None)
+        assert {item.name for item in lists["train"]} == set(NAMES)
+        scored += lists["test"]
+    assert len(scored) == 22
+    with pytest.raises(HarnessError, match=r"and not engine\.split"):
+        folded(request(home, tmp_path, bindings=[config.bind("engine.split", "val", "x")]), known)
+    for item in paths:
+        (home / item.path).write_bytes(b"no image")
+    with pytest.raises(HarnessError, match="none of the training images of the class 'red' can"):
+        folded(request(home, tmp_path / "cache", bindings=[SKIP]), registry.load())
+
+
 def test_a_group_is_in_one_fold_and_a_class_in_all():
     own = assigned(Toy(), ITEMS, 5)
     folds = {}
@@ -175,7 +206,7 @@ def test_folds_depend_on_paths_and_not_on_their_order():
 
 def test_a_fold_holds_out_its_part_of_train_and_keeps_val():
     whole = Toy().read(None)
-    number = fold_count("toy", Toy(), None)
+    number = fold_count("toy", Toy(), Toy().read(None)["train"])
     assert number == 5
     folds = [Fold(base=Toy(), whole="toy", number=n, folds=number).read(None) for n in range(5)]
     held_out = [item for fold in folds for item in fold["test"]]

@@ -73,8 +73,8 @@ def write(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise HarnessError(f"{out} cannot be written: {error.strerror}.") from error
     if root is not None:
-        for dataset in (name for name, seen in pictures.seen.items() if not seen):
-            line = f"no image of {dataset} that was looked for is below {root}: none is shown."
+        for dataset in pictures.unseen:
+            line = f"no image of {dataset} could be shown from {root}; is it another --data-root?"
             print(harmless(line), file=sys.stderr)
     about = found["about"]
     done = {
