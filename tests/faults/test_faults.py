@@ -1,6 +1,6 @@
 """What a run survives: kills, full disks, closed pipes, deleted folders. Takes minutes.
 
-    pytest tests/faults -m faults --faults-table results/faults.md
+    pytest tests/faults -m faults --numprocesses=0 --faults-table results/faults.md
 
 prints a table and keeps it in a file: how often each fault was tried, how many finished runs were
 lost, how many were done twice, and what was left behind (processes, temporary files).
@@ -101,7 +101,8 @@ def table(request) -> Iterator[None]:
     if not ROWS:
         return
     notes = (
-        "What a run survives: `pytest tests/faults -m faults --faults-table results/faults.md`.\n"
+        "What a run survives: "
+        "`pytest tests/faults -m faults --numprocesses=0 --faults-table results/faults.md`.\n"
         "lost: finished runs that were gone; doubled: records of one run; left: processes after\n"
         "30 s and temporary files after the same command had finished the work."
     )
