@@ -1,6 +1,7 @@
 """Work that makes many objects and no garbage."""
 
 import contextlib
+import functools
 import gc
 from collections.abc import Iterator
 
@@ -16,3 +17,11 @@ def uncollected() -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
+
+
+@functools.cache
+def settle() -> None:
+    """Once in a process that belongs to a command: what has been imported and planned stays, and is
+    not looked through again before each run, whose memory is measured; that took 0.2 s."""
+    gc.collect()
+    gc.freeze()

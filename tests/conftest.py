@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from harness import registry
+from harness import garbage, registry
 from harness.class_texts import ClassTexts
 from harness.config import Engine
 from harness.runs import engine
@@ -36,6 +36,10 @@ PLUGINS = registry.load([str(TOY)])
 EVERY_METHOD = PLUGINS.plugins["methods"]
 METHODS = sorted(name for name, plugin in EVERY_METHOD.items() if not plugin.by_name_only)
 FAMILIES = [name for name in METHODS if not name.startswith("dra-")]  # one of each module's kind
+
+
+def pytest_collection_finish():
+    garbage.settle()  # hundreds of runs measure their memory
 
 
 def pytest_addoption(parser):

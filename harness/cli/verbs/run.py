@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from harness import class_texts, config, registry
 from harness.cli import executor, options
 from harness.errors import HarnessError
-from harness.garbage import uncollected
+from harness.garbage import settle, uncollected
 from harness.records.labels import differing, run_name
 from harness.records.store import Record, Store
 from harness.records.tables import harmless
@@ -188,6 +188,8 @@ def carried_out(arguments: argparse.Namespace) -> list[Record] | None:
         return None
     if not pending:
         print("Everything is done already; --force runs it again.")
+    else:
+        settle()
     made = executor.carry_out(arguments, placement, jobs, request, store, runs, pending)
     ended = {**done, **made}
     named = ("overrides", "given")  # a table of this request speaks its words

@@ -30,7 +30,7 @@ def main() -> None:
     share = pickle.load(sys.stdin.buffer)
     sys.argv[1:] = share.arguments
     threading.Thread(target=end_with_parent, daemon=True).start()
-    from harness import registry
+    from harness import garbage, registry
     from harness.records.store import Store
     from harness.runs.executors.local import execute_all
     from harness.runs.plan import plan
@@ -38,6 +38,7 @@ def main() -> None:
     store = Store(share.results)
     runs = plan(share.request, registry.load(share.plugins), share.known)
     pending = [run for run in runs if run.key in share.versions]
+    garbage.settle()
     execute_all(store, pending, share.versions, share.force, share.first, share.deadline)
 
 
