@@ -13,7 +13,7 @@ from harness.cli.recommend_numbers import costs, weakest
 from harness.files import shown
 from harness.images import library
 from harness.images.own import UserImages
-from harness.records.tables import duration, format_table, wrapped
+from harness.records.tables import duration, format_table, image_count, wrapped
 from harness.runs.budget import written
 from harness.runs.recommend import RESERVE, Recommendation
 
@@ -52,8 +52,8 @@ def remarks(found: Recommendation, root: Any) -> list[str]:
     said = library.unread(found.data.name, found.data.dataset, root)
     gone = found.data.gone
     if gone:
-        what = "1 image" if len(gone) == 1 else f"{len(gone)} images"
-        said.append(f"left out: {what} that cannot be read, such as {shown(gone[0])}.")
+        what = f"{image_count(len(gone))} that cannot be read"
+        said.append(f"left out: {what}, such as {shown(gone[0])}.")
     if isinstance(found.data.dataset, UserImages) and ":" not in found.backbone:
         said.append(
             f"{found.backbone} was trained on emoji alone and knows no photographs: which method "
@@ -77,7 +77,7 @@ def _answer(found: Recommendation) -> str:
         return (
             f"Take {best}{', for now' * few}. Its accuracy on held-out training images is {value}, "
             "and every other method that was compared is worse beyond doubt"
-            + f", with {_images(climb.last.rung.shots)} a class" * few
+            + f", with {image_count(climb.last.rung.shots)} a class" * few
             + "."
         )
     return (
@@ -103,14 +103,14 @@ def _sure(found: Recommendation) -> list[str]:
         )
     if climb.beaten:
         each = [f"{name} (by {by})" for name, (by, _) in climb.beaten.items()]
-        said.append(f"Beaten beyond doubt with {_images(rung.shots)} a class: {_list(each)}.")
+        said.append(f"Beaten beyond doubt with {image_count(rung.shots)} a class: {_list(each)}.")
     said.append(
         f"The chance that any method is called beaten although it is as good is at most "
         f"{1 - SURE:.0%}, for all looks together. The intervals are for one difference at a time."
     )
     if rung.shots < found.data.shots:
         said.append(
-            f"This compares fits on {_images(rung.shots)} a class. There are up to "
+            f"This compares fits on {image_count(rung.shots)} a class. There are up to "
             f"{found.data.shots} in a fold, with which the order may change."
         )
     if climb.untried:
@@ -155,7 +155,7 @@ def _ahead(found: Difference, other: str) -> str:
 def _cost(found: Recommendation, best: str) -> list[str]:
     numbers = costs(found, best)
     trained = f"{numbers['trainable_parameters']:,} trained parameters"
-    images = _images(found.climb.last.rung.shots)
+    images = image_count(found.climb.last.rung.shots)
     fit = f"{numbers['train_seconds']:.1f} s for a fit with {images} a class"
     if not numbers["trainable_parameters"]:
         trained = "No trained parameters"
@@ -220,15 +220,12 @@ def _final(found: Recommendation, best: str, command: Sequence[str]) -> list[str
         ]),
         '  import harness; model = harness.load("FILE.json"); model.logits(["IMAGE"])',
         *wrapped([
-            f"The accuracies here are of fits that draw {_images(found.climb.last.rung.shots)} a "
-            f"class from {_share(len(found.data.folds))} of the training images. This fit draws "
+            "The accuracies here are of fits that draw "
+            f"{image_count(found.climb.last.rung.shots)} a class from "
+            f"{_share(len(found.data.folds))} of the training images. This fit draws "
             f"up to {shots} from all of them, and may do better."
         ]),
     ]  # fmt: skip
-
-
-def _images(number: int) -> str:
-    return f"{number} image{'s' * (number > 1)}"
 
 
 def _share(folds: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.dataset import PARTS, Classes, Dataset, Item, Lists
 from harness.errors import HarnessError
-from harness.images.library import unread
+from harness.images import library
 from harness.records.tables import plain_table
 from harness.splits import class_names, read_lists
 
@@ -102,7 +102,7 @@ def describe(name: str, dataset: Dataset, root: Path | None) -> Description:
     found.prompts = [prompt for each in prompts for prompt in each]
     found.splits = {part: _count(lists[part], len(names)) for part in PARTS if lists[part]}
     found.opened, found.sizes = _opened(dataset, root, lists)
-    found.notes = unread(name, dataset, root)
+    found.notes = library.unread(name, dataset, root)
     return found
 
 

@@ -163,15 +163,12 @@ def _kept_below() -> Iterator[None]:
             f"archives are extracted with care from Python 3.11.4 on; this is {python_version()}. "
             "Take a newer one, or extract the archive yourself."
         )
-    before = vars(tarfile.TarFile).get("extraction_filter")
+    before = vars(tarfile.TarFile)["extraction_filter"]
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:
         yield
     finally:
-        if before is None:
-            del tarfile.TarFile.extraction_filter
-        else:
-            tarfile.TarFile.extraction_filter = before
+        tarfile.TarFile.extraction_filter = before
 
 
 def _fetch(url: str, filename: str, chunk_size: int = 2**20) -> None:

@@ -184,6 +184,14 @@ class DecodedImages:
         return {"x": x, "sizes": sizes, "starts": lengths.cumsum(0) - lengths}
 
 
+def no_image_left(dataset: str, part: str, name: str, path: str) -> HarnessError:
+    """That no image of a class can be read, such as the one at `path`."""
+    return HarnessError(
+        f"{dataset}: none of the {part} images of the class {name!r} can be read, such as "
+        f"{path!r}. Repair them: --on-bad-image skip would leave the class without images."
+    )
+
+
 def _groups(items: Sequence[T]) -> list[Sequence[T]]:
     return [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
 

@@ -122,6 +122,11 @@ def count(value: float | None) -> str:
     return MISSING if value is None or math.isnan(value) else f"{round(value):,}"
 
 
+def image_count(number: int) -> str:
+    """`1 image`, `12 images`."""
+    return f"{number} image{'s' * (number != 1)}"
+
+
 def wrapped(lines: Sequence[str]) -> list[str]:
     """Sentences in lines of the usual width, whatever the terminal, because files keep them."""
     return [part for line in lines for part in textwrap.wrap(line, WRAPPED)]

@@ -12,7 +12,7 @@ from harness.errors import HarnessError, blaming
 from harness.images import lists as given_lists
 from harness.images.cache import Cache
 from harness.images.contents import DIGESTS
-from harness.images.source import ImageSource
+from harness.images.source import ImageSource, no_image_left
 from harness.method import method_code
 from harness.runs.prepared import ModelSummary, Part, PreparedRun
 from harness.runs.run import Run
@@ -181,11 +181,7 @@ class Context:
         gone = {i.label: i.name for i in chosen.items}
         gone = {label: gone[label] for label in gone.keys() - {i.label for i in kept.items}}
         if gone and (part == "training" or not kept.items):
-            raise HarnessError(
-                f"{name}: none of the {part} images of the class {gone[min(gone)]!r} can be read, "
-                f"such as {kept.skipped[0]!r}. Repair them: --on-bad-image skip would leave the "
-                "class without images."
-            )
+            raise no_image_left(name, part, gone[min(gone)], kept.skipped[0])
         return kept
 
     def _refilled(self, run: Run, name: str, subset: str, lists: Lists) -> set[Item]:

@@ -14,10 +14,9 @@ from PIL import Image
 from harness import config
 from harness.dataset import Classes, Dataset, Item, Lists
 from harness.errors import HarnessError
-from harness.files import shown
 from harness.images.contents import DIGESTS
 from harness.images.own import UserImages
-from harness.images.source import ImageSource
+from harness.images.source import ImageSource, no_image_left
 from harness.registry import Plugin, Registry
 from harness.runs.plan import Request
 from harness.splits import Split, read_lists
@@ -171,11 +170,7 @@ def _unreadable(name: str, dataset: Dataset, request: Request, lists: Lists) -> 
     left = {item.name for item in _without(gone, lists)["train"]}
     lost = [item for item in lists["train"] if item.name not in left]
     if lost:
-        raise HarnessError(
-            f"{name}: none of the training images of the class {lost[0].name!r} can be read, such "
-            f"as {shown(lost[0].path)}. Repair them: --on-bad-image skip would leave the class "
-            "without images."
-        )
+        raise no_image_left(name, "training", lost[0].name, lost[0].path)
     return gone
 
 

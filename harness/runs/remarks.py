@@ -7,6 +7,7 @@ from harness.dataset import Classes, Dataset
 from harness.files import shown
 from harness.images import library
 from harness.images.own import UserImages
+from harness.records.tables import image_count
 from harness.runs.context import Context
 from harness.runs.prepared import PreparedRun
 
@@ -25,8 +26,9 @@ def remarks(runs: Sequence[PreparedRun]) -> list[str]:
         for name, split in splits.items():
             if split.skipped:
                 found[
-                    f"skipped, {split.classes.dataset}, {name}: {_images(len(split.skipped))} that "
-                    f"cannot be read, such as {shown(split.skipped[0])}."
+                    f"skipped, {split.classes.dataset}, {name}: "
+                    f"{image_count(len(split.skipped))} that cannot be read, such as "
+                    f"{shown(split.skipped[0])}."
                 ] = None
                 left = {item.label for item in split.items}
                 lost = [each for n, each in enumerate(split.classes.names) if n not in left]
@@ -71,10 +73,6 @@ def _templates(runs: Sequence[PreparedRun]) -> list[str]:
 
 def _others(names: Sequence[str]) -> str:
     return f" (and of {len(names) - 1} more)" if len(names) > 1 else ""
-
-
-def _images(number: int) -> str:
-    return f"{number} image{'s' * (number != 1)}"
 
 
 def _own_data(name: str, dataset: Dataset, halves: set[Classes], context: Context) -> list[str]:
