@@ -31,8 +31,9 @@ from harness.towers.wrapped import wrapped_layers
 __all__ = [
     "BEST_SEVEN", "IMAGENETS", "TRANSFER", "Classes", "Clip", "CosineHead", "Edit", "Gradients",
     "HarnessError", "HeadContext", "Method", "Output", "Site", "SiteContext", "Step", "Support",
-    "Tower", "Views", "adamw", "blaming", "blocks_from", "class_features", "cosine_decay",
-    "ensembled", "generator", "published", "rescale_gradient", "unknown", "wrapped_layers",
+    "Tower", "Views", "adamw", "blaming", "blocks_from", "class_features", "clipped",
+    "cosine_decay", "ensembled", "generator", "published", "rescale_gradient", "unknown",
+    "wrapped_layers",
 ]  # fmt: skip
 
 
@@ -43,8 +44,8 @@ class HeadContext:
     scale: exp(logit_scale). references: frozen features [C, T, E] of `Method.references`. image:
     frozen features [B, E] of the same images, of a method with `frozen_images`. fitted: whether
     these are the classes that the method is fitted on. key: (seed, step) in training, else None.
-    transferred: whether the images are of another dataset than those that it is fitted on.
-    Features are not normalised.
+    transferred: whether the images are of another dataset than those that it is fitted on. numbers:
+    which of the fitted classes these are, where all are fitted. Features are not normalised.
     """
 
     scale: Tensor
@@ -53,6 +54,13 @@ class HeadContext:
     fitted: bool = True
     key: tuple[object, ...] | None = None
     transferred: bool = False
+    numbers: list[int] | None = None
+
+    @property
+    def rows(self) -> slice | list[int] | None:
+        """Of what a head learned for each fitted class: the rows of these classes, or None where
+        one is not fitted."""
+        return slice(None) if self.fitted else self.numbers
 
 
 class Output(NamedTuple):
@@ -214,6 +222,13 @@ def adamw(method: "Method", parameters: Iterable[nn.Parameter]) -> torch.optim.O
     )
 
 
+def clipped(gradients: Gradients, most: float) -> Gradients:
+    """The gradients, made smaller together where the norm of all of them exceeds `most`."""
+    norms = [each.norm() for each in gradients.values() if each is not None]
+    factor = (most / (torch.stack(norms).norm() + 1e-6)).clamp(max=1)
+    return {name: None if each is None else factor * each for name, each in gradients.items()}
+
+
 def ensembled(classes: Classes, *templates: str) -> list[list[str]]:
     """Texts of several templates on ImageNet and its variants, elsewhere of the dataset's one."""
     return classes.texts(*(templates if classes.dataset in IMAGENETS else [classes.template]))
@@ -242,7 +257,8 @@ class Method:
     text_per_image: ClassVar[bool] = (
         False  # each image has texts of its own; see `SiteContext.image`
     )
-    frozen_images: ClassVar[bool] = False  # it reads `HeadContext.image`
+    # it reads `HeadContext.image`, "training": in the loss alone
+    frozen_images: ClassVar[bool | Literal["training"]] = False
     uses_val: ClassVar[bool] = False  # it reads `Support.val`
     only_fitted_classes: ClassVar[bool] = False  # it has no answer for other classes
     class_texts: ClassVar[bool] = False  # it reads `Classes.described`

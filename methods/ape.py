@@ -32,9 +32,12 @@ CONFIGS = {  # channels, of ape_t, alpha, most beta, most alpha, most gamma, w_1
     "oxford_flowers": (700, 800, 3.0, 7.0, 7.0, 1.0, 0.4, 60),
     "oxford_pets": (800, 800, 2.0, 7.0, 7.0, 1.0, 0.7, 30),
     "stanford_cars": (500, 500, 1.0, 7.0, 7.0, 1.0, 0.7, 30),
-    "sun397": (800, 800, 1.0, 7.0, 7.0, 1.0, 0.7, 30),
-    "ucf101": (800, 800, 1.0, 7.0, 7.0, 1.5, 0.2, 30),
+    "sun397": (800, 800, 1.0, 10.0, 7.0, 1.0, 0.7, 30),
+    "ucf101": (700, 800, 2.0, 10.0, 7.0, 1.5, 0.3, 30),
 }
+EPS = {  # with up to two shots, and with more
+    "food101": (1e-2, 1e-3), "oxford_pets": (2e-3, 2e-3), "ucf101": (2e-3, 2e-3),
+}  # fmt: skip
 SLOW = ("imagenet", "food101", "oxford_pets", "sun397")  # ape_t's rate is a tenth
 
 
@@ -127,9 +130,10 @@ class APE(TipAdapter):
         the backbone's. Texts are `tip_adapter`'s templates; the code has CuPL's sentences, too.
         `ape_t` is scored after the last epoch, where the code takes the epoch that is best on the
         val images. The search never sees test images, where the code uses them on ImageNet; val has
-        min(shots, 4) images a class, where the code has the whole val split. That datasets without
-        a configuration take DTD's, the field's defaults, is our choice. CLIP's logits take the
-        backbone's scale, where the code fixes 100, which is OpenAI's. On CUDA the towers run in
+        min(shots, 4) images a class, where the code has the whole val split. The code keeps the
+        criterion of `ape`, of texts alone here, for `ape_t` if it runs after it. That datasets
+        without a configuration take DTD's, the field's defaults, is our choice. CLIP's logits take
+        the backbone's scale, where the code fixes 100, which is OpenAI's. On CUDA the towers run in
         bfloat16 autocast and the cache in single precision, in the code both in half precision.
     """
 
@@ -154,10 +158,11 @@ class APE(TipAdapter):
         names = ("channels", "channels_trained", "alpha", "most_beta", "most_alpha", "most_gamma",
                  "overlap", "epochs")  # fmt: skip
         own = dict(zip(names, CONFIGS.get(dataset, CONFIGS["dtd"]), strict=True))
+        few, many = EPS.get(dataset, (1e-3, 1e-3))
         return own | {
             "shots": shots,
             "lr": 1e-4 if dataset in SLOW else 1e-3,
-            "eps": 2e-3 if dataset == "oxford_pets" else 1e-3,
+            "eps": few if shots <= 2 else many,
             "steps_gamma": 5 if dataset == "imagenet" else 20,
         }
 

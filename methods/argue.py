@@ -13,13 +13,13 @@ from harness.method import (
     Clip,
     CosineHead,
     Edit,
-    Gradients,
     HarnessError,
     HeadContext,
     Method,
     Output,
     Site,
     Step,
+    clipped,
     generator,
     published,
 )
@@ -93,8 +93,9 @@ class ArGue(Method):
         The published attributes were chosen with labelled images of all classes, new ones included
         (select_attr.sh): with them the new classes are not unseen. During the three warm-up epochs
         the LayerNorms have a tenth of the rate, too, where the code has the whole. Which of the
-        code's files belongs to which dataset is not said: 25 epochs everywhere. On CUDA bfloat16
-        autocast, in the code half precision with loss scaling.
+        code's files belongs to which dataset is not said: 25 epochs everywhere, though its test
+        script reads epoch 300. On CUDA bfloat16 autocast, in the code half precision with loss
+        scaling.
     """
 
     class_texts: ClassVar[bool] = True
@@ -170,8 +171,5 @@ class ArGue(Method):
 
     def step(self, step: Step) -> Tensor:
         loss, gradients = step.gradients(self.loss)
-        norms = [each.norm() for each in gradients.values() if each is not None]
-        factor = (self.norm / (torch.stack(norms).norm() + 1e-6)).clamp(max=1)
-        clipped: Gradients = {n: None if g is None else factor * g for n, g in gradients.items()}
-        step.update(clipped)
+        step.update(clipped(gradients, self.norm))
         return loss

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.method import (
+    TRANSFER,
     Classes,
     Clip,
     Edit,
@@ -54,10 +55,11 @@ class ATPrompt(Method):
         (https://arxiv.org/abs/2412.09442); code zhengli97/ATPrompt, trainers/coop_atp.py, train.py
         and docs/ATPrompt.md (the attributes that its search found for each dataset).
     Differs: the search itself is left out: datasets without published attributes take ImageNet's,
-        this project's choice (`attributes`). The code registers vectors for all three attributes
-        even where it uses fewer; here there are those that are used. The paper's guide to
-        cross-dataset evaluates the best of five seeds; here each seed counts. bfloat16 autocast
-        with float32 prompts instead of half precision.
+        this project's choice (`attributes`). On the targets of a transfer the words stay those of
+        the source; the code puts in the target's, and scores half of its classes. The code
+        registers vectors for all three attributes even where it uses fewer; here there are those
+        that are used. The paper's guide to cross-dataset evaluates the best of five seeds; here
+        each seed counts. bfloat16 autocast with float32 prompts instead of half precision.
     """
 
     epochs: int = published(100, "ATPrompt scripts/coop")
@@ -66,8 +68,12 @@ class ATPrompt(Method):
 
     @classmethod
     def recipe(cls, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
-        """ATPrompt docs/ATPrompt.md: the attributes of each dataset."""
-        return {"attributes": ATTRIBUTES.get(dataset, ATTRIBUTES["imagenet"])}
+        """ATPrompt docs/ATPrompt.md: attributes, and where tokens and epochs are others."""
+        changed: dict[str, Any] = {"attributes": ATTRIBUTES.get(dataset, ATTRIBUTES["imagenet"])}
+        if task in TRANSFER:
+            return changed | {"tokens": 4, "epochs": 10}
+        others = {"dtd": {"tokens": 4}, "imagenet": {"epochs": 10}}
+        return changed | others.get(dataset, {})
 
     @property
     def words(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -63,11 +63,13 @@ class BALoRA(LoRA):
         Inheritance in Large Language Models, section on language understanding
         (https://arxiv.org/abs/2408.04556); code cyp-jlu-ai/BA-LoRA, train.py, "nlu".
     Differs: it was not published for CLIP: sites, rank, scale and recipe are CLIP-LoRA's (see
-        `lora`), and the logits are CLIP's, of its scale. The last term has a gradient, as in the
-        paper; the code computes it without one. B_0 and A_0 are saved beside A and B.
+        `lora`), and the logits are CLIP's, of its scale, for which the second term's weight is not
+        made: that term is 0.04 with 25 classes of the embedded default and 0.33 with 200. The last
+        term has a gradient, as in the paper; the code computes it without one. B_0 and A_0 are
+        saved beside A and B.
     """
 
-    frozen_images: ClassVar[bool] = True
+    frozen_images: ClassVar[bool | Literal["training"]] = "training"
 
     dropout: float = published(0.0, "PiSSA's start takes none")
     consistency: float = published(1e-4, f"{CODE}, lambda1")

@@ -73,9 +73,9 @@ class CLAP(Method):
     Source: Silva-Rodriguez et al., A Closer Look at the Few-Shot Adaptation of Large
         Vision-Language Models, Eq. 5-8 (https://arxiv.org/abs/2312.12730); code jusiro/CLAP,
         trainers/adapters.py and configs/trainers/SGD_lr1e-1_B256_ep300.yaml (constraint `l2`).
-    Differs: lambda_c is the mean over all 20 views, our reading of the code's features. The
-        multipliers stay as they are at the start, as in the scripts of the experiments; the paper
-        describes further outer steps. On CUDA the towers run in bfloat16 autocast and the
+    Differs: the names of classes are read with spaces, where the code leaves underscores in them.
+        The multipliers stay as they are at the start, as in the scripts of the experiments; the
+        paper describes further outer steps. On CUDA the towers run in bfloat16 autocast and the
         classifier in single precision.
     """
 

@@ -74,8 +74,9 @@ class CLIPSVD(Method):
     Source: Koleilat et al., Singular Value Few-shot Adaptation of Vision-Language Models (2025);
         code HealthX-Lab/CLIP-SVD, svf_utils/svf_torch.py, main.py and configs.
     Differs: logits take the backbone's own scale; the code fixes 100, which is OpenAI's. The shots
-        are the field's. Rates fall by epoch along a cosine to 10^-6 everywhere but in few_shot,
-        where they fall by step, as in the code. A change of the singular values is added to the
+        are the field's. The rate is the code's: a cosine between `lr` and 10^-6 that moves on with
+        each step, though everywhere but in few_shot it is made for as many steps as there are
+        epochs; so it falls and rises many times. A change of the singular values is added to the
         frozen product, where the code multiplies three matrices anew: the same but for rounding. On
         CUDA bfloat16 autocast, in the code half precision without loss scaling.
     """
@@ -87,13 +88,14 @@ class CLIPSVD(Method):
     momentum: float = published(0.9, "CLIP-SVD main.py, AdamW's beta_1")
     weight_decay: float = published(1e-2, "CLIP-SVD main.py, AdamW")
     warmup_epochs: int = published(0, "CLIP-SVD main.py")
+    own_templates: bool = published(False, "CLIP-SVD main.py, of the datasets; True in few_shot")
     rank: float = published(1.0, "CLIP-SVD main.py, the share of singular values that is trained")
 
     @classmethod
     def recipe(cls, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
         """CLIP-SVD configs/*/*.yaml."""
         if task == "few_shot":
-            return {"lr": 5e-4, "iterations": 200 * shots}
+            return {"lr": 5e-4, "iterations": 200 * shots, "own_templates": True}
         if task in TRANSFER:
             return {"lr": 5e-4, "epochs": 10 if task == "cross_dataset" else 1}
         return {"epochs": 10} if dataset in FEWER_EPOCHS else {}
@@ -101,7 +103,7 @@ class CLIPSVD(Method):
     def prompts(self, classes: Classes) -> list[list[str]]:
         special = {"food101": "a photo of {}, a type of food.",
                    "oxford_pets": "a photo of a {}, a type of pet."}  # fmt: skip
-        if self.iterations:
+        if self.own_templates:
             return classes.texts(classes.template)
         return classes.texts(special.get(classes.dataset, "a photo of a {}."))
 
@@ -130,7 +132,5 @@ class CLIPSVD(Method):
         return adamw(self, parameters)
 
     def learning_rate(self, step: int, steps_an_epoch: int, total: int) -> float:
-        if self.iterations:
-            return cosine_decay(self.lr, step, total, floor=1e-6)
-        epochs = math.ceil(total / steps_an_epoch)
-        return cosine_decay(self.lr, step // steps_an_epoch, epochs, floor=1e-6)
+        half = total if self.iterations else self.epochs
+        return cosine_decay(self.lr, step, half, floor=1e-6)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,14 @@ from harness.method import (
     published,
 )
 from harness.methods.maple import MaPLe
+
+BY_DATASET = {  # learned words, depth, lambda
+    "imagenet": (4, 12, 8.0), "caltech101": (4, 12, 4.0), "oxford_pets": (2, 12, 0.1),
+    "stanford_cars": (4, 12, 4.0), "oxford_flowers": (4, 9, 8.0), "food101": (4, 9, 0.5),
+    "fgvc_aircraft": (4, 9, 2.0), "sun397": (4, 12, 8.0), "dtd": (2, 12, 8.0),
+    "eurosat": (2, 12, 0.1), "ucf101": (4, 12, 2.0),
+}  # fmt: skip
+WORDS = ["a", "photo", "of", "a"]
 
 
 class Adapters(CosineHead):
@@ -60,18 +68,18 @@ class CoPrompt(MaPLe):
     [E/4, E], without biases; a_v = 0.1, a_t = 0.2; f0(x'_b): the frozen feature of a second
     augmentation of image b; g_cr: the frozen feature of sentence r of class c (`--class-texts`), r
     drawn anew in each step, the same for all classes; lambda = 1. Both views are by RandAugment.
+    On the eleven datasets of the paper the words, the depth and lambda are each dataset's own.
 
     Source: Roy and Etemad, Consistency-guided Prompt Learning for Vision-Language Models, Eq. 3-6
-        (https://arxiv.org/abs/2306.01195); code ShuvenduRoy/CoPrompt, trainers/coprompt.py and
-        configs/trainers.
+        (https://arxiv.org/abs/2306.01195); code ShuvenduRoy/CoPrompt, trainers/coprompt.py,
+        trainers/constants.py and configs/trainers.
     Differs: r counts the sentences that every class has, as the code's stacked features ask for
-        lists of one length. On Food101 the authors score the fifth of eight epochs, here the last.
-        The transfers have the same settings; no others are published. bfloat16 autocast with
-        float32 prompts and adapters instead of half precision.
+        lists of one length. The transfers have ImageNet's settings; no others are published.
+        bfloat16 autocast with float32 prompts and adapters instead of half precision.
     """
 
     class_texts: ClassVar[bool] = True
-    frozen_images: ClassVar[bool] = True
+    frozen_images: ClassVar[bool | Literal["training"]] = "training"
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     epochs: int = published(8, "CoPrompt configs/trainers/*_randaug.yaml")
@@ -81,8 +89,17 @@ class CoPrompt(MaPLe):
 
     @classmethod
     def recipe(cls, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
-        """The same everywhere."""
-        return {}
+        """CoPrompt trainers/constants.py."""
+        if dataset not in BY_DATASET:
+            return {}
+        words, depth, weight = BY_DATASET[dataset]
+        changed = {"context": " ".join(WORDS[:words]), "depth": depth, "weight": weight}
+        return changed | ({"epochs": 5} if dataset == "food101" else {})
+
+    def prompts(self, classes: Classes) -> list[list[str]]:
+        if self.context == " ".join(WORDS):
+            return classes.texts(f"{self.context} {{}}.")
+        return super().prompts(classes)
 
     def views(self) -> Views:
         return Views(crop="randaugment", second=True)

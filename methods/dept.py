@@ -27,8 +27,7 @@ from harness.methods.maple import MaPLe
 from harness.methods.promptsrc import PromptSRC
 
 BASES: Mapping[str, Method] = {
-    "coop": CoOp(), "cocoop": CoCoOp(), "kgcoop": KgCoOp(weight=2.0), "maple": MaPLe(),
-    "promptsrc": PromptSRC(),
+    "cocoop": CoCoOp(), "kgcoop": KgCoOp(weight=2.0), "maple": MaPLe(), "promptsrc": PromptSRC(),
 }  # fmt: skip
 
 
@@ -49,9 +48,9 @@ class Dual(CosineHead):
 
     def forward(self, image: Tensor, text: Tensor, given: HeadContext) -> Tensor:
         logits = super().forward(image, text, given)
-        if not given.fitted or given.key is not None:
+        if given.rows is None or given.key is not None:
             return logits
-        return (1 - self.share) * logits + self.share * self.own(image, "image")
+        return (1 - self.share) * logits + self.share * self.own(image, "image")[:, given.rows]
 
     def own(self, features: Tensor, kind: str) -> Tensor:
         """Logits [B, C] of the linear classifier for image or text features [B, E]."""
@@ -64,26 +63,27 @@ class DePT(Method):
     particular to the fitted classes.
 
         h(x) = W (gamma_x * x + beta_x) + b
-        L = (1 - w) L_method + w CE([h(t_y); h(f)], [y; y])
+        L = (1 - w) CE + w CE([h(t_y); h(f)], [y; y]) + R
         logits = (1 - w) cos(f, t_c) / tau + w h(f)_c on fitted classes, cos(f, t_c) / tau on others
 
     f [E]: image feature, t_y [E]: text feature of the image's class, both before normalisation;
     gamma_x, beta_x [E]: learned for images and for texts, one and zero at the start; W [C, E], b:
-    learned; w = 0.7. gamma, beta, W and b learn 6.5 times as fast as the prompts.
+    learned; w = 0.7; R: what the prompt method's loss has beside the cross-entropy. gamma, beta, W
+    and b learn 6.5 times as fast as the prompts.
 
-    `base` is the prompt method with its published settings: CoOp, and in the variants KgCoOp (with
-    its weight at 2), CoCoOp, MaPLe and PromptSRC.
+    `base` is the prompt method with its published settings: CoOp with 16 random vectors, and in the
+    variants KgCoOp (with its weight at 2), CoCoOp, MaPLe and PromptSRC.
 
     Source: Zhang et al., DePT: Decoupled Prompt Tuning, Eq. 3-7 (https://arxiv.org/abs/2309.07439);
         code Koorye/DePT, trainers and configs.
     Differs: rate and epochs are those of the CoOp version for every base; the code's versions for
-        MaPLe and PromptSRC keep their own. On ImageNet-A and -R, which have a part of ImageNet's
-        classes, CLIP's logits count alone; the code cuts the rows of the linear layer. bfloat16
-        autocast with float32 prompts instead of half precision.
+        MaPLe and PromptSRC keep their own. In the epoch of warm-up gamma, beta, W and b learn 6.5
+        times as fast, too, where the code has 1e-5 for all. bfloat16 autocast with float32 prompts
+        instead of half precision.
     """
 
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        f"dept-{name}": {"base": name} for name in BASES if name != "coop"
+        f"dept-{name}": {"base": name} for name in BASES
     }
 
     lr: float = published(0.0035, "DePT configs/trainers")
@@ -92,20 +92,21 @@ class DePT(Method):
     base: Literal["coop", "cocoop", "kgcoop", "maple", "promptsrc"] = published(
         "coop", "DePT trainers/elp_*.py"
     )
+    random_vectors: int = published(16, "DePT train.py, of CoOp; 0: its four words instead")
     share: float = published(0.7, "DePT trainers, w")
     faster: float = published(6.5, "DePT trainers/optim.py, LR_EXP")
 
     @property
     def prompt(self) -> Method:
         """The prompt method beneath."""
-        return BASES[self.base]
+        return BASES.get(self.base, CoOp(random_vectors=self.random_vectors))
 
     @property
     def text_per_image(self) -> bool:  # type: ignore[override]
         return self.prompt.text_per_image
 
     @property
-    def frozen_images(self) -> bool:  # type: ignore[override]
+    def frozen_images(self) -> bool | Literal["training"]:  # type: ignore[override]
         return self.prompt.frozen_images
 
     def prompts(self, classes: Classes) -> list[list[str]]:
@@ -132,7 +133,8 @@ class DePT(Method):
         own = text[labels] if text.ndim == 2 else text[torch.arange(len(labels)), labels]
         logits = torch.cat([head.own(own, "text"), head.own(output.image, "image")])
         second = F.cross_entropy(logits, torch.cat([labels, labels]))
-        return (1 - self.share) * self.prompt.loss(output, labels) + self.share * second
+        first = super().loss(output, labels)
+        return self.prompt.loss(output, labels) + self.share * (second - first)
 
     def check(self) -> None:
         super().check()

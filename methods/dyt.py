@@ -92,8 +92,9 @@ class DyT(Method):
         trains without random crops and flips, which are the field's here. The last epoch counts,
         where the code keeps the one with the best test accuracy. A fit that is cut to fewer epochs
         warms up for the same share of its steps. Tokens that skip an MLP are multiplied by zero and
-        not left out, so that nothing is faster. bfloat16 autocast on CUDA instead of half precision
-        with loss scaling.
+        not left out, so that nothing is faster. On a tower with LayerScale the adapter's output is
+        scaled as the MLP's is; the code adds it afterwards. bfloat16 autocast on CUDA instead of
+        half precision with loss scaling.
     """
 
     lr: float = published(1e-3, VTAB)

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from harness.method import Clip, Method, adamw, published
+from harness.method import Clip, Method, Step, adamw, clipped, published
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +14,8 @@ class Full(Method):
     """All parameters of both towers are trained.
 
         L = CE(cos(f, t_c) / tau)
+
+    The gradient of all parameters together is clipped to the norm 1.
 
     Source: the reference point of parameter-efficient methods; the optimiser, rate, epochs and
         decay of Wortsman et al., Robust fine-tuning of zero-shot models
@@ -24,14 +26,20 @@ class Full(Method):
         it is.
     """
 
-    lr: float = published(3e-5, "WiSE-FT src/args.py")
+    lr: float = published(3e-5, "WiSE-FT README.md")
     epochs: int = published(10, "WiSE-FT src/args.py")
     batch_size: int = published(32, "this project's choice for few shots")
     momentum: float = published(0.9, "PyTorch's default, AdamW's beta_1")
     weight_decay: float = published(0.1, "WiSE-FT src/args.py")
+    norm: float = published(1.0, "WiSE-FT src/models/finetune.py, of the clipped gradient")
 
     def unfrozen(self, clip: Clip) -> Iterable[str]:
         return clip.parameters_by_name()
+
+    def step(self, step: Step) -> Tensor:
+        loss, gradients = step.gradients(self.loss)
+        step.update(clipped(gradients, self.norm))
+        return loss
 
     def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return adamw(self, parameters)

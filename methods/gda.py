@@ -14,6 +14,7 @@ from harness.method import (
     Classes,
     Clip,
     CosineHead,
+    HarnessError,
     HeadContext,
     Method,
     Support,
@@ -50,7 +51,8 @@ class Gaussian(CosineHead):
         self.last: tuple[Tensor, tuple[Tensor, Tensor]] | None = None  # texts, and what they gave
 
     def forward(self, image: Tensor, text: Tensor, given: HeadContext) -> Tensor:
-        own = (self.weight, self.bias) if given.fitted else self.remembered(text)
+        rows = given.rows
+        own = self.remembered(text) if rows is None else (self.weight[rows], self.bias[rows])
         return super().forward(image, text, given) + self.alpha * self.scores(image, *own)
 
     def scores(self, image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -66,6 +68,8 @@ class Gaussian(CosineHead):
 
     def unseen(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Weights [C, E] and biases [C] of classes without shots, from normalised texts [C, E]."""
+        if not len(self.shots):
+            raise HarnessError("gda with the pooled covariance knows the fitted classes alone.")
         shots = self.shots[self.shots.any(1)].to(text)
         count = min(self.nearest, len(shots))
         near = shots[(text @ shots.T).topk(count, dim=1).indices]  # [C, k, E]
@@ -100,16 +104,17 @@ class GDA(Method):
         w_c = P mu_c,  b_c = log(1/C) - mu_c^T P mu_c / 2
 
     f^ [E]: normalised image feature; mu_c: mean of class c's f^ over ten views of each shot.
-    few_shot: P = E ((M - 1) S + tr(S) I)^-1 of the M centred features with covariance S
-    (`pooled`). Elsewhere: P = pinv of the mean of the classes' covariances (`by_class`); a class
-    without shots takes the 64 features of shots nearest to its text t: mu_c is the mean of these
-    and 16 copies of t, P the mean over such classes of the pooled form about t. alpha is the best
-    of 10^-4 .. 10^2 on the val images, of equal ones the first.
+    few_shot and domain_generalization: P = E ((M - 1) S + tr(S) I)^-1 of the M centred features
+    with covariance S (`pooled`). Elsewhere: P = pinv of the mean of the classes' covariances
+    (`by_class`); a class without shots takes the 64 features of shots nearest to its text t: mu_c
+    is the mean of these and 16 copies of t, P the mean over such classes of the pooled form about
+    t. alpha is the best of 10^-4 .. 10^2 on the val images, of equal ones the first.
 
     Source: Wang et al., A Hard-to-Beat Baseline for Training-free CLIP-based Adaptation, Eq. 4-10
-        (https://arxiv.org/abs/2402.04087); code mrflogs/ICLR24, main_few_shots.py and
-        main_base2new.py.
-    Differs: alpha is chosen on val images everywhere, where the code uses ImageNet's test images;
+        (https://arxiv.org/abs/2402.04087); code mrflogs/ICLR24, main_few_shots.py,
+        main_robustness.py and main_base2new.py.
+    Differs: cross_dataset, which is not published, takes the rule of base2new for classes without
+        shots. alpha is chosen on val images everywhere, where the code uses ImageNet's test images;
         val has min(shots, 4) images a class. The ridge makes the matrix regular, so that it is
         inverted where the code takes a pseudo-inverse; that of `by_class` drops what is below
         single precision, computed in double. On CUDA the towers run in bfloat16 autocast, the
@@ -127,8 +132,9 @@ class GDA(Method):
 
     @classmethod
     def recipe(cls, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
-        """GDA main_few_shots.py in few_shot, main_base2new.py elsewhere."""
-        covariance = "pooled" if task == "few_shot" else "by_class"
+        """GDA main_few_shots.py, main_robustness.py and main_base2new.py."""
+        pooled = task in ("few_shot", "domain_generalization")
+        covariance = "pooled" if pooled else "by_class"
         return {"covariance": covariance, "most_shots": shots}
 
     def prompts(self, classes: Classes) -> list[list[str]]:

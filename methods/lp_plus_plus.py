@@ -26,8 +26,8 @@ from harness.method import (
 class Blended(nn.Module):
     """A linear classifier plus alpha_c times the cosine of image and text.
 
-    What the descent needs beside them is not saved: both step sizes, the momenta, and the weights
-    that were best on the val images so far.
+    What the descent needs beside them is not saved: both step sizes, the momenta, the sum of
+    alpha's gradients, and the weights that were best on the val images so far.
     """
 
     def __init__(self, classes: int, embedding: int) -> None:
@@ -35,6 +35,7 @@ class Blended(nn.Module):
         self.linear = nn.Linear(embedding, classes)
         self.alpha = nn.Parameter(torch.zeros(classes))
         self.rates, self.momenta = list[float](), dict[str, Tensor]()
+        self.text_gradient = torch.zeros(classes)  # the sum of all steps
         self.best, self.accuracy = dict[str, Tensor](), -1.0
         self.held: tuple[Tensor, Tensor, Tensor] | None = None  # images, texts, labels of val
 
@@ -49,8 +50,9 @@ class Blended(nn.Module):
         for name, parameter in self.linear.named_parameters():
             velocity = self.momenta[name].mul_(momentum).add_(found[f"head.linear.{name}"])
             parameter.sub_(velocity, alpha=self.rates[0])
+        self.text_gradient += found["head.alpha"]
         if text_too:
-            self.alpha.sub_(found["head.alpha"], alpha=self.rates[1])
+            self.alpha.sub_(self.text_gradient, alpha=self.rates[1])
 
     @torch.no_grad()
     def remember(self, given: HeadContext) -> None:
@@ -72,17 +74,18 @@ class LPPlusPlus(Method):
 
     f^ [E]: normalised image feature, of one augmented view of each shot; t_c [E]: text feature.
     Gradient descent over all shots, 300 steps: w and b with momentum 0.9 and the rate
-    4 N / lambda_max(F^T F), alpha in every tenth step with the rate
-    N / (4 max_c sum_i cos(f_i, t_c)^2). The step with the best accuracy on the val images counts,
-    of equal ones the last.
+    4 N / lambda_max(F^T F); after every tenth step alpha moves along the sum of its gradients from
+    the first step on, with the rate N / (4 max_c sum_i cos(f_i, t_c)^2). The step with the best
+    accuracy on the val images counts, of equal ones the last.
 
     Source: Huang et al., LP++: A Surprisingly Strong Linear Probe for Few-Shot CLIP, Eq. 3-11
         (https://arxiv.org/abs/2404.02285); code FereshteShakeri/FewShot-CLIP-Strong-Baseline,
         methods/linear_probe_p2.py, methods/utils.py and configs/base.yaml.
-    Differs: val has min(shots, 4) images a class, where the code has `shots`, and accuracy is
-        measured there after each step, our reading. w starts at the sum of the class's features, as
-        in the code; the paper has the mean. The classifier is in single precision, where the code
-        has that of the backbone (half on a GPU).
+    Differs: the sum of alpha's gradients is the code's, which never clears them; the paper has the
+        gradient of the step. val has min(shots, 4) images a class, where the code has `shots`, and
+        accuracy is measured there after each step, our reading. w starts at the sum of the class's
+        features, as in the code; the paper has the mean. The classifier is in single precision,
+        where the code has that of the backbone (half on a GPU).
     """
 
     uses_val: ClassVar[bool] = True
@@ -122,6 +125,7 @@ class LPPlusPlus(Method):
             4 * len(image) / float(largest),
             len(image) / (4 * float(cosines.square().sum(0).max())),
         ]
+        head.text_gradient = torch.zeros_like(head.alpha)
         head.momenta = {name: torch.zeros_like(p) for name, p in head.linear.named_parameters()}
         val, labels = support.val()
         head.held, head.accuracy = (val, features, labels), -1.0
@@ -130,7 +134,7 @@ class LPPlusPlus(Method):
         head = step.head
         assert isinstance(head, Blended)
         value, gradients = step.gradients(self.loss)
-        head.descend(gradients, self.momentum, step.number % self.text_every == 0)
+        head.descend(gradients, self.momentum, (step.number + 1) % self.text_every == 0)
         head.remember(HeadContext(torch.ones(())))
         return value
 

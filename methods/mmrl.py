@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -147,7 +147,7 @@ class MMRL(Method):
         half-precision autocast with loss scaling.
     """
 
-    frozen_images: ClassVar[bool] = True
+    frozen_images: ClassVar[bool | Literal["training"]] = "training"
 
     lr: float = published(0.001, "MMRL configs/trainers/MMRL/vit_b16.yaml")
     epochs: int = published(10, "MMRL configs/trainers/MMRL/vit_b16.yaml")

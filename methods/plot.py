@@ -94,11 +94,13 @@ class PLOT(Method):
     Differs: this form for ViTs is this project's own. PLOT is published for a ResNet, whose 49
         local features come out of its attention pooling; here they are the patch tokens of the last
         block, with the class token's LayerNorm and projection, which CLIP never trained on patches.
-        The authors' own form for ViTs, PLOT++, is another method. PLOT is published for few-shot
-        classification alone; rate, epochs and batch are the same on every task. Sinkhorn's
-        iterations end for each pair of image and class by itself; the code ends them for a whole
-        batch at once, where a prediction depends on what else is in the batch. bfloat16 autocast on
-        CUDA with float32 prompts, and the transport in float32.
+        The authors' own form for ViTs, PLOT++, is another method. Of the small datasets for which a
+        comment in the code's configuration asks for 32 images a step it names FGVC Aircraft, and
+        that alone takes them: where all shots fit into one batch of 128, an epoch is one step. PLOT
+        is published for few-shot classification alone; rate, epochs and batch are the same on every
+        task. Sinkhorn's iterations end for each pair of image and class by itself; the code ends
+        them for a whole batch at once, where a prediction depends on what else is in the batch.
+        bfloat16 autocast on CUDA with float32 prompts, and the transport in float32.
     """
 
     epochs: int = published(50, CONFIG)

@@ -17,8 +17,9 @@ class PRILoRA(LoRA):
     Source: Benedek and Wolf, PRILoRA: Pruned and Rank-Increasing Low-Rank Adaptation
         (https://arxiv.org/abs/2401.11316), section on ranks; sites and recipe of CLIP-LoRA (see
         `lora`).
-    Differs: the ranks alone. The paper also prunes A by the size of its inputs during training, and
-        was not published for CLIP.
+    Differs: the ranks alone, each with CLIP-LoRA's scale alpha / sqrt(r_i), which falls with depth.
+        The paper also prunes A by the size of its inputs during training, and was not published for
+        CLIP.
     """
 
     rank: int = published(4, "PRILoRA, rank of the first block")

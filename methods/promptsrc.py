@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -65,13 +65,15 @@ class PromptSRC(Method):
         Forgetting, Eq. 3-8 (https://arxiv.org/abs/2307.06948); code muzairkhattak/PromptSRC,
         trainers/promptsrc.py, trainers/imagenet_templates.py and configs/trainers/PromptSRC.
     Differs: the divergence is divided by B C as in the code (PyTorch's `kl_div` over logits' size),
-        where Eq. 5 prints no mean. The image tokens stand after the patch tokens. A fit that is cut
-        to fewer epochs keeps its weights at the same shares of the fit. The code's mean runs over
-        the half-precision backbone, too, and rounds it; here the backbone stays as it is. bfloat16
-        autocast with float32 prompts instead of half precision.
+        where Eq. 5 prints no mean. In few_shot, datasets beside the field's eleven take the mean
+        and the width of the weights that the configuration has without a comment. The image tokens
+        stand after the patch tokens. A fit that is cut to fewer epochs keeps its weights at the
+        same shares of the fit. The code's mean runs over the half-precision backbone, too, and
+        rounds it; here the backbone stays as it is. bfloat16 autocast with float32 prompts instead
+        of half precision.
     """
 
-    frozen_images: ClassVar[bool] = True
+    frozen_images: ClassVar[bool | Literal["training"]] = "training"
 
     lr: float = published(0.0025, "PromptSRC configs/trainers/PromptSRC")
     epochs: int = published(20, "PromptSRC configs/trainers/PromptSRC")

@@ -1,5 +1,6 @@
 """RAda: an attention that reweights how image and text features multiply."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -56,7 +57,8 @@ class Rational(nn.Module):
         weights = torch.zeros((), dtype=products.dtype, device=products.device)
         for name, query in self.queries.items():
             queries = self.split(query(sources[name]).expand(*shape))  # [B, H, C, E/H]
-            scores = queries @ keys.transpose(-1, -2) / self.temperature  # [B, H, C, C]
+            scores = queries @ keys.transpose(-1, -2)  # [B, H, C, C]
+            scores = scores / (math.sqrt(queries.shape[-1]) * self.temperature)
             weights = weights + scores.flatten(2).softmax(-1).view_as(scores) * shape[1] / 3
         mixed = (weights @ values).transpose(1, 2).flatten(2)  # [B, C, E]
         return (1 + self.out(mixed)).relu()
@@ -72,19 +74,21 @@ class RAda(Method):
     dimension; both towers stay frozen.
 
         R_c = f^ * t^_c,  logits_c = 1/tau sum_d (M * R)_cd,  M = ReLU(1 + W_o A W_v R/tau)
-        A = mean over j of C softmax(Q_j K^T / T),  K = W_k R/tau
+        A = mean over j of C softmax(Q_j K^T / (sqrt(E/8) T)),  K = W_k R/tau
         Q_1 = W_1 f^ / sqrt(tau),  Q_2 = W_2 t^_c / sqrt(tau),  Q_3 = W_3 R/tau
         L = CE + a mean over images of max |M - 1|
 
     f^, t^_c [E]: normalised features; R [C, E], for each image; each softmax is over all C x C
-    entries of a head together; eight heads; all linears have biases; W_o is zero at the start.
+    entries of a head together; eight heads; all linears have biases; W_o is zero at the start;
+    T = 1, a = 0.
 
     Source: Rational adaptation of CLIP (https://arxiv.org/abs/2507.15816); code khufia/RAda,
         eft/trainers/rada.py and configs/trainers/RAda.
-    Differs: the rate, epochs and batch size are those of the code's configuration; its scripts set
-        these, T and a on the command line, with values that are not published. T = 1 and a = 1 are
-        this project's. On CUDA the towers run in bfloat16 autocast and the attention in single
-        precision.
+    Differs: its scripts set rate, epochs, batch, T and a on the command line, to values that are
+        not published. T and a are the code's defaults, so that the penalty is off; rate, epochs and
+        batch are those of its configuration for base-to-new, on every task. With a = 1 the penalty
+        holds the mask at one, and the logits at zero-shot's. On CUDA the towers run in bfloat16
+        autocast and the attention in single precision.
     """
 
     lr: float = published(5e-5, "RAda configs/trainers/RAda")
@@ -92,8 +96,8 @@ class RAda(Method):
     batch_size: int = published(32, "RAda configs/trainers/RAda")
     momentum: float = published(0.9, "PyTorch's default, Adam's beta_1")
     heads: int = published(8, "RAda eft/trainers/rada.py")
-    temperature: float = published(1.0, "not published: this project's choice")
-    mask_weight: float = published(1.0, "not published: this project's choice, a")
+    temperature: float = published(1.0, "RAda eft/train.py, T")
+    mask_weight: float = published(0.0, "RAda eft/train.py, a")
 
     def head(self, clip: Clip, classes: Classes) -> nn.Module:
         if clip.embedding % self.heads:

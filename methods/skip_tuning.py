@@ -61,8 +61,9 @@ class SkipTuning(Method):
         would give it a wrong label. Images that are left over in their classes make up batches
         together; the code leaves them out. Batches come in a random order; the code draws the class
         of each. In the epoch of warm-up the image tower's rate is as much lower than the text
-        tower's as later; the code has one for both. The templates are CoOp's. bfloat16 autocast
-        with float32 weights; the code trains in half precision without loss scaling.
+        tower's as later; the code has one for both. The templates are CoOp's; some versions of the
+        code have others for a few datasets. bfloat16 autocast with float32 weights; the code trains
+        in half precision without loss scaling.
     """
 
     lr: float = published(2e-5, CONFIGS)

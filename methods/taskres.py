@@ -47,9 +47,10 @@ class TaskRes(Method):
     Source: Yu et al., Task Residual for Tuning Vision-Language Models, Eq. 3-5
         (https://arxiv.org/abs/2211.10277); code geekyutao/TaskRes, trainers/taskres.py,
         train_regular.sh and configs/trainers/TaskRes.
-    Differs: the regular base classifier alone. The enhanced one starts from a text projection tuned
-        on the same shots, which the authors offer as files and not as code. On CUDA the towers run
-        in bfloat16 autocast and the residual in single precision, in the code both in single
+    Differs: the names of classes are read with spaces, where the code leaves underscores in them.
+        The regular base classifier alone. The enhanced one starts from a text projection tuned on
+        the same shots, which the authors offer as files and not as code. On CUDA the towers run in
+        bfloat16 autocast and the residual in single precision, in the code both in single
         precision.
     """
 

@@ -80,11 +80,12 @@ class TipX(TipAdapter):
     Differs: the cache is of the few-shot images, as in the paper's few-shot comparison; SuS-X's own
         support sets, generated or retrieved for the names, are not here. The ends of psi are those
         of the val images; the code takes the divergences' from the test images, so that an image's
-        answer depends on which others are tested. Keys and templates are `tip_adapter`'s; the code
-        has one view of each image, and adds a language model's sentences to the templates. CLIP's
-        logits take the backbone's scale, where the code fixes 100, which is OpenAI's. val has
-        min(shots, 4) images a class, where the code has the whole val split. On CUDA the towers run
-        in bfloat16 autocast and the cache in single precision, in the code both in half precision.
+        answer depends on which others are tested, and leaves those of the last part of a hundred
+        images at zero. Keys and templates are `tip_adapter`'s; the code has one view of each image,
+        and adds a language model's sentences to the templates. CLIP's logits take the backbone's
+        scale, where the code fixes 100, which is OpenAI's. val has min(shots, 4) images a class,
+        where the code has the whole val split. On CUDA the towers run in bfloat16 autocast and the
+        cache in single precision, in the code both in half precision.
     """
 
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

@@ -36,7 +36,8 @@ class Selective(CosineHead):
         self.weight = nn.Parameter(torch.zeros(classes, embedding))
 
     def forward(self, image: Tensor, text: Tensor, given: HeadContext) -> Tensor:
-        return super().forward(image, self.weight[:, None] if given.fitted else text, given)
+        own = text if given.rows is None else self.weight[given.rows, None]
+        return super().forward(image, own, given)
 
 
 @dataclass(frozen=True, kw_only=True)

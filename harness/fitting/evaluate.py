@@ -80,9 +80,10 @@ def evaluate(model: Model, images: Images) -> Scores:
     fitted = classes.names == model.classes.names
     transferred = images.split.classes.dataset != model.classes.dataset
     given = HeadContext(
-        clip.logit_scale.exp(), prompts.references, fitted=fitted, transferred=transferred
-    )
-    frozen = images.frozen().test() if method.frozen_images else itertools.repeat(None)
+        clip.logit_scale.exp(), prompts.references, fitted=fitted, transferred=transferred,
+        numbers=model.classes.numbers(classes),
+    )  # fmt: skip
+    frozen = images.frozen().test() if method.frozen_images is True else itertools.repeat(None)
     batches, wrong, labels = list[Scores](), list[Tensor](), images.labels
     for x, seen in zip(images.test(), frozen, strict=False):
         image = image_features(model, x)

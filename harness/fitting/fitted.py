@@ -80,10 +80,12 @@ class FittedModel:
         classes = self.classes(class_names)
         pixels = self._pixels(images).to(clip.device, clip.logit_scale.dtype)
         image = self.features(pixels)
-        seen = clip.image(pixels) if model.method.frozen_images else None
+        seen = clip.image(pixels) if model.method.frozen_images is True else None
         prompts, text = self.encoded(classes)
-        fitted = classes == model.classes
-        given = HeadContext(clip.logit_scale.exp(), prompts.references, seen, fitted)
+        given = HeadContext(
+            clip.logit_scale.exp(), prompts.references, seen, fitted=classes == model.classes,
+            numbers=model.classes.numbers(classes),
+        )  # fmt: skip
         own = text_features(model, prompts, image) if text is None else text
         return model.output(image, own, given).logits
 

@@ -248,7 +248,7 @@ def _training(
     def read() -> Tensor:
         """The views; a method with frozen features beside its own reads them for each."""
         arguments = (images.source, split, model.clip.pixels, images.augmentation)
-        for _ in range(1 + model.method.frozen_images):
+        for _ in range(2 if model.method.frozen_images else 1):
             (pixels,) = train_batches(*arguments, view, [batch])
         return pixels
 
@@ -297,7 +297,7 @@ def _training(
 def _inference(images: Images, repeats: int) -> dict[str, Any]:
     model, clip, method = images.model, images.model.clip, images.model.method
     split = images.split
-    most = len(split.items)
+    most, needs_frozen = len(split.items), method.frozen_images is True
 
     def read() -> Tensor:
         return torch.cat(list(test_batches(images.source, split, clip.pixels, most)))
@@ -307,7 +307,7 @@ def _inference(images: Images, repeats: int) -> dict[str, Any]:
 
     def seen(count: int = most) -> Tensor:
         x = images.normalised(pixels[:count])
-        if method.frozen_images:
+        if needs_frozen:
             clip.image(x)
         return image_features(model, model.prefix(clip.image, x))
 
@@ -319,7 +319,7 @@ def _inference(images: Images, repeats: int) -> dict[str, Any]:
 
     image = seen()
     text = read_texts()
-    frozen = clip.image(images.normalised(pixels)) if method.frozen_images else None
+    frozen = clip.image(images.normalised(pixels)) if needs_frozen else None
     fitted = HeadContext(clip.logit_scale.exp(), prompts.references, frozen, fitted=True)
 
     def head() -> Tensor:

@@ -98,8 +98,11 @@ def logits(model: Model, classes: Classes, x: torch.Tensor) -> torch.Tensor:
     prompts = texts(model, classes, training=False)
     image = image_features(model, model.prefix(model.clip.image, x))
     own = image if model.method.text_per_image else None
-    seen = model.clip.image(x) if model.method.frozen_images else None
-    given = HeadContext(model.clip.logit_scale.exp(), prompts.references, seen, classes == FIT)
+    seen = model.clip.image(x) if model.method.frozen_images is True else None
+    given = HeadContext(
+        model.clip.logit_scale.exp(), prompts.references, seen, classes == FIT,
+        numbers=model.classes.numbers(classes),
+    )  # fmt: skip
     return model.output(image, text_features(model, prompts, own), given).logits
 
 
@@ -288,7 +291,7 @@ def test_what_all_texts_begin_with_passes_once_where_it_is_the_same(mini, monkey
     models = {name: grafted(name, mini) for name in METHODS}
     shared = {name: texts(model, FIT, training=True).shared for name, model in models.items()}
     assert {n: count for n, count in shared.items() if count} == {
-        "coop": 5, "cocoop": 5, "kgcoop": 5, "prograd": 17, "atprompt": 9, "dept": 5,
+        "coop": 5, "cocoop": 5, "kgcoop": 5, "prograd": 17, "atprompt": 9, "dept": 17,
         "dept-cocoop": 5, "dept-kgcoop": 5, "argue": 5, "argue_n": 5,
     }  # fmt: skip
 
@@ -360,7 +363,7 @@ PARAMETERS = {
     "skip_tuning": 62_099_456,
     "promptsrc": 46_080,
     "atprompt": 3_072,
-    "dept": 2_048 + 2_048 + 3 * 513,
+    "dept": 8_192 + 2_048 + 3 * 513,
     "dept-cocoop": 35_360 + 2_048 + 3 * 513,
     "dept-kgcoop": 2_048 + 2_048 + 3 * 513,
     "dept-maple": 3_555_072 + 2_048 + 3 * 513,

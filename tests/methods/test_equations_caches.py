@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness.methods.ape import APE, Refined, Residual
 from harness.methods.tip_x import Compared
-from tests.methods.test_contract import FIT, images, logits, shake
+from tests.methods.test_contract import FIT, build, images, logits, shake
 from tests.methods.test_equations import CLOSE
 from tests.methods.test_equations_heads import fitted_on
 from tests.methods.test_equations_weights import (
@@ -200,6 +200,16 @@ def test_graph_adapter_moves_texts_along_graphs_of_texts_and_of_mean_images(exac
     expected = exact.logit_scale.exp() * cosines(exact.image(images()), adapted)
     close(logits(model, FIT, images()), expected.detach(), **CLOSE)
     agrees(model, cross_entropy(expected, LABELS))
+
+
+def test_graph_adapters_nodes_are_of_every_fourth_class():
+    from harness.methods.graph_adapter import Graphs, gathered
+
+    head, support = Graphs(6, 36, 4, 0.7, 0.7).double(), few(images=12, classes=6)
+    build("graph_adapter").prepare(head, support)
+    text = support.text[:, 0]
+    for group, members in enumerate(([0, 4], [1, 5], [2], [3])):
+        close(head.gathered[0, group], gathered(text, text[members]), **CLOSE)
 
 
 def test_graph_adapters_four_groups_take_every_fourth_class():

@@ -85,11 +85,15 @@ def test_clip_svd_keeps_the_largest_singular_values_of_a_share(exact):
 @pytest.mark.parametrize(
     ("task", "dataset", "step", "rate"),
     [
-        ("base2new", "dtd", 30, 1e-6 + (4e-4 - 1e-6) / 2 * (1 + math.cos(math.pi * 7 / 20))),
+        ("base2new", "dtd", 30, 1e-6 + (4e-4 - 1e-6) / 2 * (1 + math.cos(math.pi * 30 / 20))),
+        ("base2new", "dtd", 40, 4e-4),
+        ("domain_generalization", "imagenet", 7, 1e-6),
         ("few_shot", "dtd", 30, 1e-6 + (5e-4 - 1e-6) / 2 * (1 + math.cos(math.pi * 30 / 80))),
     ],
 )
-def test_clip_svds_rate_falls_by_epoch_and_in_few_shot_by_step(task, dataset, step, rate):
+def test_clip_svds_cosine_takes_as_many_steps_as_epochs_and_in_few_shot_all(
+    task, dataset, step, rate
+):
     method = build("clip_svd", **build("clip_svd").recipe(task, dataset, 16))
     assert method.learning_rate(step, 4, 80) == pytest.approx(rate, rel=1e-12)
 
@@ -372,9 +376,8 @@ def test_atprompt_learns_vectors_around_its_attributes_words(exact):
 
 
 def test_atprompt_takes_the_published_attributes_of_a_dataset():
-    assert build("atprompt").recipe("base2new", "dtd", 16) == {
-        "attributes": "pattern, color, design"
-    }
+    found = build("atprompt").recipe("base2new", "dtd", 16)
+    assert found["attributes"] == "pattern, color, design"
     with pytest.raises(HarnessError, match="commas between them"):
         build("atprompt", attributes="color, ").check()
 
@@ -412,6 +415,18 @@ def test_argue_is_the_mean_over_attributes_held_to_anchors_and_blind_to_backgrou
         p = (scale * unit(image) @ texts([f"a background of {n}" for n in FIT.names]).T).softmax(1)
         loss = loss + 3 * (p * p.log()).mean()
     agrees(model, loss)
+
+
+def test_full_fine_tuning_clips_the_gradient_of_all_parameters_to_norm_one(exact, monkeypatch):
+    model, seen = grafted("full", exact), {}
+    step = TrainingStep(batch(model), model.optimiser(), 0.1)
+    _, found = step.gradients(model.method.loss)
+    norm = torch.cat([g.flatten() for g in found.values()]).norm()
+    assert norm > 1
+    monkeypatch.setattr(TrainingStep, "update", lambda _, given: seen.update(given))
+    model.method.step(step)
+    for name, gradient in found.items():
+        close(seen[name], gradient / (norm + 1e-6), **CLOSE)
 
 
 def test_argue_clips_its_gradient_and_rates_the_layer_norms_at_a_tenth(exact):
