@@ -63,8 +63,9 @@ def write(model: Model, folder: Path, about: Mapping[str, str] = MappingProxyTyp
         layer.load_state_dict(frozen | _edit(model, site).state_dict(), strict=True)
     state = _peft().get_peft_model_state_dict(whole, save_embedding_layers=False)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({n: each.detach().cpu().contiguous().clone() for n, each in state.items()},
-              folder / WEIGHTS, metadata={"format": "pt", **about})  # fmt: skip
+    tensors = {n: each.detach().cpu().contiguous().clone() for n, each in state.items()}
+    known = {"format": "pt", "towers": method.towers, **about}
+    save_file(tensors, folder / WEIGHTS, metadata=known)
     config.base_model_name_or_path, config.inference_mode = model.clip.name, True
     config.save_pretrained(str(folder))
     lost = _differences(model, folder)
@@ -107,9 +108,10 @@ def read(folder: Path, clip: Clip, classes: Classes) -> Model:
         HarnessError: files that are missing or damaged, a configuration that is not possible here,
             or weights of other modules than it asks for, with their names.
     """
-    given, (state, _) = _config(folder), _weights(folder)
-    towers = {name.split(".")[2] for name in state if name.startswith("base_model.model.")}
-    only = towers.pop() if len(towers) == 1 and towers <= {"image", "text"} else "both"
+    given, (state, about) = _config(folder), _weights(folder)
+    named = {name.split(".")[2] for name in state if name.startswith("base_model.model.")}
+    only = about.get("towers", named.pop() if len(named) == 1 else "both")
+    only = only if only in ("image", "text") else "both"
     method = Peft(config=json.dumps(given), towers=only)  # type: ignore[arg-type]
     method.check()
     model = Model(clip, method, classes, seed=0)
@@ -166,9 +168,10 @@ def _quietly() -> Iterator[None]:
 
 
 def _differences(model: Model, folder: Path) -> str:
-    """Which tensors are others when the folder is read; empty if none."""
-    again = read(folder, model.clip, model.classes).trained.state_dict()
-    lost = [
+    """Which edits or tensors are others when the folder is read; empty if none."""
+    read_again = read(folder, model.clip, model.classes)
+    again = read_again.trained.state_dict()
+    lost = sorted(model.edits.keys() ^ read_again.edits.keys()) or [
         re.sub(r"^edits\.", "", name)
         for name, value in model.trained.state_dict().items()
         if not torch.equal(value, again[name].to(value))

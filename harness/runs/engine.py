@@ -213,7 +213,7 @@ def _cost(
     run: PreparedRun, model: Model, report: FitReport | None, scores: dict[str, Scores]
 ) -> dict[str, Any]:
     cost: dict[str, Any] = {
-        "trainable_parameters": run.summary.parameters,
+        "trainable_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "stored_bytes": model.stored_bytes(),
         "evaluated_images": sum(len(s.labels) for s in scores.values()),
         "peak_memory_bytes": peak(run.context.clip.device),

@@ -89,9 +89,9 @@ def test_what_peft_saved_itself_is_read(short, tmp_path):
     torch.testing.assert_close(model.edits["image.blocks.1.q"].layer(x), theirs)
 
 
-def test_one_towers_adapter_is_read_for_that_tower(short, tmp_path):
-    config = json.dumps({"peft_type": "LORA", "r": 2})
-    method = type(build("peft-lora"))(config=config, towers="text")
+@pytest.mark.parametrize("kind", [{"peft_type": "LORA", "r": 2}, {"peft_type": "UNILORA"}])
+def test_one_towers_adapter_is_read_for_that_tower(kind, short, tmp_path):
+    method = type(build("peft-lora"))(config=json.dumps(kind), towers="text")
     model = Model(short, method, FIT, seed=1)
     shake(model)
     write(model, tmp_path / "out")

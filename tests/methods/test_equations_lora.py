@@ -238,6 +238,13 @@ def test_eva_learns_updates_of_the_scale_of_the_mean_rank(exact):
             close(parameter.grad, gradient, **CLOSE)
 
 
+def test_evas_record_counts_what_is_trained_after_the_ranks_were_dealt_out(make_run):
+    run = make_run("eva")
+    record, _, model = execute(run)
+    dealt = sum(edit.a.numel() + edit.b.numel() for edit in model.edits.values())
+    assert record.cost["trainable_parameters"] == dealt != run.summary.parameters
+
+
 def test_eva_with_a_rho_of_one_has_the_same_rank_everywhere(exact):
     edits = grafted("eva", exact, rho=1.0).edits
     assert {len(edit.a) for edit in edits.values()} == {2}
