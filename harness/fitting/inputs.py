@@ -142,8 +142,11 @@ class FewShotSupport:
     def unfrozen(self) -> Mapping[str, tuple[Tensor, nn.Parameter]]:
         """The backbone's parameters that the method trains, by name: frozen, and as they are."""
         model = self._images.model
-        frozen = model.clip.parameters_by_name()
-        return {name: (frozen[name], copy) for name, copy in model.unfrozen.items()}
+        frozen, whole = model.clip.parameters_by_name(), model.clip.whole
+        return {
+            name: (whole.get(id(frozen[name]), frozen[name]), copy)
+            for name, copy in model.unfrozen.items()
+        }
 
     @property
     def text(self) -> Tensor:

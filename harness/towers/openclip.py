@@ -112,6 +112,7 @@ class Clip(nn.Module):
             self.text.takes_tokens = takes_context(tokenizer, self.text.context)
         self.fingerprint = known or fingerprint(model, tokenizer)
         self.planned_for = ""
+        self.whole = dict[int, Tensor]()  # by id, the parameters that `cast_once` holds rounded
         self.requires_grad_(False)
         self.train()  # no dropout anywhere: eval would take PyTorch's fused path, 2e-6 away
 
@@ -194,7 +195,7 @@ def cast_once(clip: Clip, dtype: torch.dtype) -> Iterator[None]:
     kinds = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
     modules = [m for m in (*clip.image.modules(), *clip.text.modules()) if isinstance(m, kinds)]
     matrices = {id(p): p for module in modules for p in module.parameters(recurse=False)}
-    whole = {key: parameter.data for key, parameter in matrices.items()}
+    clip.whole = whole = {key: parameter.data for key, parameter in matrices.items()}
     try:
         for parameter in matrices.values():
             parameter.data = parameter.data.to(dtype)
@@ -202,6 +203,7 @@ def cast_once(clip: Clip, dtype: torch.dtype) -> Iterator[None]:
     finally:
         for key, parameter in matrices.items():
             parameter.data = whole[key]
+        clip.whole = {}
 
 
 @contextlib.contextmanager

@@ -1,20 +1,22 @@
 """The schedule, micro-batches, and that equal runs are equal."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from harness.errors import HarnessError
-from harness.fitting.inputs import Images
+from harness.fitting.inputs import FewShotSupport, Images
 from harness.fitting.step import Batch, gradients
 from harness.fitting.texts import texts
 from harness.fitting.trainer import Schedule, fit
 from harness.method import HeadContext, Method
 from harness.runs.engine import _precision
+from harness.towers.openclip import cast_once
 from tests import toy_backbone
 from tests.conftest import FAMILIES, PLUGINS, execute
-from tests.methods.test_contract import fitting
+from tests.methods.test_contract import fitting, grafted
 
 
 @pytest.mark.parametrize(
@@ -188,3 +190,12 @@ def test_what_surrounds_the_steps_is_computed_in_float32_and_the_towers_in_bfloa
     assert record.status == "done", record.error
     assert record.run["engine"] != plain.run["engine"]
     assert seen == {"product": torch.float32, "features": torch.float32, "towers": True}
+
+
+def test_what_a_method_is_told_of_the_frozen_parameters_is_not_rounded(mini):
+    model = grafted("full", mini)
+    images = SimpleNamespace(model=model, labels=torch.arange(2))
+    with cast_once(mini, torch.bfloat16):
+        pairs = FewShotSupport(images, None, None, seed=1).unfrozen
+        assert all(frozen.equal(copy) for frozen, copy in pairs.values())
+    assert not mini.whole
