@@ -71,7 +71,8 @@ class Adapter(Method):
         of Table 4; its recipe is that of the same paper, section 4.1.2.
     Differs: the paper does not say how its baseline is initialised, whether it has biases, or
         whether it rescales gradients; all three are taken from MMA's released code, on which the
-        paper builds. `gradient_rescale=False` gives the plain gradient.
+        paper builds. `gradient_rescale=False` gives the plain gradient. few_shot takes the settings
+        of base-to-new.
     """
 
     lr: float = published(0.0015, "DRA section 4.1.2")

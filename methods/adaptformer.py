@@ -35,7 +35,8 @@ class AdaptFormer(Adapter):
     Differs: the released code feeds x' without the LayerNorm and drops a tenth of the bottleneck;
         the paper's equations are followed. The paper trains other backbones on whole datasets; the
         recipe here (rate, epochs, batch, rescaled gradients) is that of `adapter`, so that both
-        compare on equal terms.
+        compare on equal terms: in transfers, too, where that has blocks 7 to 12 alone. few_shot
+        takes the settings of base-to-new.
     """
 
     rank: int = published(64, "AdaptFormer section 4.1, bottleneck")

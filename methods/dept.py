@@ -85,6 +85,7 @@ class DePT(Method):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         f"dept-{name}": {"base": name} for name in BASES
     }
+    may_be_zero: ClassVar[tuple[str, ...]] = (*Method.may_be_zero, "random_vectors")
 
     lr: float = published(0.0035, "DePT configs/trainers")
     epochs: int = published(10, "DePT configs/trainers")

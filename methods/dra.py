@@ -142,17 +142,18 @@ class DRA(Adapter):
 
     Source: Wang et al., Dynamic Rank Adaptation for Vision-Language Models, Eq. 9-20 and section
         4.1.2 (2025); no code is public, MMA's recipe and released code fill the gaps.
-    Differs: (1) the d under the root of Eq. 10 is read as the model width (`attention_scale`).
-        (2) argsort passes no gradient, so as printed W_t and W_c never learn; they are counted, as
-        the paper counts them. `gradient="straight_through"` gives the mask the gradient of both
-        scores, scaled to mean 1. (3) Eq. 19 sums over N x d elements; the default takes the mean
-        over batch, tokens and channels, and sums over modules (`reg_reduction`). (4) Gradients are
+    Differs: (1) the d under the root of Eq. 10 is read as the model width (`attention_scale`). (2)
+        argsort passes no gradient, so as printed W_t and W_c never learn; they are counted, as the
+        paper counts them. `gradient="straight_through"` gives the mask the gradient of both scores,
+        scaled to mean 1. (3) Eq. 19 sums over N x d elements; the default takes the mean over
+        batch, tokens and channels, and sums over modules (`reg_reduction`). (4) Gradients are
         rescaled as in MMA's code, the regulariser's too (`gradient_rescale`). (5) Initialisation as
         MMA's. (6) When K does not divide N, the first groups are one token larger. (7) Without
         channel response there is no W_c and the first floor(e_i r) channels are kept. (8) The class
         token is one of the N tokens. (9) Eq. 11 adds Gumbel noise to scores of about 1/N, which
         leaves little of their order: `noise` and `channel_noise` switch it (`log_gumbel`: added to
-        log a_t; `random`: the scores play no part).
+        log a_t; `random`: the scores play no part). (10) few_shot takes the settings of
+        base-to-new.
     """
 
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {

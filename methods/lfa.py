@@ -83,10 +83,11 @@ class LFA(Method):
     X [N, E]: normalised features of five crops of each few-shot image; Y [N, E]: those of their
     classes' texts y; d: Euclidean distance of normalised vectors; k = 3. Each refining step takes
     one of the five crops of all images, with noise N(0, 0.035^2) half of the time and dropout of 5%
-    half of the time. Classes that were not fitted, and other datasets, are classified with the
-    running mean W~ <- m W~ + (1 - m) W, m = 0.9 + 0.1 (1 - exp(-5 min(t, n/2) / (n/2))) at step t
-    of n, from the identity. With a cross-validated beta, W_0 is solved on the centre crops alone.
-    y is the mean of eight templates on ImageNet and its variants, elsewhere the dataset's one.
+    half of the time. Classes that were not fitted, a part of those that were, and other datasets,
+    are classified with the running mean W~ <- m W~ + (1 - m) W, m = 0.9 + 0.1 (1 - exp(-5 min(t,
+    n/2) / (n/2))) at step t of n, from the identity. With a cross-validated beta, W_0 is solved on
+    the centre crops alone. y is the mean of eight templates on ImageNet and its variants, elsewhere
+    the dataset's one.
 
     Source: Ouali et al., Black Box Few-Shot Adaptation for Vision-Language models, Eq. 2-6
         (https://arxiv.org/abs/2304.01752); code saic-fi/LFA, feature_alignment.py,
@@ -97,9 +98,11 @@ class LFA(Method):
         the embedded emoji in domain generalization W~ is about two points lower: 53.6 against 55.4
         on average. `ensemble=False` takes one template on ImageNet, too. Images are resized by PIL
         before they are tensors, as everywhere here. Iterations for a dataset that the README does
-        not list: 50 on base classes, 200 on all, this project's choice. Noise has the seed of the
-        step. The towers run in bfloat16 autocast on CUDA, in the code in half precision; the
-        mapping is in single precision in both.
+        not list: 50 on base classes, 200 on all, this project's choice. The README asks for 100
+        iterations of domain generalization with RN50; all backbones have 200 here. A loaded fit
+        does not know of which dataset its images are, and takes W for the fitted classes. Noise has
+        the seed of the step. The towers run in bfloat16 autocast on CUDA, in the code in half
+        precision; the mapping is in single precision in both.
     """
 
     lr: float = published(5e-4, "LFA README")

@@ -33,7 +33,9 @@ class LinearProbe(Method):
     Source: Radford et al., Learning Transferable Visual Models From Natural Language Supervision,
         appendix A.3 (https://arxiv.org/abs/2103.00020), solved by scikit-learn's L-BFGS.
     Differs: the features are those after CLIP's projection, as in the paper's released example, and
-        val has min(shots, 4) images a class. Afterwards it is not fitted again on train and val.
+        val has min(shots, 4) images a class. Afterwards it is not fitted again on train and val. Of
+        equal strengths the smallest counts; CoOp's lpclip begins with the largest, and halves its
+        steps.
     """
 
     uses_val: ClassVar[bool] = True

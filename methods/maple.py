@@ -43,8 +43,8 @@ class MaPLe(Method):
     Source: Khattak et al., MaPLe: Multi-modal Prompt Learning, section 3.2
         (https://arxiv.org/abs/2210.03117); code muzairkhattak/multimodal-prompt-learning,
         trainers/maple.py and configs/trainers/MaPLe/vit_b16_c2_ep5_batch4_2ctx.yaml.
-    Differs: bfloat16 autocast with float32 prompts instead of half precision. `maple-lite` is this
-        project's.
+    Differs: few_shot, for which no settings are published, takes those of base-to-new. bfloat16
+        autocast with float32 prompts instead of half precision. `maple-lite` is this project's.
     """
 
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"maple-lite": {"coupling_rank": 32}}

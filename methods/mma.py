@@ -38,9 +38,10 @@ class MMA(Adapter):
 
     Source: Yang et al., MMA: Multi-Modal Adapter for Vision-Language Models (CVPR 2024), Eq. 4-7;
         code ZjjConan/VLM-MultiModalAdapter, clip/model.py and clip/gsl.py (gradient rescaling).
-    Differs: the recipe for transfers is the paper's; the code has none. bfloat16 autocast on CUDA
-        instead of half precision with loss scaling. With towers of different depth only the blocks
-        that both have are edited.
+    Differs: the recipe for transfers is the paper's; the code has none. few_shot takes the settings
+        of base-to-new. Other batches and epochs for each dataset stand in comments of an early
+        version of its script, and not here. bfloat16 autocast on CUDA instead of half precision
+        with loss scaling. With towers of different depth only the blocks that both have are edited.
     """
 
     lr: float = published(0.0015, "MMA configs/trainers/MultiModalAdapter/vit_b16_ep5.yaml")

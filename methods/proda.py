@@ -89,8 +89,11 @@ class ProDA(Method):
         project's reading of a minibatch in the paper: b prompts drawn anew in each step,
         orthogonality over them alone. The ports weight orthogonality differently (one by 1, one not
         at all); lambda, the rate and the epochs are the paper's as they are quoted. Two of them
-        leave underscores in class names, which are read as spaces here. Batch size and warm-up are
-        CoOp's, this project's choice. bfloat16 autocast with float32 prompts.
+        leave underscores in class names, which are read as spaces here. Batch size, warm-up,
+        momentum, weight decay and the schedule by epoch are CoOp's, this project's choice, with one
+        step for each batch of images. Two of the ports take b prompts after b until all K have been
+        used, so 8 steps for each batch, by plain SGD with neither, and a cosine by step. bfloat16
+        autocast with float32 prompts.
     """
 
     lr: float = published(0.001, "ProDA section 4.1, as quoted")

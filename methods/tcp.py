@@ -68,10 +68,10 @@ class TCP(Method):
     Source: Yao et al., TCP: Textual-based Class-aware Prompt tuning for Visual-Language Model,
         Eq. 3-7 (https://arxiv.org/abs/2311.18231); code
         htyao89/Textual-based_Class-aware_prompt_tuning, trainers/tcp.py.
-    Differs: on SUN397 and ImageNet the script trains for the configuration's 50 epochs, but loads
-        epoch 25, which such a run does not write: 25 epochs there are our reading. Transfers are
-        not scripted and take the same settings. bfloat16 autocast with float32 prompts instead of
-        half precision. Datasets that the code does not know have "X X X X {}." as their text.
+    Differs: on SUN397 and ImageNet there are 25 epochs, as the code's train.py sets after its
+        configuration. Transfers are not scripted and take the same settings. bfloat16 autocast with
+        float32 prompts instead of half precision. Datasets that the code does not know have "X X X
+        X {}." as their text.
     """
 
     epochs: int = published(
@@ -83,7 +83,7 @@ class TCP(Method):
 
     @classmethod
     def recipe(cls, task: str, dataset: str, shots: int) -> Mapping[str, Any]:
-        """Our reading of TCP scripts/base2new_train.sh, which loads epoch 25 on these two."""
+        """TCP train.py, setup_cfg."""
         return {"epochs": 25} if dataset in ("sun397", "imagenet") else {}
 
     def prompts(self, classes: Classes) -> list[list[str]]:
