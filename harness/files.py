@@ -8,7 +8,8 @@ from pathlib import Path, PurePath
 from harness.errors import HarnessError
 
 ARCHIVES = (".tgz", ".gz", ".tar", ".zip")
-SYSTEM = ("thumbs.db", "desktop.ini")  # Windows writes them into folders of images
+# what Windows, macOS's archives and Synology's disks write into folders of images
+SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "$recycle.bin")
 
 
 def regular_file(path: Path) -> Path:
@@ -45,7 +46,7 @@ def stamp(path: Path) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's: .DS_Store, ._x, Thumbs.db."""
+    """Whether a file or folder is none of the user's: .DS_Store, ._x, Thumbs.db, @eaDir."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 

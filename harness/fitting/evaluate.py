@@ -1,6 +1,5 @@
 """A fitted model over a split: predictions and accuracy."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -83,15 +82,16 @@ def evaluate(model: Model, images: Images) -> Scores:
         clip.logit_scale.exp(), prompts.references, fitted=fitted, transferred=transferred,
         numbers=model.classes.numbers(classes),
     )  # fmt: skip
-    frozen = images.frozen().test() if method.frozen_images is True else itertools.repeat(None)
+    frozen = torch.cat([*images.frozen().test()]) if method.frozen_images is True else None
     batches, wrong, labels = list[Scores](), list[Tensor](), images.labels
-    for x, seen in zip(images.test(), frozen, strict=False):
+    for x in images.test():
+        done = sum(len(each.labels) for each in batches)
+        seen = None if frozen is None else frozen[done : done + len(x)]
         image = image_features(model, x)
         own = text_features(model, prompts, image) if text is None else text
         output = model.output(image, own, replace(given, image=seen))
         wrong.append(_wrong(output))
         logits = output.logits[:, columns]
-        done = sum(len(each.labels) for each in batches)
         batches.append(Scores.of(logits, labels[done : done + len(logits)]))
     _check_numbers(model, images, torch.stack(wrong).any(0).tolist())
     return Scores.join(batches)

@@ -128,12 +128,30 @@ def _named_splits(path: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
     """Files are named after their split: test.parquet, train-00000-of-..., train/0.parquet, also
     inside a folder that holds all of them, such as data/. Of one name, or numbered in such a
     folder, they are one split."""
+    _check_numbered(path, files)
     found: dict[str, list[Path]] = {}
     top = Path(os.path.commonpath([each.parent for each in files]))
     for each in files:
         word = re.split(r"[-_.0-9]", each.stem)[0] or (each.stem if top == path else "numbered")
         found.setdefault(next(iter(each.parent.relative_to(top).parts), word), []).append(each)
     return {"train": list(files)} if len(found) == 1 else found
+
+
+def _check_numbered(path: Path, files: Sequence[Path]) -> None:
+    """Of files that are numbered, as train-00000-of-00004, all are there."""
+    sets: dict[tuple[Path, str, int], set[int]] = {}
+    for each in files:
+        numbered = re.match(r"(.*)-(\d+)-of-(\d+)", each.stem)
+        if numbered:
+            start, number, count = numbered.groups()
+            sets.setdefault((each.parent, start, int(count)), set()).add(int(number))
+    for (_, start, count), there in sets.items():
+        missing = sorted(set(range(count)) - there)
+        if missing:
+            raise HarnessError(
+                f"{path} has {len(there)} of {count} files of {start!r}: the one numbered "
+                f"{missing[0]} is missing. Complete the download."
+            )
 
 
 def _check_parquet(path: Path, splits: Mapping[str, Sequence[Path]]) -> None:

@@ -108,8 +108,7 @@ def verify(plugin: Plugin, root: Path | None) -> Findings:
     lists = {part: items for part, items in read.items() if items}
     about, rows, problems = dataset.published, [], []
     classes = len(class_names(lists.get("train") or lists["test"]))
-    if about and classes != about.classes:
-        problems.append(f"{classes} classes instead of {about.classes}.")
+    problems += unlike_published(plugin.name, dataset, lists, classes)
     for part, items in lists.items():
         each = Counter(item.label for item in items).values()
         expected = about.images[part] if about and part in about.images else None
@@ -122,8 +121,6 @@ def verify(plugin: Plugin, root: Path | None) -> Findings:
                 "images a class": f"{min(each)}-{max(each)}",
             }
         )
-        if expected not in (None, len(items)):
-            problems.append(f"{len(items):,} {part} images instead of {expected:,}.")
     digests, bad = _digests(plugin.name, dataset, root, lists)
     problems += bad
     for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
@@ -148,6 +145,17 @@ def unread(name: str, dataset: Dataset, root: Path | None) -> list[str]:
     if isinstance(dataset, UserImages):
         found += dataset.notes()
     return found
+
+
+def unlike_published(name: str, dataset: Dataset, lists: Lists, classes: int) -> list[str]:
+    """A sentence on counts of images and classes that are not the published ones."""
+    about = dataset.published
+    if about is None:
+        return []
+    counts = [(f"{part} images", len(lists.get(part, ())), n) for part, n in about.images.items()]
+    counts.append(("classes", classes, about.classes))
+    other = [f"{here:,} {what} instead of {n:,}" for what, here, n in counts if here not in (0, n)]
+    return [f"unlike the published {name}: {', '.join(other)}."] if other else []
 
 
 def _digests(

@@ -61,22 +61,23 @@ class FewShotList:
                     f"{item.name!r} (label {item.label}) in the dataset",
                 )  # fmt: skip
             found[image.part].append(item)
-        self._check(name, found, {item.name for item in lists["train"]}, shots)
+        self._check(name, found, {item.label: item.name for item in lists["train"]}, shots)
         self._check_contents(name, dataset, [*found["train"], *found["val"]], root)
         return found["train"], found["val"]
 
-    def _check(self, name: str, found: Lists, classes: set[str], shots: int) -> None:
+    def _check(self, name: str, found: Lists, names: Mapping[int, str], shots: int) -> None:
         counts = Counter(item.path for items in found.values() for item in items)
         twice = [path for path, count in counts.items() if count > 1]
         if twice:
             raise self._wrong(name, f"{twice[0]!r} is listed twice")
-        trained = Counter(item.name for item in found["train"])
-        lacking = sorted(classes - trained.keys())
+        trained = Counter(item.label for item in found["train"])  # two classes may share a name
+        lacking = sorted(names[label] for label in names.keys() - trained.keys())
         if lacking:
             raise self._wrong(name, f"the class {lacking[0]!r} has no training image")
         (most, count), *_ = trained.most_common(1)
         if count > shots:
-            raise self._wrong(name, f"the class {most!r} has {count} images instead of {shots}")
+            what = f"the class {names[most]!r} has {count} images instead of {shots}"
+            raise self._wrong(name, what)
 
     def _check_contents(
         self, name: str, dataset: Dataset, items: Sequence[Item], root: Path | None

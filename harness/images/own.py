@@ -135,11 +135,24 @@ class UserImages(Dataset):
                 f"two classes, {shown(self.path)}: copies of {_images(len(twice))} are in two "
                 f"classes, such as {' and '.join(map(repr, sorted(twice[0])[:2]))}."
             )
-        again = [paths for paths in test.values() if len(paths) > 1]
-        if again:
+        for where, there in (("test", test), ("train or val", trained)):
+            again = [paths for paths in there.values() if len(paths) > 1]
+            if again:
+                found.append(
+                    f"twice, {shown(self.path)}: {_images(len(again))} of {where} have copies "
+                    f"there, such as {shown(' = '.join(again[0][:2]))}: each counts."
+                )
+        names = {item.name for item in lists["train"]}
+        nothing = [name for name in names if name.lower() in ("nan", "none", "null", "n/a")]
+        if all(name.isdecimal() for name in names):
             found.append(
-                f"twice, {shown(self.path)}: {_images(len(again))} of test have copies within "
-                f"test, such as {shown(' = '.join(again[0][:2]))}."
+                f"class names, {shown(self.path)}: they are numbers, which say nothing in a "
+                "prompt. Give their names with --class-names."
+            )
+        elif nothing:
+            found.append(
+                f"class names, {shown(self.path)}: {nothing[0]!r} is a class; if it stands for a "
+                "label that is missing, remove its images."
             )
         return found
 

@@ -53,7 +53,8 @@ class Table:
         images = images or [n for n, each in features.items() if _holds_bytes(each)]
         classes = [n for n, each in features.items() if isinstance(each, datasets.ClassLabel)]
         values = [n for n, each in features.items() if _holds_values(each)]
-        classes = classes or [n for n in values if n in LABELS] or values
+        likely = [n for n in values if n in LABELS]
+        classes = [*classes, *(n for n in likely if n not in classes)] or values
         return (
             image or self._only("image", images, features),
             label or self._only("label", classes, features),

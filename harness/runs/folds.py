@@ -229,21 +229,32 @@ def assigned(dataset: Dataset, items: Sequence[Item], folds: int) -> list[int]:
             of_unit[unit] = fold
             mine[fold] += len(units[unit])
             counts[fold] += len(units[unit])
-    return [of_unit[dataset.unit(item)] for item in items]
+    return [of_unit[unit] for unit in _named(dataset, items)]
 
 
 def _units(dataset: Dataset, items: Sequence[Item]) -> dict[int, dict[str, list[Item]]]:
     """The items of each unit, by class in the order of labels; a unit of several classes counts for
     the one with the lowest label."""
-    first = dict[str, int]()
-    for item in items:
-        unit = dataset.unit(item)
+    first, names = dict[str, int](), _named(dataset, items)
+    for item, unit in zip(items, names, strict=True):
         first[unit] = min(item.label, first.get(unit, item.label))
     found: dict[int, dict[str, list[Item]]] = {item.label: {} for item in items}
-    for item in items:
-        unit = dataset.unit(item)
+    for item, unit in zip(items, names, strict=True):
         found[first[unit]].setdefault(unit, []).append(item)
     return dict(sorted(found.items()))
+
+
+def _named(dataset: Dataset, items: Sequence[Item]) -> list[str]:
+    """The unit of each item. In a folder of the user's, copies of one image are one unit."""
+    names = [dataset.unit(item) for item in items]
+    if not isinstance(dataset, UserImages):
+        return names
+    read = dataset.contents([item.path for item in items])
+    digests = [b"" if item.group else each for item, each in zip(items, read, strict=True)]
+    first: dict[bytes, str] = {}
+    for name, digest in sorted(zip(names, digests, strict=True)):
+        first.setdefault(digest, name)
+    return [first[digest] if digest else name for name, digest in zip(names, digests, strict=True)]
 
 
 def _hash(unit: str) -> str:

@@ -77,6 +77,9 @@ def _others(names: Sequence[str]) -> str:
 
 def _own_data(name: str, dataset: Dataset, halves: set[Classes], context: Context) -> list[str]:
     found = library.unread(name, dataset, context.root)
+    found += library.unlike_published(
+        name, dataset, context.lists(name, dataset), len(context.classes(name, dataset).names)
+    )
     if _unknown_content(dataset):
         found.append(
             f"images, {name}: this plugin does not say what its image files hold (`content`), so "

@@ -39,6 +39,11 @@ class Csv(UserImages):
             )
         found: dict[str, list[Listed]] = {}
         for line, row in listed:
+            if len(row) > len(columns):
+                raise HarnessError(
+                    f"{self.path}, line {line}: {len(row)} values for {len(columns)} columns, in "
+                    f"{','.join(row)!r}. Put a value that holds a comma into quotes."
+                )
             given = dict(zip(columns, row, strict=False))
             path, label, part, group = (given.get(name, "") for name in COLUMNS)
             if not path or not label:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +67,8 @@ class Folder(UserImages):
         there = self._folders(self.home)
         if not there:
             raise HarnessError(f"{self.path} has no folders; one a class is expected.")
-        splits = [name for name in there if split_of(name)]
+        found = splits_among(there)
+        splits = list(found)
         if not splits:
             self._check_no_splits_inside(there)
             return {}
@@ -78,7 +80,7 @@ class Folder(UserImages):
             )
         parts: dict[str, str] = {}
         for name in splits:
-            part = split_of(name) or ""
+            part = found[name]
             if part in parts:
                 raise HarnessError(
                     f"{self.path} has two folders for {part}: {parts[part]} and {name}. Keep one."
@@ -94,7 +96,7 @@ class Folder(UserImages):
         """Splits one floor below would be mixed within a class."""
         for name in there:
             inside = self._folders(self.home / name)
-            splits = [each for each in inside if split_of(each)]
+            splits = list(splits_among(inside))
             if not splits:
                 continue
             remedy = f"give folder:{self.home / name}" if len(there) == 1 else (
@@ -140,6 +142,23 @@ def _suffix(path: str) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+
+
+def splits_among(names: Sequence[str]) -> dict[str, str]:
+    """Which split each of some folders holds that lie side by side: by its name alone, or by what
+    distinguishes it from others, as in seg_train and seg_test, or train2017 and val2017."""
+    exact = {name: split_of(name) for name in names}
+    found = {name: part for name, part in exact.items() if part}
+    if found:
+        return found
+    alike: dict[str, dict[str, str]] = {}
+    for name in names:
+        words = re.findall("[a-z]+", name.lower())
+        parts = [SPLITS[word] for word in words if word in SPLITS]
+        if len(parts) == 1:
+            rest = " ".join(word for word in words if word not in SPLITS)
+            alike.setdefault(rest, {})[name] = parts[0]
+    return next((each for each in alike.values() if {"train"} < set(each.values())), {})
 
 
 def split_of(name: str) -> str | None:

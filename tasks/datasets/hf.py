@@ -108,11 +108,6 @@ class Hf(ContainedImages):
         without = len(table.class_names(label)) - len(held)
         if without > 0:
             found.append(f"classes, {self.path}: {without} of {label!r} have no image.")
-        if all(name.isdecimal() for name in held):
-            found.append(
-                f"class names, {self.path}: {label!r} holds numbers, which say nothing in a "
-                "prompt. Give their names with --class-names."
-            )
         return found
 
     def _table(self) -> arrow.Table:

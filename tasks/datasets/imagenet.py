@@ -154,7 +154,8 @@ class ImageNet(FileDataset):
         """The class names by WordNet id, in the order of classnames.txt.
 
         Raises:
-            HarnessError: a line is no id and a name, or an id is there twice.
+            HarnessError: a line is no id and a name, an id is there twice or not in its place, or
+                most lines have several names.
         """
         found: dict[str, str] = {}
         for number, line in enumerate(self.lines(root, "classnames.txt"), 1):
@@ -166,6 +167,16 @@ class ImageNet(FileDataset):
                     "Expected is a line a class, such as 'n01440764 tench'."
                 )
             found[wnid] = name.strip()
+        of = self.path(root, "classnames.txt")
+        if list(found) != sorted(found):
+            raise HarnessError(
+                f"{of}: the ids must be in order, since lines number the classes. Take CoOp's file."
+            )
+        if sum("," in name for name in found.values()) > len(found) / 2:
+            raise HarnessError(
+                f"{of} lists several names for a class, with commas between them, and a prompt has "
+                "one. Take CoOp's file."
+            )
         return found
 
 

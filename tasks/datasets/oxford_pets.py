@@ -12,6 +12,8 @@ class OxfordPets(SplitFileDataset):
 
     Source: Parkhi et al., Cats and Dogs (2012);
         CoOp datasets/oxford_pets.py.
+    Differs: three of its 7,349 pictures have transparent parts, which stand on white here and show
+        what lies under them in CoOp.
     """
 
     template: ClassVar[str] = "a photo of a {}, a type of pet."

@@ -18,9 +18,12 @@ class Wds(ContainedImages):
     A sample is an image and its class number in a .cls file of the same name. classnames.txt names
     the classes in the order of their numbers. Its zero-shot templates are the prompts, unless
     --template gives others. Shards are indexed once and read without extracting them. With test
-    alone, or train alone, each class is split once into train, val and test, 5 : 2 : 3.
+    alone, or train alone, each class is split once into train, val and test, 5 : 2 : 3; with train
+    and val alone, val is scored.
 
     Source: your folder.
+    Differs: CLIP_benchmark shows images as they are stored, without turning them or a white ground,
+        leaves underscores in names, and keeps classes without images in the classifier.
     """
 
     template: str = field(  # type: ignore[misc]
@@ -93,6 +96,7 @@ class Wds(ContainedImages):
                 continue
             if part in parts:
                 raise HarnessError(f"{self.path} has two folders for {part}. Keep one.")
+            self._check_count(folder, found)
             for path in found:
                 if not path.resolve().is_relative_to(self.home.resolve()):
                     raise HarnessError(f"{path} is a link that leaves {self.path}.")
@@ -103,6 +107,19 @@ class Wds(ContainedImages):
                 "classnames.txt."
             )
         return parts
+
+    def _check_count(self, folder: Path, found: list[Path]) -> None:
+        """CLIP_benchmark says in nshards.txt how many there are, numbered from 0."""
+        if not (folder / "nshards.txt").is_file():
+            return
+        said = read_text(folder / "nshards.txt", self.path).strip()
+        there = sorted(each.stem for each in found)
+        if not said.isdecimal() or there != sorted(str(i) for i in range(int(said))):
+            raise HarnessError(
+                f"{self.path}: {folder.name}/nshards.txt says {said!r}, and there are "
+                f"{len(found)} shards ({', '.join(there[:5])}). Complete the download, or remove "
+                "the file."
+            )
 
     def _names(self) -> list[str]:
         names = [composed(name) for name in self._lines("classnames.txt")]

@@ -127,6 +127,13 @@ def test_splits_of_other_names_are_asked_for_and_mapped(tmp_path):
 
 
 @needed
+def test_a_file_of_a_numbered_set_that_is_missing_is_refused(tmp_path):
+    (tmp_path / "pq").mkdir()
+    table(rows(4)).to_parquet(str(tmp_path / "pq" / "train-00000-of-00002.parquet"))
+    assert "has 1 of 2 files of 'train': the one numbered 1 is missing" in refusal(tmp_path / "pq")
+
+
+@needed
 def test_columns_are_found_by_type_or_asked_for(tmp_path):
     import datasets
 

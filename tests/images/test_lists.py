@@ -1,10 +1,12 @@
 """Few-shot lists in files: what is written is what is drawn, and what does not fit is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from harness.cli.commands import main
+from harness.dataset import Item
 from harness.errors import HarnessError
 from harness.images import list_files, lists
 from harness.leaderboards import leaderboard
@@ -181,3 +183,12 @@ def test_the_command_writes_a_file_for_each_dataset_shots_and_seed(tmp_path, cap
     ]
     line = json.loads((tmp_path / "toy-shot_1-seed_1.jsonl").read_text().splitlines()[0])
     assert sorted(line) == ["class", "fingerprint", "label", "path", "split"]
+
+
+def test_two_classes_of_one_name_have_their_shots_each():
+    path = "image-{}-{}.png"
+    labels = {0: "missile", 1: "missile", 2: "disc"}
+    train = [Item(path.format(label, n), label, labels[label]) for label in labels for n in (0, 1)]
+    listed = [lists.ListedImage("train", i.path, i.label, i.name) for i in train]
+    found = lists.FewShotList(Path("x"), tuple(listed)).items("toy", DATASET, {"train": train}, 2)
+    assert found[0] == train

@@ -51,7 +51,7 @@ def test_copies_within_test_and_in_two_classes_are_said(tmp_path):
     said = own(home).notes()
     assert any("copies of 1 image are in two classes, such as 'ash' and 'elm'" in s
                for s in said)  # fmt: skip
-    assert any("of test have copies within test" in s for s in said)
+    assert any("of test have copies there" in s for s in said)
 
 
 def test_copies_stay_together_where_the_split_is_made_here(tmp_path):
@@ -99,3 +99,18 @@ def test_remarks_of_a_folder_name_it_once(tmp_path, toy):
     dataset = plugin.cls(**plugin.fixed)
     said = _own_data("folder:x", dataset, set(), Context(toy))
     assert len(said) == len({*said})
+
+
+def test_copies_within_train_and_classes_that_are_no_names_are_said(tmp_path):
+    home = unlike(folder(tmp_path))
+    shutil.copy(home / "train/ash/train0.png", home / "train/ash/again.png")
+    for part in ("train", "test"):
+        (home / part / "elm").rename(home / part / "nan")
+    said = own(home).notes()
+    assert any("1 image of train or val have copies there" in s and "each counts" in s
+               for s in said)  # fmt: skip
+    assert any("'nan' is a class; if it stands for a label that is missing" in s for s in said)
+    for part in ("train", "test"):
+        for number, name in enumerate(("ash", "nan")):
+            (home / part / name).rename(home / part / str(number))
+    assert any("they are numbers, which say nothing" in s for s in own(home).notes())

@@ -68,6 +68,27 @@ def test_folders_that_may_be_splits_or_classes_are_refused(folders, says, tmp_pa
     assert says in refusal(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("seg_train", "seg_test"), ("train2017", "val2017"), ("TRAIN (1)", "TEST (1)"),
+     ("imagenet_train", "imagenet_val"), ("asl_alphabet_train", "asl_alphabet_test")],
+)  # fmt: skip
+def test_splits_whose_names_say_more_are_known_side_by_side(train, test, tmp_path):
+    grow_parts(tmp_path, (train, test))
+    two = dict.fromkeys(COLOURS, 2)
+    assert counts(read(tmp_path)) == {"train": two, "val": {}, "test": two}
+
+
+def test_a_third_folder_beside_such_splits_is_no_class(tmp_path):
+    grow_parts(tmp_path, ("seg_train", "seg_test", "seg_pred"))
+    assert "DATA holds seg_test, seg_train beside seg_pred. If they are" in refusal(tmp_path)
+
+
+def test_classes_whose_names_hold_the_words_of_splits_are_classes(tmp_path):
+    grow(tmp_path, 3, ("bullet train", "test tube"))
+    assert counts(read(tmp_path))["train"] == {"bullet train": 1, "test tube": 1}
+
+
 def test_a_class_folder_may_hold_folders_of_other_names(tmp_path):
     for name in ("ash", "oak"):
         for number in range(3):
@@ -205,6 +226,11 @@ def test_a_csv_may_be_written_in_other_ways(header, write, tmp_path):
         windows = path.replace("/", "\\")
         lines.append(write.format(path, label, part, home=tmp_path, windows=windows))
     assert read(rows(tmp_path, header, *lines)) == expected
+
+
+def test_a_value_more_than_there_are_columns_is_refused(tmp_path):
+    path = rows(tmp_path, "path,label", "a.png,crane, bird", "b.png,crane, machine")
+    assert "line 2: 3 values for 2 columns" in refusal(path)
 
 
 def test_columns_that_are_not_read_are_named(tmp_path):

@@ -72,6 +72,11 @@ def run(results, folder, *arguments):
     return main(["run", *chosen, "--set", "engine.max_steps=2", *arguments])
 
 
+def test_another_number_of_shards_than_is_said_is_refused(tmp_path):
+    (tree(tmp_path) / "train" / "nshards.txt").write_text("3\n")
+    assert "train/nshards.txt says '3', and there are 2 shards (0, 1)" in refusal(tmp_path)
+
+
 def test_labels_follow_classnames_and_shards_are_read_in_order(tmp_path):
     lists = wds(tree(tmp_path)).read(None)
     assert [len(lists[part]) for part in ("train", "val", "test")] == [20, 0, 8]

@@ -204,6 +204,19 @@ def test_folds_depend_on_paths_and_not_on_their_order():
     assert there == back
 
 
+def test_copies_of_an_image_are_in_one_fold(tmp_path):
+    home = folder(tmp_path / "discs", train=6)
+    for path in sorted((home / "train").rglob("*.png")):
+        shutil.copy(path, path.with_name(f"copy of {path.name}"))
+    dataset = OwnFolder(path=str(home))
+    items = dataset.read(None)["train"]
+    where = dict(zip((item.path for item in items), assigned(dataset, items, 5), strict=True))
+    assert len({*where.values()}) == 5
+    for path, fold in where.items():
+        if "copy of" in path:
+            assert where[path.replace("copy of ", "")] == fold
+
+
 def test_a_fold_holds_out_its_part_of_train_and_keeps_val():
     whole = Toy().read(None)
     number = fold_count("toy", Toy(), Toy().read(None)["train"])

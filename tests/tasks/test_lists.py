@@ -119,7 +119,7 @@ def test_the_content_of_a_published_dataset_changes_with_the_size_of_an_image(tm
     assert len({before, changed, read.content(tmp_path)}) == 3
 
 
-@pytest.mark.parametrize("name", [".DS_Store", "._x_0.JPEG", "Thumbs.db", "desktop.ini"])
+@pytest.mark.parametrize("name", [".DS_Store", "._x_0.JPEG", "Thumbs.db", "desktop.ini", "@eaDir"])
 def test_hidden_files_and_folders_of_a_layout_are_passed_over(name, tmp_path):
     below = "imagenetv2-matched-frequency-format-val"
     imagenet(tmp_path, "imagenetv2", below, ("0", "1", "2"))
@@ -141,6 +141,8 @@ def test_hidden_files_and_folders_of_a_layout_are_passed_over(name, tmp_path):
         ("n01440764 tench\nn01440764 trout\n", "line 2, 'n01440764 trout', has an id for the"),
         ("n01440764 tench\nn01443537\n", "line 2, 'n01443537', is no id and a name."),
         ("tench n01440764\n", "line 1, 'tench n01440764', is no id and a name."),
+        ("n01443537 goldfish\nn01440764 tench\n", "the ids must be in order"),
+        ("n01440764 tench, Tinca tinca\nn01443537 goldfish, carp\n", "several names for a class"),
     ],
 )  # fmt: skip
 def test_classnames_that_do_not_fit_the_folders_are_refused(lines, says, tmp_path):
