@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from harness.dataset import Classes
 from harness.fitting.model import Model
 from harness.images.cache import Cache, source_hash
+from harness.images.source import PIXELS
 from harness.randomness import generator
 from harness.towers.edit import Rows, SiteContext
 from harness.towers.openclip import Clip
@@ -22,8 +23,7 @@ from harness.towers.tower import Site
 
 SOURCES = (  # what the bits of a frozen feature depend on
     "towers/tower", "towers/openclip", "towers/text", "towers/hf", "towers/timm", "towers/pixels",
-    "towers/shared_prefix", "fitting/model", "fitting/texts", "fitting/inputs", "images/pixels",
-    "images/source",
+    "towers/shared_prefix", "fitting/model", "fitting/texts", "fitting/inputs", *PIXELS,
 )  # fmt: skip
 CHUNK_TEXTS = 1024  # texts a forward pass while nothing is trained
 PASS = {"cuda": 4096, "cpu": 256}  # tokens that take as long as a pass through a tower by itself

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from harness.code import version
 from harness.records.store import atomically
 
 Tensors = Mapping[str, Tensor]
@@ -171,10 +172,17 @@ class Disk:
 
 @functools.cache
 def source_hash(*modules: str) -> str:
-    """A hash of the source of harness modules, for the keys of what they compute."""
+    """A hash of the source of harness modules and of the packages that take part, for the keys of
+    what they compute."""
     folder = Path(__file__).parents[1]
     source = b"".join((folder / f"{module}.py").read_bytes() for module in modules)
-    return hashlib.sha256(source + torch.__version__.encode()).hexdigest()[:16]
+    return hashlib.sha256(source + _versions().encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _versions() -> str:
+    packages = "torchvision", "open_clip_torch", "timm", "transformers", "pillow-heif"
+    return " ".join([torch.__version__, *map(version, packages)])
 
 
 def checksum(tensors: Tensors) -> str:

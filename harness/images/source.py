@@ -26,6 +26,10 @@ from harness.towers.pixels import Pixels
 THREADS = 8
 
 
+PIXELS = (  # what the pixels of a view depend on
+    "images/pixels", "images/source", "images/own", "images/randaugment", "dataset", "decoding",
+    "randomness", "rgb",
+)  # fmt: skip
 GROUP = 250  # images that are decoded, and kept, together
 
 
@@ -133,7 +137,7 @@ class ImageSource:
         """What `compute` makes of images, from the disk cache if there is one."""
         if self.disk is None:
             return compute()
-        code = source_hash("images/pixels", "images/source", "dataset", "decoding")
+        code = source_hash(*PIXELS)
         content = [(item.path, self.dataset.stamp(item, self.root)) for item in items]
         of = (code, PIL.__version__, FORMATS, repr(self.dataset), split.content, *content)
         return self.disk.get(kind, (*key, *of), compute)

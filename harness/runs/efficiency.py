@@ -267,7 +267,9 @@ def _training(
 
     def step() -> None:
         room = AdaptiveChunks(chunks)
-        model.method.step(TrainingStep(given(), optimiser, 0.0, room=room, recorder=recorded))
+        total = run.schedule.total  # a method may do other things in its last steps
+        first = TrainingStep(given(), optimiser, 0.0, 0, total, room, recorded)
+        model.method.step(first)
 
     def tower(kind: str) -> None:
         """Forward and backward of one tower."""

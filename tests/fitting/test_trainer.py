@@ -199,3 +199,12 @@ def test_what_a_method_is_told_of_the_frozen_parameters_is_not_rounded(mini):
         pairs = FewShotSupport(images, None, None, seed=1).unfrozen
         assert all(frozen.equal(copy) for frozen, copy in pairs.values())
     assert not mini.whole
+
+
+def test_frozen_features_belong_to_their_images_however_both_are_batched(make_run, monkeypatch):
+    record, *_ = execute(make_run("metaprompt"))
+    monkeypatch.setattr("harness.images.source.GROUP", 5)
+    monkeypatch.setattr("harness.fitting.inputs.CHUNK", 2)  # 2, 2, 1 where nothing is kept
+    monkeypatch.setattr(Images, "_fits", lambda images: type(images.model.method) is Method)
+    other, *_ = execute(make_run("metaprompt"))
+    assert other.scores == record.scores
