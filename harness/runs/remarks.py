@@ -7,6 +7,7 @@ from harness.dataset import Classes, Dataset
 from harness.files import shown
 from harness.images import library
 from harness.images.own import UserImages
+from harness.method import Method
 from harness.records.tables import image_count
 from harness.runs.context import Context
 from harness.runs.prepared import PreparedRun
@@ -46,10 +47,26 @@ def remarks(runs: Sequence[PreparedRun]) -> list[str]:
                 f"training images, such as {few[0]!r} with {count[few[0]]}: all are used."
             ] = None
     context = runs[0].context
-    found |= dict.fromkeys(_templates(runs))
+    found |= dict.fromkeys([*_templates(runs), *_warmups(runs)])
     own = [each for (name, dataset), parts in halves.items()
            for each in _own_data(name, dataset, parts, context)]  # fmt: skip
     return [*dict.fromkeys(own), *found]
+
+
+def _warmups(runs: Sequence[PreparedRun]) -> list[str]:
+    """Which fits are cut so short that a third of their steps or more are warm-up."""
+    found: dict[tuple[str, int, int], None] = {}
+    for run in runs:
+        method, cut = run.method.value, run.schedule
+        warm = min(cut.total, method.warmup_epochs * cut.steps)
+        usual = type(method).learning_rate is Method.learning_rate
+        if usual and cut.total < method.steps(cut.steps) and 3 * warm >= cut.total > 0:
+            found[run.method.name, warm, cut.total] = None
+    return [
+        f"warm-up, {name}: {warm} of {total} steps have the rate of the warm-up, as the limit of "
+        f"steps or epochs cuts the fit; `--set {name}.warmup_epochs=0` leaves it out."
+        for name, warm, total in found
+    ]
 
 
 def _templates(runs: Sequence[PreparedRun]) -> list[str]:

@@ -77,3 +77,13 @@ def test_a_table_says_which_rows_took_the_first(tmp_path):
     none = [replace(r, status="not applicable", scores={}) if r.run["method"] == "zero_shot" else r
             for r in records]  # fmt: skip
     assert said not in leaderboard.render(none)
+
+
+def test_a_fit_that_is_cut_to_its_warm_up_is_said(make_run):
+    (said,) = [
+        each for each in remarks([make_run("coop", max_steps=2)]) if each.startswith("warm-up")
+    ]
+    assert said.startswith("warm-up, coop: 1 of 2 steps have the rate of the warm-up")
+    assert not [
+        each for each in remarks([make_run("mma", max_steps=2)]) if each.startswith("warm-up")
+    ]
