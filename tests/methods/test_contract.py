@@ -261,7 +261,7 @@ def test_texts_in_groups_of_like_lengths_give_what_all_together_give(name, exact
     draws = getattr(model.method, "dropout", 0) > 0
     together = untouched or model.mixes_text() or draws
     # to pass their long beginnings again would cost more
-    together |= name in ("prograd", "atprompt")
+    together |= name in ("prograd", "atprompt", "dept")
     assert (counts[1] == 1) == together
     for together, apart in zip(*found, strict=True):
         torch.testing.assert_close(apart, together, atol=1e-10, rtol=1e-10)

@@ -51,7 +51,10 @@ def test_records_of_format_1_load(kind):
 
 def test_every_committed_record_loads():
     paths = [
-        path for folder in REFERENCE.iterdir() if folder.is_dir() for path in Store(folder).files()
+        path
+        for folder in REFERENCE.iterdir()
+        if folder.is_dir() and folder.name != "class-texts"
+        for path in Store(folder).files()
     ]
     assert len(paths) > 1000
     for path in paths:
