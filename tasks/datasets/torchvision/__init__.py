@@ -65,7 +65,8 @@ class Torchvision(Dataset):
         (https://github.com/openai/CLIP/blob/main/data/prompts.md).
     Differs: that file gives some classes of FER2013 several names, of which the first is taken. It
         does not have SVHN, which takes MNIST's template, nor FashionMNIST and KMNIST, whose
-        templates are our choice.
+        templates are our choice. FER2013's test images are those of both its public and its
+        private test.
     """
 
     names_only: ClassVar[bool] = True
