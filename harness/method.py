@@ -316,6 +316,11 @@ class Method:
         [C, T, E] or [B, C, T, E]; given) -> logits [B, C]."""
         return CosineHead()
 
+    @property
+    def frozen_when_scored(self) -> bool:
+        """Whether its head reads `HeadContext.image`, and not its loss alone."""
+        return self.frozen_images is True
+
     def check(self) -> None:
         """Raises HarnessError for hyperparameters out of range, before anything is computed:
         numbers that are negative or not finite, counts below 1 (but see `may_be_zero`)."""

@@ -65,7 +65,7 @@ def _measure(name: str, device: str, engine: dict[str, Any]) -> dict[str, Any]:
         own = image if method.value.text_per_image else None
         given = HeadContext(
             model.clip.logit_scale.exp(), prompts.references,
-            features if method.value.frozen_images is True else None,
+            features if method.value.frozen_when_scored else None,
             split.classes.names == model.classes.names,
         )  # fmt: skip
         text = text_features(model, prompts, own)

@@ -115,7 +115,7 @@ def classifier(fitted: FittedModel) -> dict[str, Tensor]:
             f"{name} changes the image tower: a classifier on the plain backbone's features cannot "
             "stand for it."
         )
-    if model.method.text_per_image or model.method.frozen_images is True:
+    if model.method.text_per_image or model.method.frozen_when_scored:
         raise NoSuchForm(
             f"{name} looks at each image beside its feature: a matrix of class features cannot "
             "stand for it."

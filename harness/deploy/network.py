@@ -49,7 +49,7 @@ class Network(nn.Module):
         (model,) = self._model
         image = image_features(model, model.prefix(self.image, pixels))
         references = {name: getattr(self, f"reference_{name}") for name in self._prompts.references}
-        seen = self.image(pixels) if model.method.frozen_images is True else None
+        seen = self.image(pixels) if model.method.frozen_when_scored else None
         text = self._texts(model, image) if self.features is None else self.features
         return model.output(image, text, HeadContext(self.scale, references, seen)).logits
 

@@ -82,7 +82,7 @@ def evaluate(model: Model, images: Images) -> Scores:
         clip.logit_scale.exp(), prompts.references, fitted=fitted, transferred=transferred,
         numbers=model.classes.numbers(classes),
     )  # fmt: skip
-    frozen = torch.cat([*images.frozen().test()]) if method.frozen_images is True else None
+    frozen = torch.cat([*images.frozen().test()]) if method.frozen_when_scored else None
     batches, wrong, labels = list[Scores](), list[Tensor](), images.labels
     for x in images.test():
         done = sum(len(each.labels) for each in batches)

@@ -80,7 +80,7 @@ class FittedModel:
         classes = self.classes(class_names)
         pixels = self._pixels(images).to(clip.device, clip.logit_scale.dtype)
         image = self.features(pixels)
-        seen = clip.image(pixels) if model.method.frozen_images is True else None
+        seen = clip.image(pixels) if model.method.frozen_when_scored else None
         prompts, text = self.encoded(classes)
         given = HeadContext(
             clip.logit_scale.exp(), prompts.references, seen, fitted=classes == model.classes,

@@ -299,7 +299,7 @@ def _training(
 def _inference(images: Images, repeats: int) -> dict[str, Any]:
     model, clip, method = images.model, images.model.clip, images.model.method
     split = images.split
-    most, needs_frozen = len(split.items), method.frozen_images is True
+    most = len(split.items)
 
     def read() -> Tensor:
         return torch.cat(list(test_batches(images.source, split, clip.pixels, most)))
@@ -309,7 +309,7 @@ def _inference(images: Images, repeats: int) -> dict[str, Any]:
 
     def seen(count: int = most) -> Tensor:
         x = images.normalised(pixels[:count])
-        if needs_frozen:
+        if method.frozen_when_scored:
             clip.image(x)
         return image_features(model, model.prefix(clip.image, x))
 
@@ -321,7 +321,7 @@ def _inference(images: Images, repeats: int) -> dict[str, Any]:
 
     image = seen()
     text = read_texts()
-    frozen = clip.image(images.normalised(pixels)) if needs_frozen else None
+    frozen = clip.image(images.normalised(pixels)) if method.frozen_when_scored else None
     fitted = HeadContext(clip.logit_scale.exp(), prompts.references, frozen, fitted=True)
 
     def head() -> Tensor:

@@ -98,7 +98,7 @@ def logits(model: Model, classes: Classes, x: torch.Tensor) -> torch.Tensor:
     prompts = texts(model, classes, training=False)
     image = image_features(model, model.prefix(model.clip.image, x))
     own = image if model.method.text_per_image else None
-    seen = model.clip.image(x) if model.method.frozen_images is True else None
+    seen = model.clip.image(x) if model.method.frozen_when_scored else None
     given = HeadContext(
         model.clip.logit_scale.exp(), prompts.references, seen, classes == FIT,
         numbers=model.classes.numbers(classes),
