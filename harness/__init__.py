@@ -214,7 +214,7 @@ def load(
     fit: "Record | str | Path", *, plugins: Sequence[str | type] = (), device: str | None = None
 ) -> "FittedModel":
     """The fitted model of a record, of a record's file, of a file of weights, or of a folder that
-    `export --form peft` wrote.
+    `export --form peft` wrote. It computes in float32, also where the run was in bfloat16.
 
     Args:
         plugins: as of `run`, where the method is defined in one; or the method's class itself.

@@ -132,7 +132,7 @@ def few_shot(
 
     Classes are visited in order of first appearance; a class with fewer images gives all of them
     without a draw. This is what CoOp draws for SEED = seed, list for list. Without a val list the
-    second draw is from what the first one left of train.
+    second draw is from what the first one left of train, but for images of the same groups.
 
     Source: Dassl base_dataset.py, generate_fewshot_dataset; CoOp datasets/*.py.
     """
@@ -149,20 +149,21 @@ def refilled(
     seed: int,
     readable: Callable[[Item], bool],
 ) -> Split:
-    """The split with other images of the same classes in some places, drawn from `spare`; a place
-    stays empty where its class has none left that can be read. What was replaced is skipped."""
+    """The split with other images of the same classes in some places, drawn from `spare`, which has
+    the split's labels; a place stays empty where its class has none left that can be read. What was
+    replaced is skipped."""
     items, empty = list(split.items), list[int]()
-    left: dict[str, list[Item]] = {}
+    left: dict[int, list[Item]] = {}
     for place in sorted(places):
         item = items[place]
-        if item.name not in left:
-            left[item.name] = [each for each in spare if each.name == item.name]
-            random.Random(f"{seed} {item.name}").shuffle(left[item.name])
-        pool = left[item.name]
+        if item.label not in left:  # two classes may have one name
+            left[item.label] = [each for each in spare if each.label == item.label]
+            random.Random(f"{seed} {item.name}").shuffle(left[item.label])
+        pool = left[item.label]
         while pool and not readable(pool[-1]):
             pool.pop()
         if pool:
-            items[place] = pool.pop()._replace(label=item.label)
+            items[place] = pool.pop()
         else:
             empty.append(place)
     gone = tuple(split.items[place].path for place in sorted(places))
@@ -172,11 +173,12 @@ def refilled(
 def _sample(
     items: Sequence[Item], count: int, stream: random.Random, taken: Set[Item] = frozenset()
 ) -> list[Item]:
-    """`count` items of each class that are not taken. It holds places, not items: a list of a
-    million may make its items when it is asked for them."""
+    """`count` items of each class that are not taken, and of no group of which one is. It holds
+    places, not items: a list of a million may make its items when it is asked for them."""
+    groups = {item.group for item in taken if item.group}
     by_label: defaultdict[int, array[int]] = defaultdict(lambda: array("l"))
     for place, item in enumerate(items):
-        if not taken or item not in taken:
+        if not taken or (item not in taken and item.group not in groups):
             by_label[item.label].append(place)
     chosen: list[int] = []
     for places in by_label.values():

@@ -8,7 +8,7 @@ import pytest
 
 from harness.dataset import Classes, Item
 from harness.errors import HarnessError
-from harness.splits import check_lists, class_names, few_shot, select
+from harness.splits import check_lists, class_names, few_shot, refilled, select
 
 
 def items(labels: str, prefix: str = "") -> list[Item]:
@@ -40,6 +40,24 @@ def test_few_shot_lists_are_those_of_dassl(shots, seed):
 def test_a_class_with_fewer_images_than_shots_gives_all_of_them():
     train, _ = few_shot(items("000011"), [], 3, 1)
     assert [item.label for item in train] == [0, 0, 0, 1, 1]
+
+
+def test_what_validates_shares_no_group_with_what_is_trained_on():
+    frames = [Item(f"{n}", n % 2, f"class{n % 2}", f"video{n // 4}") for n in range(16)]
+    for seed in range(5):
+        train, val = few_shot(frames, [], 2, seed)
+        assert not {item.group for item in train} & {item.group for item in val}
+
+
+def test_what_takes_a_place_is_of_its_class_and_not_of_one_that_has_its_name():
+    """ImageNet has two classes of one name in some lists."""
+    missiles = [Item(f"{label}/{n}", label, "missile") for label in (0, 1) for n in range(3)]
+    classes = Classes("toy", ("missile", "missile"), "{}")
+    split = select([missiles[0], missiles[3]], "all", classes)
+    spare = [missiles[1], missiles[2], missiles[4], missiles[5]]
+    filled = refilled(split, [0, 1], spare, 1, lambda item: True)
+    assert [item.path[0] for item in filled.items] == ["0", "1"]
+    assert [item.label for item in filled.items] == [0, 1]
 
 
 def test_base_is_the_larger_first_half_and_new_the_rest_relabelled():

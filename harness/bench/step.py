@@ -178,7 +178,6 @@ class StepBenchmark:
         """first: whether all images are of the first class."""
         labels = self.labels[: len(x)] * (not first)
         batch = Batch(self.model, x, prompts, labels, (1, self.number), chunks)
-        self.method.step(
-            TrainingStep(batch, self.optimiser, 1e-5, 0, 10**6, AdaptiveChunks(chunks), recorder)
-        )
+        room = AdaptiveChunks(chunks)
+        TrainingStep(batch, self.optimiser, 1e-5, 0, 10**6, room, recorder).taken()
         self.number += 1

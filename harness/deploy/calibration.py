@@ -14,7 +14,7 @@ from harness.fitting.fitted import FittedModel
 from harness.images.pixels import normalise
 from harness.leaderboards.metrics import calibration_error
 from harness.runs.plan import Request, plan
-from harness.runs.prepared import PreparedRun
+from harness.runs.prepared import Part, PreparedRun
 
 LEAST, MOST = 1e-2, 1e2  # of the temperature
 
@@ -84,7 +84,8 @@ def _error(logits: Tensor, labels: Tensor) -> float:
 def calibrated(
     fitted: FittedModel, dataset: str | None, root: Path | None, plugins: registry.Registry
 ) -> Calibration:
-    """The temperature of a fit, from the validation images of the classes that it was fitted on.
+    """The temperature of a fit, from the validation images of the classes that it was fitted on; of
+    a method that chose its settings on them, from others.
 
     Args:
         dataset: what it was fitted on, as `run` takes it; None: by the name in the fit.
@@ -100,9 +101,8 @@ def calibrated(
             "templates than this fit had, so that its validation images may be among those that it "
             "was fitted on. Calibrate with the data that it was fitted on."
         )
-    split = prepared.context.split(
-        prepared.run, prepared.fit.dataset, prepared.fit.subset, "validation"
-    )
+    part: Part = "further" if fitted.model.method.uses_val else "validation"
+    split = prepared.context.split(prepared.run, prepared.fit.dataset, prepared.fit.subset, part)
     logits = [
         fitted.logits(normalise(pixels, clip.pixels.mean, clip.pixels.std)).float().cpu()
         for pixels in prepared.source(split).test(split, clip.pixels)
@@ -114,13 +114,14 @@ def calibrated(
 def prepared_of(
     fitted: FittedModel, dataset: str | None, root: Path | None, plugins: registry.Registry
 ) -> PreparedRun:
-    """A run of zero-shot on the images of a fit, under its template where the dataset has none.
+    """A run of zero-shot on the images of a fit, under its templates where the dataset has none.
 
     Raises:
         HarnessError: the dataset is not there.
     """
     run, name = fitted.run, dataset or fitted.run["dataset"]
-    templates = fitted.model.classes.template.split("\n") if ":" in name else None
+    given = run.get("templates") or fitted.model.classes.template.split("\n")
+    templates = given if ":" in name else None
     bindings = config.of_own_images(templates, None)
     # the list of a fit that left some out is found again, and every other list is as it was
     bindings.append(config.bind("engine.on_bad_image", "skip", "--on-bad-image"))

@@ -17,7 +17,7 @@ from harness.decoding import open_rgb
 from harness.errors import HarnessError
 from harness.files import reason, regular_file
 from harness.fitting.inputs import image_features
-from harness.fitting.model import Model
+from harness.fitting.model import Model, whole_convolutions
 from harness.fitting.texts import Texts, text_features, texts
 from harness.images.pixels import normalise, resized
 from harness.method import HeadContext, method_code
@@ -33,6 +33,10 @@ class FittedModel:
     """A method's fit on a backbone: class names, preprocessing, features and logits.
 
     run: what the fit depends on, as in the records of its runs.
+
+    It computes in float32 whatever the run did: where that was bfloat16, as on CUDA unless
+    --precision fp32 was given, logits are nearer to the arithmetic than the record's, and labels of
+    images between two classes can be others.
     """
 
     def __init__(self, model: Model, run: Mapping[str, Any]) -> None:
@@ -60,6 +64,7 @@ class FittedModel:
         return normalise(resized(image, taken)[None], taken.mean, taken.std)[0]
 
     @torch.no_grad()
+    @whole_convolutions()
     def features(self, images: Sequence[Picture] | Tensor) -> Tensor:
         """Image features [B, E], not normalised, of pictures or of what `preprocess` made of them
         ([B, 3, H, W]); [B, K, E] of a method that gives an image several."""
@@ -68,6 +73,7 @@ class FittedModel:
         return image_features(self.model, self.model.prefix(clip.image, x))
 
     @torch.no_grad()
+    @whole_convolutions()
     def logits(
         self, images: Sequence[Picture] | Tensor, class_names: Sequence[str] | None = None
     ) -> Tensor:

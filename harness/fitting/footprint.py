@@ -154,7 +154,7 @@ def _counted(
             batch = Batch(model, x, prompts, labels, (1, number), chunks, frozen, draws=draws)
             del pixels, x
             step = TrainingStep(batch, optimiser, 0.0, number, STEPS, AdaptiveChunks(chunks))
-            method.step(step)
+            step.taken()
             for state in optimiser.state.values():
                 for each in state.values():
                     if isinstance(each, FakeTensor):

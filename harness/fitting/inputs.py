@@ -8,13 +8,12 @@ that need the same values share them, under a size budget.
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from harness.errors import HarnessError
-from harness.fitting.model import Model, at_least_float32
+from harness.fitting.model import Model, at_least_float32, surrounding
 from harness.fitting.sites import See, show_inputs
 from harness.fitting.texts import Texts, arithmetic_key, text_features
 from harness.images.cache import Cache
@@ -128,9 +127,7 @@ class FewShotSupport:
     def __init__(self, images: Images, prompts: Texts, val: Images | None, seed: int) -> None:
         self._images, self._prompts, self._val, self.seed = images, prompts, val, seed
         self.labels, self.scale = images.labels, images.model.clip.logit_scale.exp()
-        kind = images.model.clip.device.type
-        dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
-        self._towers = partial(torch.autocast, kind, dtype, enabled, cache_enabled=False)
+        self._towers = surrounding(images.model.clip.device)
 
     def alone(self, computed: Callable[[nn.Module, "FewShotSupport"], None]) -> None:
         """`Method.prepare` or `Method.finish`, without autocast."""

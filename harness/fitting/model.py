@@ -1,10 +1,11 @@
 """A method on a backbone: the frozen towers, what the method inserts, and what follows from it."""
 
+import contextlib
 import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -264,6 +265,26 @@ def _inserted(edit: Edit, entered: Tensor, left: Tensor, at: SiteContext) -> Ten
 def at_least_float32(features: Tensor) -> Tensor:
     """At least float32."""
     return features.to(torch.promote_types(features.dtype, torch.float32))
+
+
+def surrounding(device: torch.device) -> Callable[[], torch.autocast]:
+    """The autocast that is on now, to be entered again where it has been turned off."""
+    kind = device.type
+    dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+    return partial(torch.autocast, kind, dtype, enabled, cache_enabled=False)
+
+
+@contextlib.contextmanager
+def whole_convolutions() -> Iterator[None]:
+    """Meanwhile cuDNN convolves float32 as it is, not in TF32, and comes to the same bits each
+    time."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+    cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = False, True, False
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = before
 
 
 def check_sites(clip: Clip, method: Method, sites: Sequence[Site] | dict[Site, Edit]) -> None:

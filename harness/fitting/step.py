@@ -1,5 +1,6 @@
 """One training step: whole-batch gradients, micro-batched underneath."""
 
+import contextlib
 import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.fitting.model import Model, at_least_float32
+from harness.fitting.model import Model, at_least_float32, surrounding
 from harness.fitting.texts import CHUNK_TEXTS, MicroBatch, Texts, in_order
 from harness.method import Gradients, HeadContext, Loss, Method
 from harness.towers.edit import Rows, added
@@ -93,7 +94,7 @@ class TrainingStep:
 
     recorder: does what `gradients` does with the method's own loss (see `fitting.recorded`), once
     in a step: a second time it would write into the gradients that the step was given before.
-    replayed: what it gave.
+    replayed: what it gave. towers: what the towers run in.
     """
 
     batch: Batch
@@ -104,6 +105,15 @@ class TrainingStep:
     room: AdaptiveChunks = field(default_factory=AdaptiveChunks)
     recorder: Callable[[Batch], Tensor] | None = None
     replayed: list[Tensor] = field(default_factory=list, repr=False)
+    towers: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
+
+    def taken(self) -> Tensor:
+        """`Method.step`, which computes in single precision; the towers run in the precision that
+        is on now."""
+        device = self.labels.device
+        step = replace(self, towers=surrounding(device))
+        with torch.autocast(device.type, enabled=False):
+            return self.batch.model.method.step(step)
 
     def __post_init__(self) -> None:
         for group in self.optimiser.param_groups:
@@ -133,7 +143,8 @@ class TrainingStep:
     def image_features(self) -> Tensor:
         batch = replace(self.batch, chunks=self.room.chunks)
         parts = micro_batches(batch, "image")
-        features = [tower_features(batch, "image", part)[0] for part in parts]
+        with self.towers():
+            features = [tower_features(batch, "image", part)[0] for part in parts]
         return at_least_float32(in_order(features, parts))
 
     def gradients(
@@ -147,10 +158,9 @@ class TrainingStep:
             self.optimiser.zero_grad(set_to_none=True)
             try:
                 now = replace(batch, chunks=self.room.chunks)
-                if recorder is None:
-                    value = gradients(now, loss)
-                else:
-                    value = recorder(now)
+                with self.towers():
+                    value = gradients(now, loss) if recorder is None else recorder(now)
+                if recorder is not None:
                     self.replayed.append(value)
                 return value, {name: each.grad for name, each in self.parameters.items()}
             except torch.OutOfMemoryError:

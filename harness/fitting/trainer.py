@@ -132,7 +132,7 @@ def fit(
                 now = done / total
                 data = Batch(model, x, texts, labels, (seed, done), chunks, features, now)
                 step = TrainingStep(data, optimiser, rate, done, total, room, recorded)
-                epoch_losses.append(method.step(step))
+                epoch_losses.append(step.taken())
                 seen, done = seen + len(labels), done + 1
                 bar.update()
             losses.append(float(torch.stack(epoch_losses).mean()))

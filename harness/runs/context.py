@@ -125,7 +125,8 @@ class Context:
         return self._sources[dataset]
 
     def split(self, run: Run, name: str, subset: str, part: Part) -> Split:
-        """The few-shot training or validation images, or all test images, of some of the classes.
+        """The few-shot training or validation images, further ones that are neither, or all test
+        images, of some of the classes.
 
         Raises:
             HarnessError: there are none.
@@ -160,6 +161,8 @@ class Context:
         lists = self.lists(name, dataset)
         if part == "test":
             items = lists["test"]
+        elif part == "further":
+            items = self._further(run, name, subset)
         else:
             train, val = self.few_shot(run, name)
             items = train if part == "training" else val
@@ -171,18 +174,32 @@ class Context:
         source = self.source(dataset)
         unreadable = source.unreadable(chosen)
         kept = chosen.without(unreadable)
-        if part != "test" and self.given is None:  # no image is added to a given list
+        if (
+            part in ("training", "validation") and self.given is None
+        ):  # to a given list none is added
             drawn = {*train, *val}
             if part == "validation" and not lists["val"]:  # what took a training image's place
                 drawn |= self._refilled(run, name, subset, lists)
             spare = [i for i in (lists["val"] if part == "validation" else []) or lists["train"]
                      if i not in drawn]  # fmt: skip
+            first = items[chosen.positions[0]].label - chosen.items[0].label
+            spare = [i._replace(label=i.label - first) for i in spare]
             kept = refilled(chosen, unreadable, spare, run.seed, source.readable)
         gone = {i.label: i.name for i in chosen.items}
         gone = {label: gone[label] for label in gone.keys() - {i.label for i in kept.items}}
         if gone and (part == "training" or not kept.items):
             raise no_image_left(name, part, gone[min(gone)], kept.skipped[0])
         return kept
+
+    def _further(self, run: Run, name: str, subset: str) -> list[Item]:
+        """As many images a class as for validation, of those that were drawn for neither part."""
+        lists = self.lists(name, run.data[name])
+        parts: tuple[Part, ...] = ("training", "validation")
+        seen = [i for part in parts for i in self.split(run, name, subset, part).items]
+        paths, groups = {i.path for i in seen}, {i.group for i in seen if i.group}
+        others = [i for i in lists["val"] or lists["train"]
+                  if i.path not in paths and i.group not in groups]  # fmt: skip
+        return few_shot(others, [], min(run.shots, 4), run.seed)[0]
 
     def _refilled(self, run: Run, name: str, subset: str, lists: Lists) -> set[Item]:
         """The training images of a run, as the dataset lists them."""

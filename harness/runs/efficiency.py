@@ -268,8 +268,7 @@ def _training(
     def step() -> None:
         room = AdaptiveChunks(chunks)
         total = run.schedule.total  # a method may do other things in its last steps
-        first = TrainingStep(given(), optimiser, 0.0, 0, total, room, recorded)
-        model.method.step(first)
+        TrainingStep(given(), optimiser, 0.0, 0, total, room, recorded).taken()
 
     def tower(kind: str) -> None:
         """Forward and backward of one tower."""

@@ -19,7 +19,7 @@ from harness.errors import HarnessError
 from harness.fitting.evaluate import Scores, evaluate, zero_shot
 from harness.fitting.inputs import Images
 from harness.fitting.memory import choose, step_memory
-from harness.fitting.model import Model
+from harness.fitting.model import Model, whole_convolutions
 from harness.fitting.recorded import recordable
 from harness.fitting.step import Chunks
 from harness.fitting.texts import Texts, texts
@@ -260,13 +260,10 @@ def _record(run: PreparedRun, status: str, **content: Any) -> Record:
 @contextlib.contextmanager
 def _precision(run: PreparedRun) -> Any:
     device = run.context.clip.device.type
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.allow_tf32 = False  # fp32 is what it says, in convolutions too
     bf16 = run.settings.precision == "bf16"
     # no cache of cast weights: it would outlive the optimiser's steps and freeze the first ones
     autocast = torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False)
-    with recordable(run.context.clip.device), autocast:
+    with recordable(run.context.clip.device), whole_convolutions(), autocast:
         yield
 
 

@@ -28,7 +28,7 @@ from harness.task import Fit, Measurement
 if TYPE_CHECKING:
     from harness.runs.context import Context
 
-Part = Literal["training", "validation", "test"]
+Part = Literal["training", "validation", "further", "test"]
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,7 @@ class PreparedRun:
         }
         if self.one_template:
             identity["one_template"] = self.one_template
+            identity["templates"] = self.train.dataset_classes.template.split("\n")
         if self.method.value.class_texts:
             identity["class_texts"] = self.class_texts
         if self.context.given is not None:
@@ -195,7 +196,7 @@ class PreparedRun:
     def key(self) -> str:
         """Sixteen hex digits of the identity's hash; the user's notation of it plays no part, nor
         does the name of a folder of lists."""
-        words = ("overrides", "given", "lists")
+        words = ("overrides", "given", "lists", "templates")  # the fingerprints know templates
         content = {k: v for k, v in self.identity.items() if k not in words}
         return digest(content)
 

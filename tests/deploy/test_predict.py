@@ -6,13 +6,15 @@ import pytest
 import torch
 
 import harness
+from harness import registry
 from harness.cli.commands import main
 from harness.deploy import predict
-from harness.deploy.calibration import Calibration, temperature
+from harness.deploy.calibration import Calibration, calibrated, temperature
 from harness.errors import HarnessError
 from harness.fitting.fitted import FittedModel
 from harness.fitting.model import Model
 from harness.methods.zero_shot import ZeroShot
+from harness.runs.context import Context
 from tests.conftest import TOY
 from tests.toy import NAMES, Toy
 
@@ -22,7 +24,7 @@ def fitted(tmp_path_factory):
     """The results folder of a short fit and of one that knows the fitted classes alone."""
     folder = tmp_path_factory.mktemp("results")
     harness.run(
-        ["clip_adapter", "taskres"], "few_shot", "toy", shots=2, results=folder,
+        ["clip_adapter", "taskres", "tip_adapter"], "few_shot", "toy", shots=2, results=folder,
         plugins=[str(TOY)], settings={"engine.max_steps": 2}, cache_limit=0,
     )  # fmt: skip
     return folder
@@ -57,7 +59,8 @@ def test_a_folder_is_named_in_natural_order_with_the_probabilities_of_the_fit(
     assert [row["image"] for row in rows] == list(map(str, paths))
     assert [path.name for path in paths[:6]] == ["0.png", "2.png", "4.png", "6.png", "8.png",
                                                  "10.png"]  # fmt: skip
-    (record,) = (r for r in harness.leaderboard(fitted).records if r.run["method"] != "taskres")
+    (record,) = (r for r in harness.leaderboard(fitted).records
+                 if r.run["method"] == "clip_adapter")  # fmt: skip
     logits = harness.load(record, plugins=[str(TOY)], device="cpu").logits(paths)
     values, labels = logits.softmax(-1).topk(3)
     for row, value, label in zip(rows, values.tolist(), labels.tolist(), strict=True):
@@ -98,7 +101,8 @@ def test_other_class_names_are_asked_by_name_or_refused_with_the_reason(
 def test_below_the_threshold_of_the_zero_shot_margin_it_is_none_of_these(
     fitted, pictures, tmp_path
 ):
-    (record,) = (r for r in harness.leaderboard(fitted).records if r.run["method"] != "taskres")
+    (record,) = (r for r in harness.leaderboard(fitted).records
+                 if r.run["method"] == "clip_adapter")  # fmt: skip
     model = harness.load(record, plugins=[str(TOY)], device="cpu").model
     zero_shot = FittedModel(Model(model.clip, ZeroShot(), model.classes, 0), {})
     logits = zero_shot.logits(predict.images_of([str(pictures)]))
@@ -170,3 +174,38 @@ def test_calibration_takes_the_validation_images_of_the_fit_and_no_others(
     assert called(fitted, "clip_adapter", pictures / "sub0" / "0.png", "--calibrate") == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "has other training images, class names or templates than this fit had" in said
+
+
+def test_what_chose_a_methods_settings_does_not_calibrate_it(fitted, monkeypatch):
+    (record,) = (r for r in harness.leaderboard(fitted).records
+                 if r.run["method"] == "tip_adapter")  # fmt: skip
+    loaded, seen = harness.load(record, plugins=[str(TOY)], device="cpu"), []
+    split = Context.split
+
+    def noted(self, run, name, subset, part):
+        found = split(self, run, name, subset, part)
+        seen.append((part, {item.path for item in found.items}))
+        return found
+
+    monkeypatch.setattr(Context, "split", noted)
+    calibrated(loaded, None, None, registry.load([str(TOY)]))
+    parts = dict(seen)
+    assert len(parts["further"]) == len(parts["validation"]) == 2 * len(NAMES)
+    assert not parts["further"] & (parts["validation"] | parts["training"])
+    assert parts["further"] <= {item.path for item in Toy().read(None)["val"]}
+
+
+def test_a_fit_convolves_float32_as_it_is(fitted, monkeypatch):
+    """PyTorch would round what convolutions are given to TF32 on a card."""
+    loaded = harness.load(harness.leaderboard(fitted).records[0], plugins=[str(TOY)], device="cpu")
+    seen, start = [], Model.prefix
+
+    def noted(self, *args):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return start(self, *args)
+
+    monkeypatch.setattr(Model, "prefix", noted)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    loaded.logits(torch.zeros(1, *loaded.model.clip.pixels.shape))
+    assert {*seen} == {False}
+    assert torch.backends.cudnn.allow_tf32

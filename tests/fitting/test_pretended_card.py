@@ -10,6 +10,7 @@ from harness.class_texts import ClassTexts
 from harness.config import Engine
 from harness.fitting import model as fitting_model
 from harness.fitting.step import Chunks, gradients
+from harness.fitting.trainer import fit
 from harness.images.cache import Cache, Disk
 from harness.runs.context import Context
 from harness.runs.run import Configured, Run
@@ -138,13 +139,23 @@ def test_every_site_of_both_towers_has_its_precision_in_bfloat16(on_card, cuda):
     assert seen == {name: {dtypes} for name, dtypes in LEAVES.items()}
 
 
-def test_a_run_in_bfloat16_is_recorded_with_what_the_card_says(make_run, on_card, cuda):
+def test_a_run_in_bfloat16_is_recorded_with_what_the_card_says(
+    make_run, on_card, cuda, monkeypatch
+):
+    before, during = torch.backends.cudnn.allow_tf32, []
+
+    def noted(*args, **kwargs):
+        during.append(torch.backends.cudnn.allow_tf32)
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr("harness.runs.engine.fit", noted)
     run = make_run("adapter", backbone=on_card[torch.float32], precision="bf16", max_steps=1)
     record, predictions, _ = execute(run)
     assert record.status == "done", record.error
     assert record.cost["peak_memory_bytes"] == torch.cuda.max_memory_allocated()
     assert NAME in str(record.provenance)
-    assert not torch.backends.cudnn.allow_tf32
+    assert during == [False]  # TF32 would round what a convolution is given
+    assert torch.backends.cudnn.allow_tf32 == before
     assert not any(isinstance(each, OnCard) for each in predictions.values())
 
 

@@ -134,6 +134,37 @@ def test_under_autocast_each_step_sees_the_weights_of_the_step_before(make_run):
     assert after != before
 
 
+def test_a_methods_step_computes_in_float32_around_towers_in_bfloat16(make_run, monkeypatch):
+    """Such as moments, sums of gradients and choices by features."""
+    run, seen = make_run("adapter", precision="bf16", max_steps=1), {}
+
+    def step(self, given):
+        def loss(output, labels):
+            seen["loss"] = torch.is_autocast_enabled("cpu")
+            seen["image"] = output.image  # what left the towers
+            return self.loss(output, labels)
+
+        seen["mine"] = (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        seen["features"] = given.image_features()
+        value, gradients = given.gradients(loss)
+        seen["gradients"] = {each.dtype for each in gradients.values()}
+        given.update(gradients)
+        return value
+
+    monkeypatch.setattr(type(run.method.value), "step", step)
+    with _precision(run):
+        model, images, prompts = prepared(run)
+        fit(model, images, prompts, Schedule(1, 1), 1, graphs=False)
+    assert (seen["mine"], seen["loss"], seen["gradients"]) == (
+        torch.float32,
+        False,
+        {torch.float32},
+    )
+    for features in (seen["features"], seen["image"]):
+        rounded = features.bfloat16().float()  # they came in bfloat16
+        assert torch.equal(features, rounded)
+
+
 def test_logits_are_float32_under_autocast(make_run):
     run = make_run("zero_shot", precision="bf16")
     with _precision(run):
