@@ -18,7 +18,7 @@ from harness.images.download import COOP
 from harness.images.own import UserImages
 from harness.records.tables import plain_table
 from harness.registry import Plugin
-from harness.splits import class_names, read_lists
+from harness.splits import class_names, few_shot, read_lists
 
 THREADS = 8
 
@@ -86,6 +86,25 @@ def _where(name: str, about: Published | None) -> str:
     return f"Images: {about.home}."
 
 
+# What CoOp's split files give for one shot and seed 1, of the first three classes in their order.
+# Source: the lists of Lin et al., Multimodality Helps Unimodality (CVPR 2023), which CoOp's sampler
+# draws from those files (https://github.com/linzhiqiu/cross_modal_adaptation, indices, MIT).
+DRAWN = {
+    "caltech101": ("Faces/image_0201", "Leopards/image_0123", "Motorbikes/image_0036"),
+    "dtd": ("banded/banded_0117", "blotchy/blotchy_0136", "braided/braided_0172"),
+    "eurosat": ("AnnualCrop/AnnualCrop_2365", "Forest/Forest_2046",
+                "HerbaceousVegetation/HerbaceousVegetation_503"),
+    "food101": ("apple_pie/3065929", "baby_back_ribs/891295", "baklava/307354"),
+    "oxford_flowers": ("image_00144", "image_00347", "image_00578"),
+    "oxford_pets": ("Abyssinian_141", "american_bulldog_200", "american_pit_bull_terrier_118"),
+    "stanford_cars": ("cars_train/00467", "cars_train/05434", "cars_train/04341"),
+    "sun397": ("a/abbey/sun_anunhwbsxmmdzwmk", "a/airplane_cabin/sun_ahtjutyciamzamkv",
+               "a/airport_terminal/sun_abhavxyiuqqdxvgd"),
+    "ucf101": ("Apply_Eye_Makeup/v_ApplyEyeMakeup_g14_c04",
+               "Apply_Lipstick/v_ApplyLipstick_g24_c05", "Archery/v_Archery_g09_c04"),
+}  # fmt: skip
+
+
 @dataclass
 class Findings:
     """What `verify` found in a dataset: a table, sentences on what is wrong, and on what is not
@@ -148,14 +167,25 @@ def unread(name: str, dataset: Dataset, root: Path | None) -> list[str]:
 
 
 def unlike_published(name: str, dataset: Dataset, lists: Lists, classes: int) -> list[str]:
-    """A sentence on counts of images and classes that are not the published ones."""
+    """A sentence on counts of images and classes that are not the published ones, or on a split
+    with the same counts that is not CoOp's."""
     about = dataset.published
     if about is None:
         return []
     counts = [(f"{part} images", len(lists.get(part, ())), n) for part, n in about.images.items()]
     counts.append(("classes", classes, about.classes))
     other = [f"{here:,} {what} instead of {n:,}" for what, here, n in counts if here not in (0, n)]
-    return [f"unlike the published {name}: {', '.join(other)}."] if other else []
+    if other:
+        return [f"unlike the published {name}: {', '.join(other)}."]
+    known = DRAWN.get(name)
+    drawn = few_shot(lists.get("train", ()), lists.get("val", ()), 1, 1)[0][:3] if known else []
+    if known and tuple(item.path.rpartition(".")[0] for item in drawn) != known:
+        return [
+            f"unlike the published {name}: another split with the same counts, perhaps one that "
+            "CoOp's code drew itself because it found no split file. Its numbers are not those of "
+            f"papers. Take the file that {COOP} links."
+        ]
+    return []
 
 
 def _digests(

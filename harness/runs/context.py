@@ -174,9 +174,8 @@ class Context:
         source = self.source(dataset)
         unreadable = source.unreadable(chosen)
         kept = chosen.without(unreadable)
-        if (
-            part in ("training", "validation") and self.given is None
-        ):  # to a given list none is added
+        drawn_here = part in ("training", "validation") and self.given is None
+        if unreadable and drawn_here:  # to a given list no image is added
             drawn = {*train, *val}
             if part == "validation" and not lists["val"]:  # what took a training image's place
                 drawn |= self._refilled(run, name, subset, lists)

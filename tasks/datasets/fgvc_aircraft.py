@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from harness.dataset import FileDataset, Item, Published
+from harness.errors import HarnessError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,14 @@ class FGVCAircraft(FileDataset):
         labels = {name: label for label, name in enumerate(self.lines(root, "variants.txt"))}
 
         def items(part: str) -> list[Item]:
-            pairs = (line.split(" ", 1) for line in self.lines(root, f"images_variant_{part}.txt"))
-            return [Item(f"{image}.jpg", labels[name], name) for image, name in pairs]
+            file = f"images_variant_{part}.txt"
+            found = []
+            for line in self.lines(root, file):
+                image, _, name = line.partition(" ")
+                if name not in labels:
+                    raise HarnessError(f"{self.name}: {file} says {line!r}, and variants.txt has "
+                                       f"no variant {name!r}.")  # fmt: skip
+                found.append(Item(f"{image}.jpg", labels[name], name))
+            return found
 
         return {part: items(part) for part in ("train", "val", "test")}

@@ -124,7 +124,14 @@ class Wds(ContainedImages):
     def _names(self) -> list[str]:
         names = [composed(name) for name in self._lines("classnames.txt")]
         if not names or "" in names or len(set(names)) < len(names):
-            what = "names a class twice" if names else "is empty"
+            what = "is empty"
+            for line, name in enumerate(names, 1):
+                if (first := names.index(name) + 1) < line:
+                    what = (
+                        f"names two classes {name!r}, in lines {first} and {line}: one prompt "
+                        "cannot tell them apart. Give one of them a name of its own"
+                    )
+                    break
             if "" in names:  # who skips it numbers the classes otherwise
                 what = f"has an empty line, {names.index('') + 1}, before its end"
             raise HarnessError(f"{self.home / 'classnames.txt'} {what}.")

@@ -13,8 +13,10 @@ from filelock import FileLock
 from PIL import Image
 
 from harness.cli.commands import main
-from harness.images import download
-from tests.conftest import ROOT
+from harness.dataset import Item, SplitFileDataset
+from harness.images import download, library
+from harness.splits import few_shot
+from tests.conftest import PLUGINS, ROOT
 from tests.tasks.kinds import picture
 from tests.tasks.test_layouts import draw, split_file
 
@@ -310,6 +312,27 @@ def test_status_says_what_is_found_what_is_missing_and_where_to_get_it(tmp_path,
     assert "eurosat: " in printed
     assert "image-net.org" in printed
     assert "emoji_food" in printed
+
+
+def test_a_split_with_coops_counts_that_is_not_coops_is_told_from_it(monkeypatch):
+    def lists(first):
+        counts = {"train": 60, "val": 24, "test": 36}  # a class, as DTD has them
+        return {
+            part: [Item(f"{label}/{first + n}.jpg", label, f"class{label}")
+                   for label in range(47) for n in range(count)]
+            for part, count in counts.items()
+        }  # fmt: skip
+
+    dataset = PLUGINS.plugins["datasets"]["dtd"].cls()
+    (said,) = library.unlike_published("dtd", dataset, lists(0), 47)
+    assert "another split with the same counts" in said
+    train, _ = few_shot(lists(0)["train"], lists(0)["val"], 1, 1)
+    stems = tuple(item.path.removesuffix(".jpg") for item in train[:3])
+    monkeypatch.setitem(library.DRAWN, "dtd", stems)
+    assert library.unlike_published("dtd", dataset, lists(0), 47) == []
+    assert library.unlike_published("dtd", dataset, lists(1), 47) == [said]
+    assert {name for name, plugin in PLUGINS.plugins["datasets"].items()
+            if issubclass(plugin.cls, SplitFileDataset)} == {*library.DRAWN}  # fmt: skip
 
 
 def test_verify_counts_opens_and_finds_the_same_pixels_in_train_and_test(tmp_path, capsys):

@@ -163,7 +163,9 @@ def test_a_damaged_header_is_no_end_of_the_shard(tmp_path):
                                   "zebra\n\nant\nbee\ncow\n"])  # fmt: skip
 def test_class_names_that_do_not_fit_are_refused(tmp_path, text):
     (tree(tmp_path) / "classnames.txt").write_text(text)
-    assert "classnames.txt" in refusal(tmp_path)
+    said = refusal(tmp_path)
+    assert "classnames.txt" in said
+    assert ("two classes 'ant', in lines 1 and 2" in said) == (text[:8] == "ant\nant\n")
 
 
 def test_a_link_in_a_shard_is_not_followed(tmp_path):

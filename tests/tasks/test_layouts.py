@@ -118,6 +118,9 @@ def test_aircraft_takes_labels_from_the_order_of_variants(tmp_path):
     assert (first.path, first.label, first.name) == ("1025794.jpg", 1, "727-200")
     assert second.label == 2
     assert read.open(first, tmp_path).size == (9, 7)
+    (home / "images_variant_val.txt").write_text("1025794 727 200\n")
+    with pytest.raises(HarnessError, match="has no variant '727 200'"):
+        read.read(tmp_path)
 
 
 def imagenet(root, folder="imagenet", below="images/val", classes=("n01440764", "n01443537")):
