@@ -47,7 +47,8 @@ class Batch:
 
     key: (seed, step). frozen: the images' frozen features [B, E], of a method that asks for them.
     mode: which of several ways through the towers this is (see `SiteContext.mode`).
-    progress: the share of the fit's steps that are done. draws: see `Rows`.
+    progress: the share of the fit's steps that are done. draws: see `Rows`. numbers: which of the
+    fitted classes these are, where they are not all.
     """
 
     model: Model
@@ -60,6 +61,7 @@ class Batch:
     progress: float = 0.0
     mode: str = ""
     draws: Any = None
+    numbers: list[int] | None = None
 
     def rows(self, kind: str) -> tuple[int, int]:
         """How many images or text rows the step has, and how many of them are held at most."""
@@ -85,7 +87,10 @@ class Batch:
         frozen = None if self.frozen is None else self.frozen[kept]
         labels = same[kept].int().argmax(1)
         chosen = self.texts.of_classes(classes)
-        return replace(self, x=self.x[kept], texts=chosen, labels=labels, frozen=frozen)
+        return replace(
+            self, x=self.x[kept], texts=chosen, labels=labels, frozen=frozen,
+            numbers=classes.tolist(),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -273,7 +278,10 @@ def _loss(
     lead = (len(batch.x), -1) if model.method.text_per_image else (-1,)
     text = by_kind["text"].unflatten(0, (*lead, texts.per_class))  # [C, T, E] or [B, C, T, E]
     scale = model.clip.logit_scale.exp()
-    given = HeadContext(scale, texts.references, batch.frozen, fitted=True, key=batch.key)
+    given = HeadContext(
+        scale, texts.references, batch.frozen, fitted=batch.numbers is None, key=batch.key,
+        numbers=batch.numbers,
+    )  # fmt: skip
     means = {name: total / count for name, (total, count) in totals.items()}
     output = model.output(by_kind["image"], text, given, auxiliary, means)
     with torch.autocast(batch.labels.device.type, enabled=False):

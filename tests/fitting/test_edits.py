@@ -125,6 +125,19 @@ def test_edits_find_the_mode_of_a_step_in_both_towers_and_none_outside(exact):
     assert seen == [twice, plain, twice, plain]
 
 
+def test_a_head_knows_of_which_classes_a_part_of_a_step_is(exact):
+    model, seen = Model(exact, Sizes(), FIT, seed=1), []
+
+    def loss(output, labels):
+        seen.append((output.given.fitted, output.given.rows))
+        return F.cross_entropy(output.logits, labels)
+
+    step = TrainingStep(batch(model), torch.optim.SGD(model.parameters()), 0.0)
+    step.gradients(loss, torch.tensor([2, 0]))
+    step.gradients(loss)
+    assert seen == [(False, [2, 0]), (True, slice(None))]
+
+
 def test_a_statistic_of_texts_does_not_depend_on_how_far_they_are_cropped():
     at = SiteContext(
         "text.blocks.3", torch.nn.Identity(), Rows(torch.arange(2), 2, True, (), torch.ones(2, 5))
