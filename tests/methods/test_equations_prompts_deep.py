@@ -80,6 +80,17 @@ def test_vpt_gives_each_image_block_new_tokens_and_leaves_texts_alone(exact, dep
     is_cross_entropy_of(model, cosines(exact, seen_images, names))
 
 
+@torch.no_grad()
+def test_promptsrc_has_independent_tokens_in_both_towers_at_nine_depths(exact):
+    model = fitted("promptsrc", exact)
+    contexts, tokens = vectors(model, "text", 9), vectors(model, "image", 9)
+    assert {len(each) for each in (*contexts, *tokens)} == {4}
+    seen_images = [image_feature(exact, pixels, tokens) for pixels in images()]
+    before = {i: context for i, context in enumerate(contexts) if i}
+    names = features(exact, TOY.names, "{}.", contexts[0], before)
+    close(logits(model, TOY, images()), cosines(exact, seen_images, names))
+
+
 def text_scores(clip, faces: Sequence[Tensor], theta: Sequence[Tensor], names: Sequence[str]):
     """l_t: frozen images against prompted texts."""
     before = {i: p for i, p in enumerate(theta) if i}

@@ -382,8 +382,10 @@ def test_atprompt_takes_the_published_attributes_of_a_dataset():
         build("atprompt", attributes="color, ").check()
 
 
-@pytest.mark.parametrize("name", ["argue", "argue_n"])
-def test_argue_is_the_mean_over_attributes_held_to_anchors_and_blind_to_backgrounds(name, exact):
+@pytest.mark.parametrize(("name", "number"), [("argue", 0), ("argue_n", 0), ("argue", 2)])
+def test_argue_is_the_mean_over_attributes_held_to_anchors_and_blind_to_backgrounds(
+    name, number, exact
+):
     model = grafted(name, exact)
     shake(model)
     head, clip, scale = model.head, exact, exact.logit_scale.exp()
@@ -401,8 +403,9 @@ def test_argue_is_the_mean_over_attributes_held_to_anchors_and_blind_to_backgrou
     scores = scale * sum(unit(image) @ each.T for each in attributes) / 3
     close(logits(model, FIT, images()), scores.detach(), **CLOSE)
     anchors = [unit(template(clip, text=text)) for text in ANCHORS]
-    draw = generator("anchors", 1, 0)
+    draw = generator("anchors", 1, number)
     noisy = torch.rand((), generator=draw) < 0.5
+    assert noisy == (number == 0)  # with noise, and without
     noise = 0.05 * torch.randn(3, len(ANCHORS), 36, generator=draw).double() * noisy
     plain = texts(list(FIT.names))
     terms = [
@@ -414,7 +417,7 @@ def test_argue_is_the_mean_over_attributes_held_to_anchors_and_blind_to_backgrou
     if name == "argue_n":
         p = (scale * unit(image) @ texts([f"a background of {n}" for n in FIT.names]).T).softmax(1)
         loss = loss + 3 * (p * p.log()).mean()
-    agrees(model, loss)
+    agrees(model, loss, step=number)
 
 
 def test_full_fine_tuning_clips_the_gradient_of_all_parameters_to_norm_one(exact, monkeypatch):

@@ -91,11 +91,11 @@ def template(clip, names=FIT.names, text: str = "{} disc.") -> Tensor:
     return clip.text(clip.tokenize([text.format(name) for name in names]))
 
 
-def agrees(model, loss: Tensor, factor: float = 1.0) -> None:
+def agrees(model, loss: Tensor, factor: float = 1.0, step: int = 0) -> None:
     """The trainer's loss and gradients are the transcription's (gradients times `factor`)."""
     named = dict(model.trained.named_parameters())
     expected = torch.autograd.grad(loss, list(named.values()))
-    close(gradients(batch(model)), loss.detach(), **CLOSE)
+    close(gradients(batch(model, step)), loss.detach(), **CLOSE)
     for (name, parameter), gradient in zip(named.items(), expected, strict=True):
         assert gradient.abs().max() > 0, name
         close(parameter.grad, factor * gradient, **CLOSE)

@@ -87,6 +87,12 @@ def split_file(root, name, path=None, **parts):
     return dataset(name)
 
 
+def test_datasets_without_a_split_file_are_asked_as_coop_asks():
+    names = ("imagenet", "imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
+    assert {dataset(name).template for name in names} == {"a photo of a {}."}
+    assert dataset("fgvc_aircraft").template == "a photo of a {}, a type of aircraft."
+
+
 @pytest.mark.parametrize("name", SPLIT_FILES)
 def test_a_split_file_gives_lists_prompts_and_rgb_images(name, tmp_path):
     read = split_file(tmp_path, name)
