@@ -14,6 +14,7 @@ from harness.certainty.intervals import p_value, signed
 from harness.certainty.samples import Sampled, common, of_table
 from harness.certainty.statistics import LEVELS, SAME, Difference, Sample
 from harness.errors import HarnessError, unknown
+from harness.records.labels import conditions
 from harness.records.record import Record
 from harness.records.summary import Table, tables
 from harness.records.tables import count, format_table, harmless, wrapped
@@ -143,7 +144,10 @@ def _compared(key: tuple[str, ...], table: Table, first: str, second: str) -> Co
         reason = "; ".join(f"{name}: {why}" for name, why in (sampled.left_out or {}).items())
         sampled = Sampled(None, reason or "one of them has no finished runs")
     elif not shared.averaged:
-        sampled = Sampled(None, "no seed is there of both on every dataset that they share")
+        why = "no seed is there of both on every dataset that they share"
+        if table.source in shared.datasets:
+            why = f"they share {table.source} alone, where they were fitted, and no other dataset"
+        sampled = Sampled(None, why)
     whole = of_table(table).sample
     adjusted, number = None, 1
     if whole is not None and {first, second} <= {*whole.labels} and not whole.few_units:
@@ -151,8 +155,6 @@ def _compared(key: tuple[str, ...], table: Table, first: str, second: str) -> Co
         pairs = whole.all_pairs
         place = int(np.flatnonzero((pairs.first == a) & (pairs.second == b))[0])
         adjusted, number = float(pairs.adjusted[place]), len(pairs.first)
-        unadjusted = whole.difference(a, b).p
-        adjusted = max(adjusted, unadjusted or 0.0)  # a draw's p may be below that of t
     finished = sum(each.counts and each.dataset in table.averaged
                    for row in shared.rows for each in row.members)  # fmt: skip
     used = len(shared.averaged) * len(shared.seeds)
@@ -184,8 +186,8 @@ def _title(each: Comparison, found: Sequence[Comparison]) -> str:
     task, backbone, weights, shots, settings = each.about
     title = f"{each.first} - {each.second}: {task}, {backbone}, {shots} shots"
     like = [other.about for other in found if other.about[:2] == (task, backbone)]
+    title += conditions(json.loads(settings), (json.loads(about[4]) for about in like))
     title += f", weights {weights}" if len({about[2] for about in like}) > 1 else ""
-    title += f", settings {settings}" if len({about[4] for about in like}) > 1 else ""
     return f"{title}."
 
 
@@ -212,7 +214,8 @@ def _one(each: Comparison, title: str, by_dataset: bool) -> str:
         row = {"what may be another": f"({level}) {what}", "difference": signed(one),
                "p": p_value(one.p)}  # fmt: skip
         if one.low is None:
-            why = {1: "one seed", 2: "all images of some dataset are one unit", 3: (
+            alike = "one seed" if len(sample.seeds) < 2 else "the same with every seed"
+            why = {1: alike, 2: "all images of some dataset are one unit", 3: (
                 "one dataset" if len(sample.datasets) < 2 else "the same on every dataset"
             )}  # fmt: skip
             row["difference"] = f"{100 * one.value:+.2f} (no interval: {why[level]})"

@@ -153,16 +153,20 @@ class Certainty:
         needs = f"a typical pair needs {100 * pairs.needed:.1f} points"
         if self.against is not None:
             return [f"{told} of {number} are told apart from {self.against}; {needs}."]
+        part = f" of the {len(sample.labels)} rows with an interval" * bool(self.sampled.left_out)
         said = [
-            f"{PLACE} where a method may stand; all hold at once with 95%.",
-            f"{told} of {number} pairs are told apart; {needs}.",
+            f"{PLACE} where a method may stand{' among those' if part else ''}; all hold at once "
+            "with 95%.",
+            f"{told} of {number} pairs{part} are told apart; {needs}.",
         ]
         best = sample.labels[int(sample.values.argmax())]
         alike = [each for each in sample.labels if each in self.like_the_best() - {best}]
         if alike:
-            said.append(f"Not told apart from the best, {best}: {', '.join(alike)}.")
+            said.append(f"Not told apart from the best{part}, {best}: {', '.join(alike)}.")
         else:
-            said.append(f"The best, {best}, is told apart from all others.")
+            said.append(
+                f"The best{part}, {best}, is told apart from all others{' of them' * bool(part)}."
+            )
         if ZERO_SHOT in sample.labels:
             frozen = sample.labels.index(ZERO_SHOT)
             below = pairs.beats()[frozen]

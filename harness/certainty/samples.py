@@ -74,7 +74,7 @@ def common(table: Table, labels: Sequence[str]) -> Table:
     datasets = [d for d in datasets if seeds]
     return Table(
         rows=rows, datasets=datasets, seeds=seeds,
-        averaged=[name for name in datasets if name != table.source] or datasets,
+        averaged=[name for name in datasets if name in table.averaged],
         evaluations=table.evaluations, source=table.source,
     )  # fmt: skip
 

@@ -229,9 +229,10 @@ class Sample:
         if level == 3:
             return _student(value, self._by_dataset[method] + value)
         variance, degrees = self.variances(lambda part: part[..., method, method], level)
-        found = self._t(value, float(variance), float(degrees), level)
-        low, high = max(0.0, found.low or 0.0), min(1.0, 1.0 if found.high is None else found.high)
-        return replace(found, low=low, high=high, p=None)
+        found = self._t(value, float(variance), float(degrees), level, [method])
+        if found.low is None or found.high is None:
+            return found
+        return replace(found, low=max(0.0, found.low), high=min(1.0, found.high), p=None)
 
     def difference(self, first: int, second: int, level: int = 2) -> Difference:
         """By how much the first method exceeds the second."""
@@ -242,19 +243,33 @@ class Sample:
             each = self._by_dataset
             return _student(value, each[first] - each[second] + value)
         variance, degrees = self.variances(lambda part: between(part, first, second), level)
-        found = self._t(value, float(variance), float(degrees), level)
-        low, high = max(-1.0, found.low or 0.0), min(1.0, found.high or 0.0)
-        return replace(found, low=low, high=high)
+        found = self._t(value, float(variance), float(degrees), level, [first, second])
+        if found.low is None or found.high is None:
+            return found
+        return replace(found, low=max(-1.0, found.low), high=min(1.0, found.high))
 
-    def _t(self, value: float, variance: float, degrees: float, level: int) -> Difference:
+    def _t(
+        self, value: float, variance: float, degrees: float, level: int, methods: list[int]
+    ) -> Difference:
         """Student's t; where no unit is an exception, as wide as so few units allow: of all units
         less than -log(1 - SURE) / U may be exceptions (the rule of three, Hanley and Lippman-Hand
-        1983)."""
+        1983). Where seeds came to the same sum by other images, nothing is known of other seeds."""
         found = _t(value, variance, degrees)
-        if level != 2 or (found.error or 0.0) > NONE:
+        if (found.error or 0.0) > NONE or level == 3:
             return found
-        half, p = -math.log(1 - SURE) / self.unseen, math.exp(-self.unseen * abs(value))
+        if level == 1:
+            varies = self.products[2][methods, methods].max() > NONE**2
+            return Difference(value) if varies else found
+        unseen = self.unseen / self.steepest[methods].max()
+        half, p = -math.log(1 - SURE) / unseen, math.exp(-unseen * abs(value))
         return replace(found, low=value - half, high=value + half, p=p)
+
+    @cached_property
+    def steepest(self) -> Array:
+        """[M]: how much more than in a mean of all cells an exception in one of them may count; the
+        HM of base and new where one of them is 0 moves with the other alone."""
+        cells = self.slopes.shape[1] * self.slopes.shape[2]
+        return np.maximum(1.0, cells * self.slopes.max((1, 2)))
 
     def _known(self, level: int) -> bool:
         """Whether there is anything to tell other seeds, images or datasets from."""
@@ -360,7 +375,9 @@ class Pairs:
         far = np.abs(self.differences)
         t = np.where(none, 0.0, far / np.where(none, 1.0, self.errors))
         tail = special.stdtr(self._variances[1], -t)
-        tail = np.where(none, np.exp(-self.sample.unseen * far) / 2, tail)
+        steepest = self.sample.steepest
+        unseen = self.sample.unseen / np.maximum(steepest[self.first], steepest[self.second])
+        tail = np.where(none, np.exp(-unseen * far) / 2, tail)
         return np.where(tail > 0, -special.ndtri(np.maximum(tail, 1e-300)), np.inf)
 
     def _drawn(self) -> Array:
@@ -390,10 +407,14 @@ class Pairs:
         highest = self._drawn()[:, order]
         highest = np.maximum.accumulate(highest, axis=1, out=highest)
         critical = float(np.quantile(highest[:, -1], SURE))
+        critical = max(critical, float(special.ndtri((1 + SURE) / 2)))
         above = (highest >= self.z[order]).sum(0)
         p = (above + 1) / (len(highest) + 1)
-        alone = np.where(self.errors <= NONE, 2 * len(order) * special.ndtr(-self.z), 0.0)
-        p = np.maximum(p, np.minimum(1.0, alone[order]))  # no draw tells of an exception
+        # few seeds, or no exception at all, leave the draws nothing to tell of: no pair is surer
+        # among others than alone
+        several = np.where(self.errors <= NONE, len(order), 1)
+        alone = 2 * several * special.ndtr(-self.z)
+        p = np.maximum(p, np.minimum(1.0, alone[order]))
         p = np.maximum.accumulate(p[::-1])[::-1]
         result = np.empty(len(order))
         result[order] = p
@@ -406,9 +427,11 @@ class Pairs:
 
     @property
     def needed(self) -> float:
-        """The difference at which a typical pair is told apart."""
-        error = float(np.median(self.errors))
-        return self.critical * error if error > NONE else -math.log(1 - SURE) / self.sample.unseen
+        """The difference at which a typical pair is told apart: of each pair that of t whose tail
+        is the critical value's."""
+        times = -special.stdtrit(self.degrees, special.ndtr(-self.critical))
+        needed = float(np.median(np.where(self.errors > NONE, times * self.errors, 0.0)))
+        return needed or -math.log(1 - SURE) / self.sample.unseen
 
     def beats(self) -> Array:
         """[M, M]: whether a method exceeds another beyond doubt."""

@@ -13,7 +13,7 @@ from harness.records.tables import MISSING, count, format_table
 
 Shown = Callable[[float], str]
 Compared = tuple[str, str, str, str, str]  # backbone, weights, task, shots, label
-COSTS: dict[str, tuple[str, Callable[[dict[str, Any]], float], Shown]] = {
+COSTS: dict[str, tuple[str, Callable[[dict[str, Any]], float | None], Shown]] = {
     "params": ("trained parameters", lambda cost: cost["trainable_parameters"], count),
     "fit": ("time of a fit", lambda cost: fit_seconds(cost), lambda value: seconds(value)),
     "inference": (
@@ -23,7 +23,7 @@ COSTS: dict[str, tuple[str, Callable[[dict[str, Any]], float], Shown]] = {
     ),
     "memory": (
         "memory of a training step",
-        lambda cost: cost.get("train", {}).get("bytes") or 0,
+        lambda cost: cost["train"].get("bytes") if "train" in cost else 0,
         lambda value: _bytes(value),
     ),
 }

@@ -18,14 +18,13 @@ from harness.errors import HarnessError, unknown
 from harness.leaderboards import costs, plot
 from harness.leaderboards.scores import by_shots, evaluations, overview, scores_table
 from harness.records.entry import TABLES, Entry
-from harness.records.labels import method_label
+from harness.records.labels import conditions, method_label
 from harness.records.record import Record
 from harness.records.store import one_record_a_key
 from harness.records.summary import PYTHON_TEXTS, Table, as_frame, tables
 from harness.records.tables import csv_cell, width
 
 SORTS = {"method": "label", "params": "parameters", "mean of HMs": "mean_hm", "HM": "hm"}
-CAPS = {"max_epochs": "epochs", "max_steps": "steps"}
 DIGITS = 12  # of fractions in csv: further ones are noise of the sums
 
 
@@ -59,7 +58,8 @@ class Leaderboard:
         """
         every, chosen = one_record_a_key(self.records), self.chosen()
         if form == "svg":
-            return plot.pareto(replace(self, task=None).chosen(), self.task, self.pareto)
+            only = None if self.methods is None else {*self.frame()["label"]}
+            return plot.pareto(replace(self, task=None).chosen(), self.task, self.pareto, only)
         about_costs = costs.tables((record for record in chosen if record.measures), form)
         if chosen and all(record.measures for record in chosen):
             return "\n\n".join(about_costs)
@@ -77,7 +77,8 @@ class Leaderboard:
         parts = _tables(self, table, certain, form, spent) + about_costs
         if form == "markdown":
             entries = [each for found in self.tables.values() for each in found.entries]
-            parts += [textwrap.fill(each, width()) for each in differing(entries)]
+            said = [*differing(entries), *_made_apart(self.tables.values())]
+            parts += [textwrap.fill(each, width()) for each in said]
         return "\n\n".join(parts)
 
     @cached_property
@@ -189,7 +190,7 @@ def _tables(
         task_name, backbone, weights, shots, settings = map(str, key)
         like = table[(table["task"] == task_name) & (table["backbone"] == backbone)]
         title = f"{task_name}, {backbone}, {shots} shots"
-        title += _engine(json.loads(settings), [*map(json.loads, like["settings"].unique())])
+        title += conditions(json.loads(settings), map(json.loads, like["settings"].unique()))
         title += f", weights {weights}" if like["weights"].nunique() > 1 else ""
         datasets = [name for name in part["dataset"].drop_duplicates() if name != "average"]
         averaged = [name for name in datasets if part[part["dataset"] == name]["averaged"].all()]
@@ -218,22 +219,9 @@ def _tables(
         )
     for key, part in table.groupby([name for name in TABLES if name != "shots"], sort=False):
         if part["shots"].nunique() > 1 and evaluations(part):
-            parts.append(by_shots(part, f"{key[0]}, {key[1]}", form))
+            about = f"{key[0]}, {key[1]}{conditions(json.loads(str(key[-1])))}"
+            parts.append(by_shots(part, about, form))
     return parts
-
-
-def _engine(settings: Mapping[str, Any], beside: Sequence[Mapping[str, Any]]) -> str:
-    """What limits the fits of a table, and which settings tell it from those beside it."""
-    pool = settings.get("views", 0)
-    said = [f"{pool} views an image"] if pool else []
-    caps = [f"{settings[name]} {unit}" for name, unit in CAPS.items() if settings.get(name)]
-    said += [f"at most {' and '.join(caps)}"] if caps else []
-    said += [f"few-shot lists given in {settings['lists']!r}"] if "lists" in settings else []
-    names = dict.fromkeys(name for each in beside for name in each)
-    differing = [n for n in names if len({json.dumps(each.get(n)) for each in beside}) > 1]
-    said += [f"engine.{name}={json.dumps(settings.get(name))}" for name in differing
-             if name not in (*CAPS, "views", "lists")]  # fmt: skip
-    return "".join(f", {each}" for each in said)
 
 
 def _with_intervals(
@@ -353,6 +341,31 @@ def differing(entries: Iterable[Entry]) -> list[str]:
     kept = [each for of in by_dataset for each in of if each.tested == of[-1].tested]
     by_seed = _grouped(kept, lambda each: (each.table, *each.cell))
     return found + _apart(by_seed, lambda each: each.images, lambda each: f"seed {each.seed}")
+
+
+def _made_apart(found: Iterable[Table]) -> list[str]:
+    """A sentence for each table whose rows were made by several versions of the engine, or with
+    other settings of their task."""
+    said = []
+    for table in found:
+        counted = [(row.label, each) for row in table.rows for each in row.members if each.counts]
+        fields = [each.record.run.get("task_fields") or {} for _, each in counted]
+        shared = set[str].intersection(*(set(each) for each in fields)) if fields else set()
+        made = {"engine": lambda run: run.get("engine", 1)} | {
+            f"{counted[0][1].table[0]}.{name}": lambda run, name=name: run["task_fields"][name]
+            for name in sorted(shared - {"others"})
+        }
+        for what, of in made.items():
+            values = dict[str, dict[str, None]]()
+            for label, each in counted:
+                values.setdefault(json.dumps(of(each.record.run)), {})[label] = None
+            if len(values) > 1:
+                those = "; ".join(f"{value}: {', '.join(rows)}" for value, rows in values.items())
+                said.append(
+                    f"Not made alike, {counted[0][1].table[0]}: rows differ in {what} ({those}). "
+                    "What tells them apart may be that and not the method."
+                )
+    return said
 
 
 def _grouped(entries: Iterable[Entry], key: Callable[[Entry], object]) -> list[list[Entry]]:

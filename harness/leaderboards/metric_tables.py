@@ -16,6 +16,7 @@ from harness.errors import HarnessError
 from harness.leaderboards.leaderboard import Leaderboard
 from harness.leaderboards.metrics import METRICS, Measured, measured
 from harness.records.entry import TABLES
+from harness.records.labels import conditions
 from harness.records.store import CHANGE
 from harness.records.summary import Row, Table, tables
 from harness.records.tables import MISSING, format_table, percent, width
@@ -174,11 +175,9 @@ def _titles(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
     for key in dict.fromkeys(keys):
         task, backbone, weights, shots, settings = key
         like = [each for each in keys if each[:2] == key[:2]]
-        views = json.loads(settings).get("views", 0)
         title = f"{task}, {backbone}, {shots} shots"
-        title += f", {views} views an image" if views else ""
+        title += conditions(json.loads(settings), (json.loads(each[4]) for each in like))
         title += f", weights {weights}" if len({each[2] for each in like}) > 1 else ""
-        title += f", settings {settings}" if len({each[4] for each in like}) > 1 else ""
         titles[key] = title
     return titles
 

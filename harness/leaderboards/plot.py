@@ -3,9 +3,10 @@
 Like `leaderboard` it never imports torch.
 """
 
+import json
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
@@ -15,6 +16,7 @@ from harness.errors import HarnessError
 from harness.leaderboards import costs
 from harness.leaderboards.placement import RADIUS, Box, Point, labels
 from harness.records.entry import TABLES
+from harness.records.labels import conditions
 from harness.records.record import Record
 from harness.records.summary import summarise
 
@@ -47,12 +49,18 @@ class Dot:
     best: bool
 
 
-def pareto(records: Iterable[Record], task: str | None, kind: str | None) -> str:
+def pareto(
+    records: Iterable[Record],
+    task: str | None,
+    kind: str | None,
+    only: Collection[str] | None = None,
+) -> str:
     """An SVG of the accuracy (HM where there are base and new) against the cost `kind`.
 
     Args:
         task: draw this one; needed where the records are of several.
         kind: of costs.COSTS.
+        only: the rows to draw, all if None.
 
     Raises:
         HarnessError: no cost was named, the records make several tables, or no method has both.
@@ -72,6 +80,7 @@ def pareto(records: Iterable[Record], task: str | None, kind: str | None) -> str
             "--task, or a folder that holds one backbone and one number of shots."
         )
     rows = table[table["dataset"] == "average"]
+    rows = rows if only is None else rows[rows["label"].isin(only)]
     key = tuple(rows[["backbone", "weights", "task", "shots"]].iloc[0])
     spent = costs.costs_by_method(every, kind) if kind != "params" else _parameters(rows, key)
     paired = "hm" in rows and rows["hm"].notna().any()
@@ -90,10 +99,11 @@ def pareto(records: Iterable[Record], task: str | None, kind: str | None) -> str
     dots = [Dot(name, cost, value, best)
             for (name, (value, cost)), best in zip(found.items(), marks, strict=True)]  # fmt: skip
     names = table[table["averaged"].eq(True)]["dataset"].drop_duplicates()
+    limits = conditions(json.loads(rows["settings"].iloc[0]))
     over = names.iloc[0] if len(names) == 1 else f"average of {len(names)} datasets"
     return _draw(
         dots,
-        f"{key[2]}, {key[0]}, {key[3]} shots, {over}",
+        f"{key[2]}, {key[0]}, {key[3]} shots{limits}, {over}",
         "HM of base and new, in percent" if paired else f"{score}, top-1 in percent",
         kind,
         measured(every, kind, key),

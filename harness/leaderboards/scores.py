@@ -83,13 +83,18 @@ def scores_table(
     said = certainty.comparisons() if dataset == "average" else []
     notes += [each for each in said if form != "latex" or not each.startswith(PLACE)]
     if certainty.against is not None and dataset == "average":
-        notes.append("p: adjusted for all comparisons of this table (step-down max-T).")
+        notes.append("p: adjusted for all comparisons of this table (step-down max-T); the "
+                     "intervals are not.")  # fmt: skip
     if CHANGE in names:
-        notes.append(f"{CHANGE}: mean over the other datasets of accuracy minus zero-shot's.")
+        notes.append(f"{CHANGE}: mean of accuracy minus zero-shot's over the other datasets that "
+                     "all rows were scored on.")  # fmt: skip
     if any(RANGE in line.get("params", "") for line in shown):
         notes.append("params: of the dataset with the fewest and of that with the most.")
     if pareto and spent:
-        notes.append(f"{pareto}: {costs.COSTS[pareto][0]}; *: no method's mean is better in both.")
+        notes.append(
+            f"{pareto}: {costs.COSTS[pareto][0]}; *: of those with a cost "
+            "no method's mean is better in one and as good in the other."
+        )
     if any(str(cell).startswith("(") for line in shown for cell in line.values()):
         notes.append(BRACKETS)
     if (rows["applicable"].astype(bool) & rows["runs"].lt(rows["expected"])).any():
@@ -106,13 +111,24 @@ def scores_table(
     bold: dict[str, set[int]] = {"mean of HMs": set()}
     if form == "latex":
         of = {**{name: name for name in names}, "HM": "hm"}
-        alike = {c: certainty.like_the_best(n) for c, n in of.items() if n in (*names, "hm")}
+        alike = {c: _bold(rows, n, certainty) for c, n in of.items() if n in (*names, "hm")}
         bold |= {c: {i for i, label in enumerate(rows["label"]) if label in labels}
                  for c, labels in alike.items()}  # fmt: skip
         if any(alike.values()):
             notes.append("Bold: the best, and what is not told apart from it.")
         notes.append(r"It needs \usepackage{booktabs}.")
     return format_table(shown, form, "\n".join(wrapped(notes)), bold)
+
+
+def _bold(rows: pd.DataFrame, name: str, certainty: Certainty) -> set[str]:
+    """The best row, and those with an interval that are not told apart from it."""
+    alike = certainty.like_the_best(name)
+    if not alike:
+        return set()
+    known = rows.dropna(subset=[name])
+    top = str(known["label"].iloc[int(known[name].argmax())])
+    there = certainty.sample.labels if certainty.sample else ()
+    return alike if top in there else {top}
 
 
 def _worth_saying(rows: pd.DataFrame) -> bool:
@@ -192,7 +208,7 @@ def overview(part: pd.DataFrame, names: list[str], form: str, certainty: Certain
     bold: dict[str, set[int]] = {each: set() for each in short}
     if form == "latex":
         for name, each in zip(names, short, strict=True):
-            alike = certainty.of_dataset(name).like_the_best()
+            alike = _bold(part[part["dataset"] == name], column, certainty.of_dataset(name))
             bold[each] = {i for i, line in enumerate(shown) if line["method"] in alike}
     return format_table(shown, form, title, bold)
 

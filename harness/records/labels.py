@@ -46,6 +46,21 @@ def differing(runs: Iterable[Mapping[str, Any]]) -> list[str]:
     return [n for n in names if len({_short(settings.get(n)) for settings in every}) > 1]
 
 
+def conditions(settings: Settings, beside: Iterable[Settings] = ()) -> str:
+    """What of the engine's settings a table's title says: what limits its fits, that it is no test,
+    and what tells it from those beside it."""
+    pool, caps = settings.get("views", 0), {"max_epochs": "epochs", "max_steps": "steps"}
+    said = ["scored on validation images"] if settings.get("split", "test") != "test" else []
+    said += [f"{pool} views an image"] if pool else []
+    limits = [f"{settings[name]} {unit}" for name, unit in caps.items() if settings.get(name)]
+    said += [f"at most {' and '.join(limits)}"] if limits else []
+    said += [f"few-shot lists given in {settings['lists']!r}"] if "lists" in settings else []
+    others = [name for name in differing({"settings": each} for each in beside)
+              if name not in (*caps, "split", "views", "lists")]  # fmt: skip
+    said += [f"engine.{name}={json.dumps(settings.get(name))}" for name in others]
+    return "".join(f", {each}" for each in said)
+
+
 def rows(records: Sequence[Record]) -> list[tuple[Settings, list[Record]]]:
     """The rows of one method in a table: settings that were given, and the records that have them.
 

@@ -6,7 +6,7 @@ It never imports torch.
 import json
 import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -15,7 +15,7 @@ from harness.errors import HarnessError
 from harness.records.entry import TABLES, Entry, entry, harmonic_mean
 from harness.records.labels import label, method_label, rows
 from harness.records.record import Record
-from harness.records.store import one_record_a_key
+from harness.records.store import CHANGE, one_record_a_key
 
 # pyarrow's texts, which pandas takes where it is installed, hold no names that are not UTF-8
 PYTHON_TEXTS = ("mode.string_storage", "python")
@@ -112,7 +112,9 @@ def tables(records: Iterable[Record]) -> dict[tuple[str, ...], Table]:
 
 def _table(entries: Sequence[Entry]) -> Table:
     oldest_first = sorted(entries, key=lambda each: (each.record.time, each.record.key))
-    current = _newest(oldest_first, lambda each: each.dataset, lambda each: each.tested)
+    # which lists are the newest, finished runs say if there are any
+    voting = sorted(oldest_first, key=lambda each: each.counts)
+    current = _newest(voting, lambda each: each.dataset, lambda each: each.tested)
     current = _newest(current, lambda each: each.cell, lambda each: each.images)
     kept = {each.record.key for each in current}
     found = []
@@ -125,6 +127,7 @@ def _table(entries: Sequence[Entry]) -> Table:
             every = [each for each in own if each.record.key in keys]
             members = _together([each for each in every if each.record.key in kept])
             found.append(Row(label(method, given), given, every, members))
+    found = _same_others(found)
     counting = [each for each in oldest_first if each.counts] or oldest_first
     datasets = sorted({each.dataset for each in counting})
     return Table(
@@ -135,6 +138,30 @@ def _table(entries: Sequence[Entry]) -> Table:
         evaluations=list(dict.fromkeys(name for each in counting for name in each.scores)),
         source=entries[0].source,
     )
+
+
+def _same_others(found: Sequence[Row]) -> list[Row]:
+    """The rows, with the change elsewhere over the other datasets, of the same images, that every
+    row and seed of a dataset was scored on."""
+    shared = dict[str, set[str]]()
+    for row in found:
+        for each in row.members:
+            if each.elsewhere:
+                mine = shared.setdefault(each.dataset, {*each.elsewhere})
+                mine &= {*each.elsewhere}
+    if not shared:
+        return [*found]
+
+    def restricted(each: Entry) -> Entry:
+        if not each.elsewhere:
+            return each
+        scores = {name: value for name, value in each.scores.items() if name != CHANGE}
+        changes = [each.elsewhere[name] for name in sorted(shared[each.dataset])]
+        return replace(
+            each, scores=scores | ({CHANGE: statistics.mean(changes)} if changes else {})
+        )
+
+    return [replace(row, members=[*map(restricted, row.members)]) for row in found]
 
 
 def _of_table(table: Table) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import pytest
 from harness.certainty.comparison import compare, text
 from harness.cli.commands import main
 from harness.errors import HarnessError
+from harness.leaderboards import leaderboard, metric_tables
 from harness.leaderboards.leaderboard import Leaderboard
 from harness.records.store import read_all
 from tests.records.worlds import write
@@ -181,7 +182,7 @@ def test_a_damaged_file_takes_only_its_row(tmp_path):
     next(tmp_path.rglob("coop*.predictions.safetensors")).write_bytes(b"x")
     shown = Leaderboard(read_all([store.folder])).text()
     assert "No interval: coop: the predictions in" in shown
-    assert "1 of 1 pairs are told apart" in shown
+    assert "1 of 1 pairs of the 2 rows with an interval are told apart" in shown
 
 
 def test_runs_that_neither_of_them_has_are_not_said_to_be_left_out(tmp_path):
@@ -196,8 +197,17 @@ def test_two_tables_of_other_settings_have_other_titles(tmp_path):
     for steps in (None, 2):
         write(tmp_path, {"dra": 0.6, "coop": 0.5}, settings={"max_steps": steps})
     shown = text(compare(read_all([tmp_path]), "dra", "coop"))
-    assert 'settings {"max_steps": 2}.' in shown
-    assert 'settings {"max_steps": null}.' in shown
+    assert "emoji-mini, 16 shots, at most 2 steps.\n" in shown
+    assert "emoji-mini, 16 shots.\n" in shown
+
+
+def test_what_was_scored_on_validation_images_is_not_called_a_test(tmp_path):
+    write(tmp_path, {"dra": 0.6, "coop": 0.5}, settings={"split": "val"})
+    records = read_all([tmp_path])
+    said = "16 shots, scored on validation images"
+    assert said in text(compare(records, "dra", "coop"))
+    assert said in leaderboard.render(records)
+    assert said in metric_tables.text(Leaderboard(records), ["ece"], "markdown")
 
 
 def test_methods_with_the_same_score_are_not_said_to_be_ahead(tmp_path):
@@ -273,3 +283,26 @@ def test_of_two_copies_of_a_folder_that_with_predictions_counts(tmp_path):
     for order in (("whole", "light"), ("light", "whole")):
         (found,) = compare(read_all([tmp_path / name for name in order]), "dra", "coop")
         assert found.sample is not None
+
+
+def test_methods_that_share_the_source_of_a_transfer_alone_are_not_compared(tmp_path):
+    about = {"task": "cross_dataset", "evaluations": ("test",), "task_fields": {"source": "toy_a"}}
+    write(tmp_path, {"dra": 0.6, "coop": 0.5}, datasets=("toy_a",), **about)
+    write(tmp_path, {"lora": 0.6}, **about)
+    (found,) = compare(read_all([tmp_path]), "dra", "coop")
+    assert found.sentences() == [
+        "Nothing can be said: they share toy_a alone, where they were fitted, and no other dataset."
+    ]
+
+
+def test_what_stands_without_an_interval_is_not_among_those_that_are_told_apart(tmp_path):
+    store = write(tmp_path, {"dra": 0.9, "coop": 0.5, "mma": 0.5})
+    for path in tmp_path.rglob("dra*.predictions.safetensors"):
+        path.unlink()
+    records = read_all([store.folder])
+    assert "Not told apart from the best of the 2 rows with an interval" in " ".join(
+        leaderboard.render(records).split()
+    )
+    latex = leaderboard.render(records, "latex")
+    bold = [line.split("&")[0].strip() for line in latex.splitlines() if "textbf" in line]
+    assert {*bold} == {"dra"}  # the best alone, in every table

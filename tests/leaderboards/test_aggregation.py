@@ -15,7 +15,7 @@ from harness.errors import HarnessError
 from harness.leaderboards import costs
 from harness.leaderboards.leaderboard import Leaderboard, render
 from harness.records.record import Record
-from harness.records.store import Store, one_record_a_key, read_all
+from harness.records.store import CHANGE, Store, one_record_a_key, read_all
 from harness.records.summary import summarise
 from tests.leaderboards.test_leaderboard import grid, record, rows
 from tests.records.test_record import committed
@@ -83,6 +83,45 @@ def test_transfers_from_two_sources_are_two_tables():
     for each in records:
         each.run["task_fields"] = {"source": f"of_{each.run['method']}"}
     assert render(records).count("average of 2 datasets") == 2
+
+
+def elsewhere(changes: dict[str, float], **more) -> Record:
+    """A run that was also scored on other datasets."""
+    made = record(**more)
+    made.run["fingerprints"]["evaluated"] |= dict.fromkeys(changes, "o")
+    made.run["task_fields"] = {"others": [*changes]}
+    others = {n: {"accuracy": 0.5 + by, "zero_shot": 0.5} for n, by in changes.items()}
+    return dataclasses.replace(made, scores={**made.scores, **others})
+
+
+def test_the_change_elsewhere_is_over_the_datasets_that_all_rows_were_scored_on():
+    few = elsewhere({"x": -0.1}, method="coop")
+    more = elsewhere({"x": -0.1, "y": 0.4}, method="dra")
+    found = rows([few, more])
+    for method in ("coop", "dra"):
+        assert found[method, "toy_a"][CHANGE] == pytest.approx(-0.1)
+    assert rows([more])["dra", "toy_a"][CHANGE] == pytest.approx(0.15)
+    none = rows([few, elsewhere({"y": 0.4}, method="dra")])
+    assert CHANGE not in none["dra", "toy_a"].dropna()
+
+
+def test_a_failed_run_does_not_say_which_test_images_count():
+    late = record(method="mma", base=None, images="others", time="2027-01-01")
+    assert rows([*grid(), late])["dra", "average"]["runs"] == 4
+
+
+def test_rows_that_another_engine_made_are_named():
+    records = [*grid(), *grid(method="mma")]
+    assert "Not made alike" not in render(records)
+    for each in records[4:]:
+        each.run["engine"] = 2
+    assert "rows differ in engine (1: dra; 2: mma)." in " ".join(render(records).split())
+
+
+def test_memory_that_was_not_measured_is_not_nothing():
+    of = costs.COSTS["memory"][1]
+    assert of({"train": {"bytes": None}}) is None
+    assert (of({}), of({"train": {"bytes": 5}})) == (0, 5)
 
 
 def test_parameters_of_the_average_are_a_range():
