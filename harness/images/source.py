@@ -152,11 +152,12 @@ class DecodedImages:
     def __init__(self, source: ImageSource, split: Split) -> None:
         self.source, self.items = source, split.items
         self.groups: list[Tensors] = []
-        groups = _groups(split.items)
+        groups, room = _groups(split.items), True
         with tqdm(total=len(split.items), desc=f"reading {split.classes.dataset}", unit="image",
                   leave=False, disable=None, delay=2) as bar:  # fmt: skip
             for group in groups:
-                if not self._room(len(groups)):
+                room = room and self._room(len(groups))
+                if not room:  # for all of them or for none: a place is found by its group
                     self.groups.clear()
                     _parallel(lambda item: source.open(item) and None, group)
                 else:

@@ -18,6 +18,7 @@ from harness.images.source import ImageSource, train_batches
 from harness.splits import class_names, select
 from harness.towers.backbone import EMBEDDED
 from harness.towers.pixels import Pixels
+from tests.toy import NAMES
 
 
 def picture(width: int = 90, height: int = 60) -> Image.Image:
@@ -99,6 +100,20 @@ def test_pixels_come_in_order_across_chunks(plugins, monkeypatch, mini):
     seen = torch.cat(list(ImageSource(toy, None).test(split, pixels)))
     expected = torch.stack([resized(toy.open(item, None), pixels) for item in items])
     assert torch.equal(seen, expected)
+
+
+@pytest.mark.parametrize("limit", [0, 60_000, 120_000, 10**9])  # a group has 27,000 bytes
+@pytest.mark.parametrize("count", [3, 7, 8, 10])
+def test_decoded_images_are_those_of_their_places_whatever_room_there_is(
+    plugins, monkeypatch, tmp_path, limit, count
+):
+    monkeypatch.setattr("harness.images.source.GROUP", 3)
+    toy = plugins.plugins["datasets"]["toy"].cls()
+    items = toy.read(None)["train"][:60:6][:count]
+    split = select(items, "all", Classes("toy", tuple(NAMES), "{}"))
+    images = ImageSource(toy, None, Disk(tmp_path, limit)).opened(split)
+    for place, item in enumerate(items):
+        assert images[place].tobytes() == toy.open(item, None).tobytes(), place
 
 
 @pytest.mark.parametrize("size", [(40, 40), (32, 48)])
