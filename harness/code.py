@@ -11,6 +11,7 @@ from pathlib import Path
 from harness.errors import HarnessError
 
 INSTALLED = {"site-packages", "dist-packages"}
+_read = dict[str, tuple[object, str]]()  # of imported modules: as what, and with which code
 STANDARD = Path(ast.__file__).parent
 
 
@@ -20,7 +21,8 @@ def code_hash(cls: type, base: type, package: str) -> str:
     same package, or lies outside the installed ones. Other modules of the harness are left out.
 
     Raises:
-        HarnessError: the class is not defined in a file, so that a change of it goes unnoticed.
+        HarnessError: the class is not defined in a file, so that a change of it goes unnoticed; or
+            a file was changed since this process imported it, which runs the code as it was.
     """
     found: dict[str, str] = {}
     for each in cls.mro():
@@ -50,10 +52,25 @@ def _add(name: str, file: Path, package: str, found: dict[str, str]) -> None:
         return
     tree = ast.parse(file.read_bytes())
     found[name] = repr(_plain(tree))
+    _check_unchanged(name, file, found[name])
     for imported in _imported(tree, name, file):
         other = _file_of(imported)
         if other is not None and _belongs(imported, other, name, package):
             _add(imported, other, package, found)
+
+
+def _check_unchanged(name: str, file: Path, code: str) -> None:
+    spec = getattr(sys.modules.get(name), "__spec__", None)  # another one after a reload
+    if spec is None:
+        return
+    imported, before = _read.setdefault(name, (spec, code))
+    if imported is not spec:
+        _read[name] = spec, code
+    elif before != code:
+        raise HarnessError(
+            f"{file} has been changed since this process imported it, which still runs the code as "
+            "it was. Start Python anew."
+        )
 
 
 def _imported(tree: ast.AST, name: str, file: Path) -> Iterator[str]:
@@ -72,7 +89,14 @@ def _imported(tree: ast.AST, name: str, file: Path) -> Iterator[str]:
 def _file_of(name: str) -> Path | None:
     """The file of a module, whether or not it has been imported yet."""
     module = sys.modules.get(name)
-    if module is None and "." not in name:
+    parent, _, last = name.rpartition(".")
+    if module is None and parent:
+        above = _file_of(parent)
+        if above is None or above.name != "__init__.py":
+            return None
+        beside = (above.with_name(f"{last}.py"), above.parent / last / "__init__.py")
+        return next((path for path in beside if path.is_file()), None)
+    if module is None:
         try:
             spec = importlib.util.find_spec(name)
         except (ImportError, ValueError):

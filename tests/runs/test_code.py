@@ -1,12 +1,13 @@
 """What changes a method's key: its own code and what it imports, and nothing else."""
 
+import importlib
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
-from harness import registry
+from harness import code, registry
 from harness.errors import HarnessError
 from harness.method import Method, method_code
 from harness.runs import prepared
@@ -79,6 +80,7 @@ def test_a_change_of_a_method_file_reaches_the_methods_that_import_it(
     copy = tmp_path / f"{changed}.py"
     copy.write_text(Path(module.__file__).read_text(encoding="utf-8") + "\nANOTHER = 1\n")
     monkeypatch.setattr(module, "__file__", str(copy))
+    monkeypatch.setattr(code, "_read", {})  # as in a new process
     moved = {name for name, cls in families.items() if method_code(cls) != before[name]}
     assert methods <= moved
     assert "zero_shot" not in moved
@@ -121,6 +123,41 @@ def test_files_that_a_plugin_imports_count_wherever_they_lie_and_however_late(
         found.append(hashed(tmp_path / "chained.py", imports=imports, value="value()"))
     sys.modules.pop("one_of_the_plugin")
     assert found[0] != found[1]
+
+
+def test_a_module_of_a_package_counts_before_it_is_imported(tmp_path, monkeypatch):
+    """A method may import it when it is used."""
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "package_of_the_plugin"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    found = []
+    for value in (1, 2):
+        (package / "layers.py").write_text(f"X = {value}\n")
+        sys.modules.pop("harness_plugin_packaged", None)
+        late = "def late():\n    from package_of_the_plugin import layers\n    return layers.X"
+        found.append(hashed(tmp_path / "packaged.py", imports=late))
+    assert found[0] != found[1]
+
+
+def test_code_that_was_changed_after_it_was_imported_is_not_taken_for_what_runs(
+    tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "edited_in_a_notebook.py"
+    path.write_text(textwrap.dedent(METHOD.format(imports="", name="Mine", value="1")))
+    module = importlib.import_module(path.stem)
+    (cls,) = (each for each in vars(module).values()
+              if isinstance(each, type) and each.__module__ == path.stem)  # fmt: skip
+    first = method_code(cls)
+    path.write_text(path.read_text() + "\n# a comment\n")
+    assert method_code(cls) == first
+    path.write_text(path.read_text() + "\nX = 2\n")
+    with pytest.raises(HarnessError, match="Start Python anew"):
+        method_code(cls)
+    importlib.invalidate_caches()
+    again = importlib.reload(module)
+    assert method_code(getattr(again, cls.__name__)) != first
 
 
 def test_a_class_that_is_made_by_a_function_is_refused():
