@@ -62,12 +62,17 @@ class Engine:
         given = {n: v for n, v in asdict(self).items() if v != getattr(usual, n)}
         return functools.partial(Engine, **given), ()
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, measured: bool = False) -> dict[str, Any]:
         """The fields that a result depends on; the others change memory and time only, or show in
-        the lists of images."""
-        memory = {"memory", "image_chunk", "text_chunk", "checkpointing", "cache_bytes", "jobs",
-                  "jobs_per_gpu", "on_bad_image", "graphs"}  # fmt: skip
-        given = {name: value for name, value in asdict(self).items() if name not in memory}
+        the lists of images. With `measured` also those of memory and time that are not as usual."""
+        memory = {"memory", "image_chunk", "text_chunk", "checkpointing", "cache_bytes", "graphs"}
+        beside = {"jobs", "jobs_per_gpu", "on_bad_image"}
+        usual = asdict(Engine())
+        given = {
+            name: value for name, value in asdict(self).items()
+            if name not in beside
+            and (name not in memory or (measured and value != usual[name]))
+        }  # fmt: skip
         return {k: v for k, v in given.items() if v or k not in ("views", "compile")}
 
 

@@ -140,6 +140,9 @@ def test_engine_settings_are_typed_too():
 def test_memory_settings_are_not_part_of_a_runs_identity():
     assert Engine(image_chunk=4, checkpointing=True).identity() == Engine().identity()
     assert Engine(max_steps=3).identity() != Engine().identity()
+    assert Engine().identity(measured=True) == Engine().identity()
+    for changed in (Engine(checkpointing=True), Engine(graphs=False), Engine(text_chunk=4)):
+        assert changed.identity(measured=True) != Engine().identity(measured=True)
 
 
 def test_the_profile_applies_to_emoji_mini_alone():

@@ -3,7 +3,8 @@
 Like `leaderboard` it never imports torch.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.errors import HarnessError
@@ -53,7 +54,7 @@ def tables(records: Iterable[Record], form: str) -> list[str]:
     for record in sorted(records, key=lambda r: (r.time, r.key)):
         groups.setdefault(_place(record), {})[method_label(record.run)] = record
     parts = []
-    for members in groups.values():
+    for place, members in groups.items():
         measured = [record for record in members.values() if record.status == "done"]
         run = next(iter(members.values())).run
         device, threads = run["measured_on"]
@@ -63,6 +64,8 @@ def tables(records: Iterable[Record], form: str) -> list[str]:
         title = f"efficiency, {run['backbone']}, {run['settings']['precision']}, "
         title += f"{where},\n{run['dataset']}{classes}, {run['shots']} shots, settings of "
         title += str(run.get("task_fields", {}).get("like", run["task"]))
+        beside = [json.loads(each[-1]) for each in groups]
+        title += _apart(json.loads(place[-1]), beside)
         for kind, notes, row in (
             ("training", _training_notes, _training),
             ("inference", _inference_notes, _inference),
@@ -83,9 +86,18 @@ def tables(records: Iterable[Record], form: str) -> list[str]:
 
 def _place(record: Record) -> tuple[str, ...]:
     run = record.run
-    return tuple(map(str, (run["backbone"], run["fingerprints"]["weights"], run["measured_on"],
-                           run["dataset"], run["shots"], run["settings"],
-                           run.get("task_fields"))))  # fmt: skip
+    versions = record.provenance.get("versions") or {}
+    how = {**run["settings"], **(run.get("task_fields") or {}), "torch": versions.get("torch")}
+    return (*map(str, (run["backbone"], run["fingerprints"]["weights"], run["measured_on"],
+                       run["dataset"], run["shots"])), json.dumps(how, sort_keys=True))  # fmt: skip
+
+
+def _apart(how: Mapping[str, Any], beside: Sequence[Mapping[str, Any]]) -> str:
+    """What of the way of measuring tells a table from those beside it."""
+    names = dict.fromkeys(name for each in beside for name in each)
+    said = [f"{name} {json.dumps(how.get(name))}" for name in names
+            if len({json.dumps(each.get(name)) for each in beside}) > 1]  # fmt: skip
+    return "".join(f", {each}" for each in said)
 
 
 def _like(record: Record) -> str:
@@ -162,8 +174,8 @@ def costs_by_method(records: Iterable[Record], kind: str) -> dict[Compared, floa
         value = COSTS[kind][1](dict(r.cost))
         table = compared(r)
         device, threads = r.run["measured_on"]
-        where = f"{r.run['dataset']} on {device}, {threads} threads, {r.run['settings']}, "
-        places.setdefault(table, {})[f"{where}{r.run.get('task_fields')}"] = None
+        where = f"{r.run['dataset']} on {device}, {threads} threads, {_place(r)[-1]}"
+        places.setdefault(table, {})[where] = None
         if value is not None:
             found[(*table, method_label(r.run))] = value
     if not found:

@@ -174,7 +174,7 @@ class PreparedRun:
             "backbone": run.backbone,
             "shots": run.shots,
             "seed": run.seed,
-            "settings": run.settings.identity(),
+            "settings": run.settings.identity(isinstance(self.task.value, Measurement)),
             "fingerprints": prints | ({"val": self.val.fingerprint} if self.val else {}),
         }
         if self.one_template:
