@@ -104,7 +104,8 @@ def run(
         force: run again what is done.
         template, class_names: of datasets that are given by their paths or names: the prompt, with
             {} for the class name, or several, which methods that leave the towers as they are
-            average, while others take the first; and a csv file that renames classes.
+            average, while those without words of their own take the first; and a csv file that
+            renames classes.
         class_texts: files of texts of each class, for methods that read them.
         lists: a folder of few-shot lists to train on, instead of drawing.
 

@@ -47,9 +47,10 @@ class Classes:
     """What a method may know of the classes that it is fitted on or evaluated on.
 
     `names` are in label order; `template` is the dataset's own zero-shot prompt, or several, one a
-    line, whose features are averaged. `ids` are what
-    knows a class in other datasets, too (WordNet's), where there is such a thing; `descriptions`
-    the texts of `--class-texts`, if there are any.
+    line, whose features are averaged; `own`: whether it is of a dataset that is given by its path
+    or name (`folder:`), so that no paper says what a method asks there. `ids` are what knows a
+    class in other datasets, too (WordNet's), where there is such a thing; `descriptions` the texts
+    of `--class-texts`, if there are any.
     """
 
     dataset: str
@@ -57,6 +58,7 @@ class Classes:
     template: str
     ids: tuple[str, ...] = field(default=(), repr=False)
     descriptions: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    own: bool = field(default=False, repr=False)
 
     def described(self) -> list[list[str]]:
         """The user's texts of each class: C lists, which may differ in length.

@@ -201,6 +201,9 @@ class Step(Protocol):
         """One optimiser step."""
 
 
+PHOTO = "a photo of a {}."
+
+
 def published(value: Any, source: str) -> Any:
     """A hyperparameter's default and where it was published (`show NAME` prints both)."""
     return field(default=value, metadata={"source": source})
@@ -285,8 +288,11 @@ class Method:
 
     def prompts(self, classes: Classes) -> list[list[str]]:
         """The T texts of each of the C classes. Rows after the C-th are encoded, too, and reach the
-        head and the loss."""
-        return classes.texts("a photo of a {}.")
+        head and the loss.
+
+        "a photo of a {}.", or the first template of a dataset that is given by its path or name.
+        """
+        return classes.texts(PHOTO if not classes.own else classes.template.partition("\n")[0])
 
     def texts_of_step(self, rows: int, seed: object, step: int) -> Tensor | None:
         """Which texts a training step takes: numbers [rows of the step, T of the step], counted

@@ -28,7 +28,7 @@ class Comparison:
 
     pair: their statistics, of the datasets and seeds that both have; adjusted: the p of this pair
     among all `pairs` of the complete rows of the table, if both are complete; one_template: that
-    of the two which alone takes the first of several templates, or nothing.
+    of the two which alone does not average a dataset's several templates, or nothing.
     """
 
     about: tuple[str, ...]
@@ -94,8 +94,8 @@ class Comparison:
                 )
         if self.one_template:
             said.append(
-                f"Of a dataset's several templates {self.one_template} takes the first alone, and "
-                "the other averages all."
+                f"{self.one_template} does not average a dataset's several templates, and the "
+                "other does."
             )
         if one_seed:
             said.append("One seed says nothing of other seeds: run more, such as --seeds 1-3.")

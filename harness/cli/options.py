@@ -38,7 +38,8 @@ def own(parser: argparse.ArgumentParser) -> None:
         "--template", metavar="TEXT", action="append", help="prompt for datasets that are given by "
         "their paths or names (folder:, csv:, hf:, wds:, torchvision:), with {} for the class name "
         "(default: the dataset's own, or 'a photo of a {}.'); given several times, methods that "
-        "leave the towers as they are average them, and others take the first",
+        "leave the towers as they are average them, and those without words of their own take the "
+        "first",
     )  # fmt: skip
     parser.add_argument(
         "--class-names", type=Path, metavar="FILE", help="csv file with lines `folder,name`, which "

@@ -111,7 +111,7 @@ class FittedModel:
                 f"{method.name} classifies only the classes that it was fitted on: "
                 f"{', '.join(fitted.names[:5])}, ..."
             )
-        return Classes(fitted.dataset, names, fitted.template)
+        return Classes(fitted.dataset, names, fitted.template, own=fitted.own)
 
     def encoded(self, classes: Classes) -> tuple[Texts, Tensor | None]:
         """The prompts of some classes, and their features [C, T, E], found once; no features where
@@ -187,7 +187,7 @@ def kept(path: Path) -> tuple[dict[str, Any], Classes]:
         described = tuple(map(tuple, classes.get("descriptions", ())))
         found = Classes(
             classes["dataset"], tuple(classes["names"]), classes["template"],
-            descriptions=described,
+            descriptions=described, own=bool(classes.get("own")),
         )  # fmt: skip
         for name in ("method", "hyperparameters", "code", "seed", "backbone"):
             run[name]

@@ -104,8 +104,8 @@ def scores_table(
                      "images.")  # fmt: skip
     alone = [str(label) for label in rows.loc[rows["one_template"].gt(0), "label"]]
     if 0 < len(alone) < rows["applicable"].astype(bool).sum():
-        notes.append(f"Of a dataset's several templates the first alone is taken by "
-                     f"{', '.join(alone)}; others average all.")  # fmt: skip
+        notes.append("A dataset's several templates are averaged by all but "
+                     f"{', '.join(alone)}.")  # fmt: skip
     if rows["checks"].gt(0).any():
         notes.append(f"†: runs that look wrong; `{CHECKS}` lists them.")
     bold: dict[str, set[int]] = {"mean of HMs": set()}

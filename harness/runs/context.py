@@ -80,7 +80,8 @@ class Context:
         if (name, dataset) not in self._classes:
             lists = self.lists(name, dataset)
             names = tuple(class_names(lists["train"] or lists["test"]))
-            found = Classes(name, names, dataset.template, dataset.ids(self.root))
+            ids = dataset.ids(self.root)
+            found = Classes(name, names, dataset.template, ids, own=":" in name)
             for given in self.class_texts:
                 with suppress(HarnessError):  # those of another dataset: see `unmatched`
                     found = replace(found, descriptions=given.of(names))

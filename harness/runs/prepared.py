@@ -19,7 +19,7 @@ from harness.images.pixels import Augmentation, FiveCrop
 from harness.images.randaugment import RandAugment
 from harness.images.source import ImageSource
 from harness.measure import device_name
-from harness.method import Method
+from harness.method import PHOTO, Method
 from harness.records.store import digest
 from harness.runs.run import BF16_ENGINE, ENGINE, Configured, Run
 from harness.splits import Split
@@ -118,8 +118,15 @@ class PreparedRun:
         return set(self._summary(classes).cuts.values()) != {None}
 
     @property
+    def asks_template(self) -> bool:
+        """Whether it asks the first template of a dataset that is given by its path or name: a
+        method with no words of its own."""
+        own = self.train.classes.own
+        return own and type(self.method.value).prompts is Method.prompts
+
+    @property
     def one_template(self) -> dict[str, str]:
-        """By dataset the template that the method takes of several."""
+        """By dataset the first template, of a method that does not average several."""
         splits = [self.train, *self.evaluated.values()]
         return {s.classes.dataset: s.classes.template for s in splits if s.templates}
 
@@ -180,6 +187,9 @@ class PreparedRun:
         if self.one_template:
             identity["one_template"] = self.one_template
             identity["templates"] = self.train.dataset_classes.template.split("\n")
+        first = self.train.classes.template.partition("\n")[0]
+        if self.asks_template and first != PHOTO:
+            identity["asks"] = first
         if self.method.value.class_texts:
             identity["class_texts"] = self.class_texts
         if self.context.given is not None:
@@ -209,7 +219,7 @@ class PreparedRun:
         content["settings"] = {k: v for k, v in self.identity["settings"].items() if k != "split"}
         prints: Mapping[str, Any] = self.identity["fingerprints"]
         content["prints"] = {k: v for k, v in prints.items() if k != "evaluated"}
-        content |= {n: v for n, v in self.identity.items() if n == "class_texts"}
+        content |= {n: v for n, v in self.identity.items() if n in ("class_texts", "asks")}
         return digest(content | {"method": type(self.method.value).name})
 
     @cached_property

@@ -70,22 +70,26 @@ def _warmups(runs: Sequence[PreparedRun]) -> list[str]:
 
 
 def _templates(runs: Sequence[PreparedRun]) -> list[str]:
-    """Which methods take the first of several templates alone."""
-    first, every = dict[str, str](), dict[str, int]()
-    methods = dict[str, dict[str, None]]()
+    """Which methods do not average a dataset's several templates, and what they ask instead."""
+    every = dict[str, Sequence[str]]()
+    methods = dict[str, dict[str, dict[str, None]]]()
     for run in runs:
         if run.refusal or not run.one_template:
             continue
-        first |= run.one_template
         for split in (run.train, *run.evaluated.values()):
-            every[split.classes.dataset] = len(split.templates.split("\n"))
+            every[split.classes.dataset] = split.dataset_classes.template.split("\n")
+        asks = "first" if run.asks_template else "other"
         for name in run.one_template:
-            methods.setdefault(name, {})[run.method.name] = None
-    return [
-        f"templates, {name}: {', '.join(those)} {'takes' if len(those) == 1 else 'take'} the first "
-        f"of {every[name]}, {first[name]!r}; methods that leave the towers as they are average all."
-        for name, those in methods.items()
-    ]
+            methods.setdefault(name, {}).setdefault(asks, {})[run.method.name] = None
+    found = []
+    for name, of in methods.items():
+        said = f"templates, {name}: methods that leave the towers as they are average all "
+        said += f"{len(every[name])}"
+        for asks, what in (("first", f"the first alone, {every[name][0]!r}"),
+                           ("other", "words of their own")):  # fmt: skip
+            said += f"; {', '.join(of[asks])}: {what}" if asks in of else ""
+        found.append(f"{said}.")
+    return found
 
 
 def _others(names: Sequence[str]) -> str:

@@ -37,9 +37,7 @@ def test_a_difference_that_is_real_is_said_with_its_bounds(records):
 def test_a_comparison_says_which_of_the_two_takes_one_of_several_templates(tmp_path):
     write(tmp_path, {"zero_shot": 0.5})
     write(tmp_path, {"coop": 0.6, "dra": 0.7}, one_template={"toy_a": "a {}."})
-    said = (
-        "Of a dataset's several templates coop takes the first alone, and the other averages all."
-    )
+    said = "coop does not average a dataset's several templates, and the other does."
     records = read_all([tmp_path])
     assert said in compare(records, "coop", "zero_shot")[0].sentences()
     assert said in compare(records, "zero_shot", "coop")[0].sentences()

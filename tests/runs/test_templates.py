@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from harness import config, registry
+from harness.dataset import Classes
 from harness.leaderboards import leaderboard
 from harness.records.store import Store
 from harness.runs import plan as planning
@@ -48,8 +49,8 @@ def test_the_plan_says_who_takes_the_first(runs):
     (said,) = (each for each in remarks([*runs("zero_shot", "coop", "lora").values()])
                if each.startswith("templates"))  # fmt: skip
     assert said == (
-        "templates, folder:zoo: coop, lora take the first of 3, 'art of a {}.'; methods that leave "
-        "the towers as they are average all."
+        "templates, folder:zoo: methods that leave the towers as they are average all 3; lora: the "
+        "first alone, 'art of a {}.'; coop: words of their own."
     )
     few = remarks([*runs("zero_shot").values()]), remarks([*runs("coop", templates="{}").values()])
     assert not [each for some in few for each in some if each.startswith("templates")]
@@ -68,11 +69,24 @@ def test_the_record_names_the_template_that_was_taken(runs):
     assert "one_template" not in found["zero_shot"].identity
 
 
+def test_a_method_without_words_of_its_own_asks_the_users_template(runs):
+    """Where no paper says what it asks; on published datasets it asks as its authors' code."""
+    run = runs("lora", templates=TEMPLATES[:1])["lora"]
+    assert run.method.value.prompts(run.train.classes) == [["art of a ant."], ["art of a bee."]]
+    assert run.identity["asks"] == TEMPLATES[0]
+    usual = runs("lora", templates=None)["lora"]
+    assert usual.method.value.prompts(usual.train.classes)[0] == ["a photo of a ant."]
+    assert "asks" not in usual.identity
+    assert run.fit_key != usual.fit_key
+    published = Classes("oxford_pets", ("pug",), "a photo of a {}, a type of pet.")
+    assert run.method.value.prompts(published) == [["a photo of a pug."]]
+
+
 def test_a_table_says_which_rows_took_the_first(tmp_path):
     worlds.write(tmp_path, {"zero_shot": 0.5}, images=40)
     worlds.write(tmp_path, {"coop": 0.6}, images=40, one_template={"toy_a": "a {}."})
     records = Store(tmp_path).records()
-    said = "several templates the first alone is taken by coop; others average all."
+    said = "A dataset's several templates are averaged by all but coop."
     assert said in leaderboard.render(records)
     none = [replace(r, status="not applicable", scores={}) if r.run["method"] == "zero_shot" else r
             for r in records]  # fmt: skip
