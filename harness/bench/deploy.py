@@ -28,7 +28,7 @@ answer = lambda x: model.logits(torch.from_numpy(x))
 import torch, torch.nn.functional as F
 from harness.towers import backbone
 clip = backbone.load("local-dir:" + place)
-texts = [each[0] for each in json.load(open(place + "/texts.json"))]
+texts = [each[0] for each in json.load(open(place + "/texts.json")).values()]
 with torch.no_grad():
     text = F.normalize(clip.text(clip.tokenize(texts)), dim=-1) * clip.logit_scale.exp()
 answer = torch.no_grad()(lambda x: F.normalize(clip.image(torch.from_numpy(x)), dim=-1) @ text.T)

@@ -1,22 +1,25 @@
 """The README of an exported folder: what the model is, on what it was fitted, how good it is."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.certainty import samples
-from harness.records.labels import method_label
+from harness.records.labels import conditions, method_label
 from harness.records.predictions import Missing
 from harness.records.record import Record
 from harness.records.tables import harmless, percent
 
 USE = {
     "merged": """An open_clip checkpoint: the fit is merged into the backbone's weights, and costs
-nothing more. Other classes can be asked, too. `texts.json` holds the texts of the fitted ones in
-the order of `classes.json`.
+nothing more. Other classes can be asked, too. `texts.json` holds the texts that the fit asked of
+its classes; zero-shot asks the dataset's own, which may be others.
 
-    python -m harness run --methods zero_shot --backbone local-dir:DIR --tasks TASK
+    python -m harness run --methods cupl --class-texts DIR/texts.json --backbone local-dir:DIR \\
+        --tasks TASK
     model, _, transform = open_clip.create_model_and_transforms("local-dir:DIR")
     tokenizer = open_clip.get_tokenizer("local-dir:DIR")
 
@@ -72,7 +75,7 @@ class Card:
             _row("method", f"{run['method']} (code {run['code']})"),
             _row("hyperparameters", fields),
             _row("engine", _said(settings)),
-            _row("backbone", f"{run['backbone']} (weights {prints['weights']})"),
+            _row("backbone", f"{placeless(run['backbone'])} (weights {prints['weights']})"),
             _row("data", f"{run['dataset']}, {run['shots']} images a class, seed {run['seed']} "
                  f"(training images {prints['train']})"),
             _row("classes", f"{self.classes}, in the order of `classes.json`"),
@@ -80,7 +83,7 @@ class Card:
             "",
             "Made by",
             "",
-            f"    {harmless(shlex.join(self.command))}",
+            f"    {harmless(shlex.join(map(placeless, self.command)))}",
             "",
             "## Scores",
             "",
@@ -91,9 +94,9 @@ class Card:
             "",
             "## Licence",
             "",
-            f"The folder holds weights of {_cell(run['backbone'])}, or refers to them, and what "
-            f"was learned from {_cell(run['dataset'])}{licence}. The licences of both hold for it; "
-            "see where you got them.",
+            f"The folder holds weights of {_cell(placeless(run['backbone']))}, or refers to them, "
+            f"and what was learned from {_cell(run['dataset'])}{licence}. The licences of both "
+            "hold for it; see where you got them.",
         ]  # fmt: skip
         return "\n".join(lines) + "\n"
 
@@ -107,10 +110,24 @@ class Card:
             for name, score in record.scores.items():
                 value = percent(score["accuracy"])
                 total = f"{score['total']:,}"
-                lines.append(_row(record.run["task"], name, value, _interval(record, name), total,
-                                  record.key))  # fmt: skip
-        said = "Intervals are for other images like these, with this fit; `-`: not known."
-        return [*lines, "", said]
+                where = f"{record.run['task']}{conditions(_only(record.run['settings'], 'split'))}"
+                lines.append(_row(where, name, value, _interval(record, name), total, record.key))
+        said = ["Intervals are for other images like these, with this fit; `-`: not known."]
+        checks = dict.fromkeys(check for record in done for check in record.checks)
+        said += [f"It looks wrong: {_cell(each)}." for each in checks]
+        return [*lines, "", *said]
+
+
+def placeless(text: str) -> str:
+    """A name or an option without the folders on this machine above what it names."""
+    found = re.match(r"-*[\w-]+[:=](?=[/~.\\\\])", text)
+    start = found.group() if found else ""
+    path = text.removeprefix(start)
+    return f"{start}{Path(path).name}" if path.startswith(("/", "~", ".", "\\")) else text
+
+
+def _only(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {name: values[name]} if name in values else {}
 
 
 def _said(values: Mapping[str, Any]) -> str:

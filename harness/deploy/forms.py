@@ -35,7 +35,8 @@ def _merged(fitted: FittedModel, folder: Path, pixels: Tensor) -> Read:
     model = fitted.model
     checkpoint.write(folder, model.clip, merging.merged(model))
     prompts = model.method.prompts(model.classes)
-    texts = prompts[: len(fitted.class_names)]  # others follow of some methods
+    names = fitted.class_names
+    texts = dict(zip(names, prompts, strict=False))  # others follow of some methods
     text = json.dumps(texts, indent=1, ensure_ascii=False) + "\n"
     (folder / "texts.json").write_text(text, encoding="utf-8")
     clip = backbone.load(f"local-dir:{folder}")

@@ -95,4 +95,9 @@ def traced(network: Network, pixels: Tensor) -> torch.export.ExportedProgram:
     """
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad(), open_lengths(network):
-        return torch.export.export(network, (pixels,), dynamic_shapes=({0: batch},), strict=False)
+        made = torch.export.export(network, (pixels,), dynamic_shapes=({0: batch},), strict=False)
+    for module in made.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:  # where on this machine the code of each step lies
+                node.meta.pop("stack_trace", None)
+    return made

@@ -4,6 +4,9 @@ import contextlib
 import json
 import os
 import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +22,7 @@ import harness
 from harness.cli.commands import main
 from harness.dataset import Classes
 from harness.deploy import export, forms, merging
-from harness.deploy.card import Card
+from harness.deploy.card import Card, placeless
 from harness.deploy.network import Network, open_lengths
 from harness.errors import HarnessError
 from harness.fitting.fitted import FittedModel
@@ -30,6 +33,7 @@ from harness.towers import backbone
 from tests import toy_backbone
 from tests.conftest import EVERY_METHOD, PLUGINS, TOY
 from tests.methods.test_contract import grafted, images, shake
+from tests.records import worlds
 from tests.toy import NAMES
 
 METHODS = ["coop", "lora", "full", "taskres"]
@@ -64,13 +68,13 @@ def test_zero_shot_on_a_merged_checkpoint_predicts_what_the_fit_did(method, resu
     assert exported(results, method, "merged", out) == 0
     fitted, record = loaded(results, method)
     again = harness.run(
-        "zero_shot", "few_shot", "toy", shots=2, results=tmp_path / "r", plugins=[str(TOY)],
-        backbone=f"local-dir:{out}", cache_limit=0,
+        "cupl", "few_shot", "toy", shots=2, results=tmp_path / "r", plugins=[str(TOY)],
+        backbone=f"local-dir:{out}", cache_limit=0, class_texts=[out / "texts.json"],
     )  # fmt: skip
     found = [predictions.read(each, "test").classes for each in (record, again.records[0])]
     assert found[0].tolist() == found[1].tolist()
     texts = json.loads((out / "texts.json").read_text())
-    assert texts == [[f"a photo of a {name}."] for name in fitted.class_names]
+    assert texts == {name: [f"a photo of a {name}."] for name in fitted.class_names}
     assert backbone.load(f"local-dir:{out}").fingerprint != fitted.model.clip.fingerprint
 
 
@@ -107,6 +111,10 @@ def test_pt2_takes_any_number_of_images(tmp_path):
     fitted = FittedModel(grafted("lora", clip), {})
     shake(fitted.model)
     forms.FORMS["pt2"](fitted, tmp_path, images(2, like=clip.logit_scale))
+    with zipfile.ZipFile(tmp_path / "model.pt2") as file:
+        written = b"".join(map(file.read, file.namelist()))
+    for place in (Path(harness.__file__).parent, Path(torch.__file__).parent, Path.home()):
+        assert str(place).encode() not in written  # where the code lies here concerns nobody
     network = torch.export.load(tmp_path / "model.pt2").module()
     for count in (1, 2, 5):
         x = images(count, like=clip.logit_scale)
@@ -250,6 +258,27 @@ def test_a_card_shows_markup_in_names_as_it_is():
     assert "| hyperparameters | context=a\\|b |" in card
     assert "\n    export 'a b' '`x`\\n# y'\n" in card
     assert "learned from folder:a\\|&lt;b>\\n (MIT)." in card
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ("folder:/home/ann/patients", "folder:patients"), ("/home/ann/r/fits/a.safetensors",
+     "a.safetensors"), ("--out=../x/y", "--out=y"), ("~/data", "data"), ("--seed", "--seed"),
+    ("hf-hub:openai/clip", "hf-hub:openai/clip"), ("lora", "lora"), ("a/b", "a/b"),
+    ("dra.rank=8", "dra.rank=8"), ("local-dir:./w", "local-dir:w"),
+])  # fmt: skip
+def test_a_card_names_no_folders_of_this_machine(given, said):
+    assert placeless(given) == said
+
+
+def test_what_was_scored_on_validation_images_is_no_test_on_a_card(tmp_path):
+    """And what looked wrong is said."""
+    store = worlds.write(tmp_path, {"lora": 0.6}, seeds=(1,), settings={"split": "val"})
+    (record, _) = store.records()
+    record = replace(record, checks=["the loss rose"])
+    run = {**record.run, "fingerprints": {"weights": "w", "train": "t"}}
+    card = Card(run, 2, [record], ["export"]).text("onnx", "noise")
+    assert "| base2new, scored on validation images | base |" in card
+    assert "It looks wrong: the loss rose." in card
 
 
 def test_without_its_data_random_pixels_are_compared_and_the_card_says_so(
