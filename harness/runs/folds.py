@@ -50,10 +50,14 @@ class Fold(Dataset):
     def read(self, root: Path | None) -> Lists:
         lists = _without(self.gone, read_lists(self.whole, self.base, root))
         own = assigned(self.base, lists["train"], self.folds)
+        items = lists["train"]
+        if isinstance(self.base, UserImages):  # copies count once, as what is drawn once
+            named = _named(self.base, items)
+            items = [i._replace(group=name) for i, name in zip(items, named, strict=True)]
         return {
-            "train": [i for i, n in zip(lists["train"], own, strict=True) if n != self.number],
+            "train": [i for i, n in zip(items, own, strict=True) if n != self.number],
             "val": lists["val"],
-            "test": [i for i, n in zip(lists["train"], own, strict=True) if n == self.number],
+            "test": [i for i, n in zip(items, own, strict=True) if n == self.number],
         }
 
     def open(self, item: Item, root: Path | None) -> Image.Image:
@@ -245,16 +249,25 @@ def _units(dataset: Dataset, items: Sequence[Item]) -> dict[int, dict[str, list[
 
 
 def _named(dataset: Dataset, items: Sequence[Item]) -> list[str]:
-    """The unit of each item. In a folder of the user's, copies of one image are one unit."""
+    """The unit of each item. Of a user's own images those with a copy of one image are one unit,
+    with all of their groups."""
     names = [dataset.unit(item) for item in items]
     if not isinstance(dataset, UserImages):
         return names
-    read = dataset.contents([item.path for item in items])
-    digests = [b"" if item.group else each for item, each in zip(items, read, strict=True)]
-    first: dict[bytes, str] = {}
-    for name, digest in sorted(zip(names, digests, strict=True)):
-        first.setdefault(digest, name)
-    return [first[digest] if digest else name for name, digest in zip(names, digests, strict=True)]
+    joined = {name: name for name in names}  # each to one that is the same, or to itself
+
+    def first(name: str) -> str:
+        while joined[name] != name:
+            name = joined[name] = joined[joined[name]]
+        return name
+
+    of_digest: dict[bytes, str] = {}
+    digests = dataset.contents([item.path for item in items])
+    for name, digest in zip(names, digests, strict=True):
+        if digest:
+            one, other = sorted((first(name), first(of_digest.setdefault(digest, name))))
+            joined[other] = one
+    return [first(name) for name in names]
 
 
 def _hash(unit: str) -> str:

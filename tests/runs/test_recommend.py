@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
@@ -215,6 +216,22 @@ def test_copies_of_an_image_are_in_one_fold(tmp_path):
     for path, fold in where.items():
         if "copy of" in path:
             assert where[path.replace("copy of ", "")] == fold
+
+
+def test_copies_count_as_one_unit_and_join_their_groups(tmp_path):
+    home = folder(tmp_path / "discs", train=4)
+    (first, second, *_) = sorted((home / "train" / "red").iterdir())
+    shutil.copy(first, first.with_name("copy.png"))
+    fold = Fold(base=OwnFolder(path=str(home)), whole="w", number=0, folds=2)
+    lists = fold.read(None)
+    items = [*lists["train"], *lists["test"]]
+    reds = [item for item in items if item.name == "red"]
+    assert len({fold.unit(item) for item in reds}) == len(reds) - 1
+    groups = {first.name: "a", second.name: "b", "copy.png": "b"}
+    grouped = [item._replace(group=groups.get(Path(item.path).name, "")) for item in reds]
+    where = assigned(OwnFolder(path=str(home)), grouped, 2)
+    joined = {n for item, n in zip(grouped, where, strict=True) if item.group in ("a", "b")}
+    assert len(joined) == 1
 
 
 def test_a_fold_holds_out_its_part_of_train_and_keeps_val():
