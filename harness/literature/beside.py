@@ -11,6 +11,7 @@ from harness.literature.lines import OURS, Compared, Line
 from harness.records.tables import MISSING, format_table, width
 
 HEADS = {"hm": "HM"}
+DERIVED = ("mean of the ", "of the printed ")  # begins a note on what other numbers come to
 
 
 def beside(board: Leaderboard, names: str = "", form: str = "markdown") -> str:
@@ -42,7 +43,8 @@ def beside(board: Leaderboard, names: str = "", form: str = "markdown") -> str:
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:
-    rest = f" and {len(names) - most} more methods" if len(names) > most else ""
+    more = len(names) - most
+    rest = f" and {more} more method{'s' * (more > 1)}" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
 
 
@@ -78,6 +80,13 @@ def text(compared: Compared, form: str, alone: bool = False) -> str:
     if any(len(line.whose) > 1 for line in lines):
         notes.append("+n: n more places print the same; `published show NAMES --json` lists all.")
     notes += compared.notes
+    about = dict[str, dict[str, None]]()
+    for line in lines:
+        for number in line.printed.values():
+            said = [each for each in number.note.split("; ") if not each.startswith(DERIVED)]
+            if note := "; ".join(filter(None, said)):
+                about.setdefault(note, {})[line.label] = None
+    notes += [f"{_some([*labels])}: {note}." for note, labels in about.items()]
     wrong = dict.fromkeys(why for line in lines for why in line.misfits.values())
     notes += [f"*: {why}." for why in wrong]
     return format_table(rows, form, "\n".join(map(filled, notes)))

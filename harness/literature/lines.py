@@ -49,6 +49,7 @@ class Line:
                 "text": number.text,
                 "printed": round(number.value / 100, 10),
                 "misfit": self.misfits.get(name),
+                "note": number.note,
             }
             if alone:
                 continue

@@ -271,3 +271,24 @@ def test_other_formats_hold_the_same_numbers(form):
     text = beside(Leaderboard([record("mma", "ucf101")]), "dra", form)
     assert "82.20" in text
     assert "dra 1" in text
+
+
+def test_what_is_transductive_has_no_shots_in_any_source():
+    """So that it stands beside no run of the harness."""
+    wrong = [
+        (source.name, row.method)
+        for source in published.sources().values()
+        for row in source.rows
+        for number in row.numbers.values()
+        if ("transductive" in number.note or "promptkd" in row.method)
+        and published._of(row, "shots")
+    ]
+    assert not wrong
+
+
+def test_methods_that_are_here_have_their_name_here():
+    """Printed under another one, nothing would be compared."""
+    printed = {row.method for source in published.sources().values() for row in source.rows}
+    others = {"coop+dept", "cocoop+dept", "coop+atprompt", "lp++", "argue-n", "2sfs"}
+    assert not printed & others
+    assert {"dept", "dept-cocoop", "atprompt", "lp_plus_plus", "two_stage"} <= printed
