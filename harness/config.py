@@ -87,6 +87,10 @@ class Binding:
     user: bool = True  # given by the user, not by the backbone's profile
 
 
+UNUSED, UNTRAINED = "not used", "nothing is trained"  # begin the source of a method's field
+TRAINING = ("epochs", "lr", "batch_size", "momentum", "weight_decay", "warmup_epochs", "warmup_lr")
+
+
 class _Literals(config_parser.ParserDelegate):
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> NoReturn:
         raise HarnessError(f"@{scoped_configurable_name}: only literals can be bound.")
@@ -105,11 +109,16 @@ def read_gin(path: Path, user: bool = True) -> list[Binding]:
         raise HarnessError(f"the configuration file {path} does not exist.")
     bindings = []
     try:
-        for statement in config_parser.ConfigParser(path.read_text(), _Literals()):
-            if not isinstance(statement, config_parser.BindingStatement) or statement.scope:
+        text = path.read_text(encoding="utf-8")
+        for statement in config_parser.ConfigParser(text, _Literals()):
+            if (
+                not isinstance(statement, config_parser.BindingStatement)
+                or statement.scope
+                or "." in statement.selector  # it would hold for all tasks, whatever stands there
+            ):
                 raise HarnessError("only `name.field = literal` lines are allowed.")
             origin = f"{path.name}:{statement.location.line_num}"
-            target = statement.selector.rpartition(".")[2]
+            target = statement.selector
             bindings.append(Binding(target, statement.arg_name, statement.value, origin, user))
     except (HarnessError, SyntaxError, ValueError, OSError, tokenize.TokenError) as error:
         raise HarnessError(f"{path}: {error}") from error
@@ -245,7 +254,25 @@ def applies(binding: Binding, plugin: Plugin) -> bool:
 
 def _values(plugin: Plugin, bindings: Iterable[Binding]) -> dict[str, Any]:
     mine = [binding for binding in bindings if applies(binding, plugin)]
-    return dict(plugin.fixed) | {b.name: typed(plugin.cls, plugin.name, b) for b in mine}
+    values = {b.name: typed(plugin.cls, plugin.name, b) for b in mine}
+    for binding in mine:
+        if binding.user:
+            _check_used(binding, plugin, values[binding.name])
+    return dict(plugin.fixed) | values
+
+
+def _check_used(binding: Binding, plugin: Plugin, value: Any) -> None:
+    """Raises HarnessError for a setting that a method says it does not use."""
+    every = {each.name: each for each in fields(plugin.cls)}
+    sources = {name: each.metadata.get("source", "") for name, each in every.items()}
+    why = sources[binding.name].removeprefix(UNUSED) if UNUSED in sources[binding.name] else ""
+    if sources.get("epochs") == UNTRAINED and binding.name in TRAINING:
+        why = UNTRAINED
+    if why and value != every[binding.name].default:
+        raise HarnessError(
+            f"{binding.origin}: {plugin.name}.{binding.name} would have no effect: "
+            f"{why.strip(': ')}. Leave it out."
+        )
 
 
 def build_engine(bindings: Iterable[Binding]) -> Engine:

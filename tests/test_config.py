@@ -28,6 +28,7 @@ def test_a_gin_file_binds_literals(tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
+        "base2new.dra.rank = 4",
         "dra.rank = %macro",
         "dra.rank = @function()",
         "scope/dra.rank = 1",
@@ -166,3 +167,13 @@ def test_the_profile_binds_only_what_exists_and_is_no_override():
     assert build_engine(bindings).max_epochs == 30
     for plugin in PLUGINS.plugins["methods"].values():
         assert build(plugin, bindings)[1] == {}
+
+
+@pytest.mark.parametrize(("setting", "why"), [
+    ("lora.epochs=3", "`iterations` counts"), ("dyt.warmup_lr=0.1", "the warm-up is linear"),
+    ("tip_x.epochs=5", "nothing is trained"), ("zero_shot.lr=9.0", "nothing is trained"),
+])  # fmt: skip
+def test_a_setting_without_an_effect_is_refused(setting, why):
+    name = setting.partition(".")[0]
+    with pytest.raises(HarnessError, match=f"{setting.partition('=')[0]} would have no .*{why}"):
+        build(PLUGINS.plugins["methods"][name], [read_set(setting)])
