@@ -17,7 +17,7 @@ from harness.decoding import open_rgb
 from harness.errors import HarnessError
 from harness.files import reason, regular_file
 from harness.fitting.inputs import image_features
-from harness.fitting.model import Model, whole_convolutions
+from harness.fitting.model import Model, whole_float32
 from harness.fitting.texts import Texts, text_features, texts
 from harness.images.pixels import normalise, resized
 from harness.method import HeadContext, method_code
@@ -64,7 +64,7 @@ class FittedModel:
         return normalise(resized(image, taken)[None], taken.mean, taken.std)[0]
 
     @torch.no_grad()
-    @whole_convolutions()
+    @whole_float32()
     def features(self, images: Sequence[Picture] | Tensor) -> Tensor:
         """Image features [B, E], not normalised, of pictures or of what `preprocess` made of them
         ([B, 3, H, W]); [B, K, E] of a method that gives an image several."""
@@ -73,7 +73,7 @@ class FittedModel:
         return image_features(self.model, self.model.prefix(clip.image, x))
 
     @torch.no_grad()
-    @whole_convolutions()
+    @whole_float32()
     def logits(
         self, images: Sequence[Picture] | Tensor, class_names: Sequence[str] | None = None
     ) -> Tensor:

@@ -275,16 +275,24 @@ def surrounding(device: torch.device) -> Callable[[], torch.autocast]:
 
 
 @contextlib.contextmanager
-def whole_convolutions() -> Iterator[None]:
-    """Meanwhile cuDNN convolves float32 as it is, not in TF32, and comes to the same bits each
-    time."""
-    cudnn = torch.backends.cudnn
+def whole_float32() -> Iterator[None]:
+    """Meanwhile float32 is computed as it is, not in TF32 or less, whatever the process was told;
+    and cuDNN comes to the same bits each time."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+    products, newer = None, getattr(matmul, "fp32_precision", "")
+    with contextlib.suppress(RuntimeError):  # it was told in PyTorch's newer way
+        products = torch.get_float32_matmul_precision()
     cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = False, True, False
+    torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
         cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = before
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
+        else:
+            matmul.fp32_precision = newer
 
 
 def check_sites(clip: Clip, method: Method, sites: Sequence[Site] | dict[Site, Edit]) -> None:

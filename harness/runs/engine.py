@@ -19,7 +19,7 @@ from harness.errors import HarnessError
 from harness.fitting.evaluate import Scores, evaluate, zero_shot
 from harness.fitting.inputs import Images
 from harness.fitting.memory import choose, step_memory
-from harness.fitting.model import Model, whole_convolutions
+from harness.fitting.model import Model, whole_float32
 from harness.fitting.recorded import recordable
 from harness.fitting.step import Chunks
 from harness.fitting.texts import Texts, texts
@@ -263,7 +263,7 @@ def _precision(run: PreparedRun) -> Any:
     bf16 = run.settings.precision == "bf16"
     # no cache of cast weights: it would outlive the optimiser's steps and freeze the first ones
     autocast = torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False)
-    with recordable(run.context.clip.device), whole_convolutions(), autocast:
+    with recordable(run.context.clip.device), whole_float32(), autocast:
         yield
 
 

@@ -195,17 +195,22 @@ def test_what_chose_a_methods_settings_does_not_calibrate_it(fitted, monkeypatch
     assert parts["further"] <= {item.path for item in Toy().read(None)["val"]}
 
 
-def test_a_fit_convolves_float32_as_it_is(fitted, monkeypatch):
+def test_a_fit_computes_float32_as_it_is_whatever_the_process_was_told(fitted, monkeypatch):
     """PyTorch would round what convolutions are given to TF32 on a card."""
     loaded = harness.load(harness.leaderboard(fitted).records[0], plugins=[str(TOY)], device="cpu")
     seen, start = [], Model.prefix
 
     def noted(self, *args):
-        seen.append(torch.backends.cudnn.allow_tf32)
+        seen.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
         return start(self, *args)
 
     monkeypatch.setattr(Model, "prefix", noted)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    loaded.logits(torch.zeros(1, *loaded.model.clip.pixels.shape))
-    assert {*seen} == {False}
-    assert torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    try:
+        loaded.logits(torch.zeros(1, *loaded.model.clip.pixels.shape))
+        after = torch.get_float32_matmul_precision()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert {*seen} == {(False, "highest")}
+    assert (torch.backends.cudnn.allow_tf32, after) == (True, "high")
