@@ -10,6 +10,8 @@ from harness.cli.plan_text import _on_cards
 from harness.config import Binding, Engine, build_engine
 from harness.errors import HarnessError
 from harness.fitting import texts
+from harness.records.record import Record
+from harness.records.store import Store
 from harness.runs.executors import cards, local
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -86,3 +88,22 @@ def test_features_of_one_card_serve_another_of_its_kind(exact, monkeypatch):
 def test_no_process_on_a_card_is_refused():
     with pytest.raises(HarnessError, match="jobs_per_gpu must be at least 1"):
         build_engine([Binding("engine", "jobs_per_gpu", 0, "--jobs-per-gpu")])
+
+
+def test_a_card_that_answers_no_more_fails_one_run_and_not_all(make_run, tmp_path, monkeypatch):
+    runs = [make_run("zero_shot", seed=seed) for seed in (1, 2, 3)]
+    store = Store(tmp_path).open()
+    known = {run.run: run for run in runs}
+
+    def failed(asked, *_):
+        run = known[asked]
+        error = "CUDA error: an illegal memory access was encountered"
+        return Record(key=run.key, status="failed", run=run.identity, error=error), {}, None
+
+    monkeypatch.setattr(local, "execute", failed)
+    monkeypatch.setattr(local, "answers", lambda device: False)
+    with pytest.raises(HarnessError, match="has not answered since"):
+        local.execute_all(store, runs, {})
+    assert len(list(store.records())) == 1
+    assert cards.answers(CPU)
+    assert not cards.answers(torch.device("cuda:77"))

@@ -43,3 +43,11 @@ def on_one_device(settings: Engine, device: torch.device) -> int:
 def environment(number: int, every: Sequence[str]) -> dict[str, str]:
     """What the process of that number, from 0, has in its environment."""
     return {VISIBLE: every[number % len(every)]} if every else {}
+
+
+def answers(device: torch.device) -> bool:
+    """Whether it still computes: after some errors a process cannot use its card again."""
+    try:
+        return float(torch.zeros(1, device=device) + 1) == 1
+    except Exception:
+        return False

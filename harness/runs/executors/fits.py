@@ -101,7 +101,7 @@ class Fits:
                     self._take(ray, ref)
             raise local.interrupted(self.store, self.pending, self.versions, self.force) from None
         kept = (f"{len(self.ended)} of {len(self.pending)} runs are finished and kept in "
-                f"{self.store.folder}. The same command goes on with the rest.")  # fmt: skip
+                f"{self.store.folder}. {local.goes_on(self.force)}")  # fmt: skip
         if self.refused:
             raise HarnessError(f"{self.refused} {kept}")
         if self.lost:

@@ -27,7 +27,13 @@ from harness.records.store import Record, Store
 from harness.records.tables import duration, harmless
 from harness.runs.efficiency import forecast, forward_rate
 from harness.runs.engine import execute
-from harness.runs.executors.cards import cards, environment, most_processes, on_one_device
+from harness.runs.executors.cards import (
+    answers,
+    cards,
+    environment,
+    most_processes,
+    on_one_device,
+)
 from harness.runs.executors.shard import OPENING, RATE, VIEW
 from harness.runs.images import check_images
 from harness.runs.plan import Request
@@ -166,7 +172,7 @@ def carry_out(
     with announced(store, pending, jobs, force):
         with helper_processes(shares, every):
             ended = execute_all(store, pending, versions, force, deadline=deadline)
-        return all_in_time(ended, pending, store, max_hours)
+        return all_in_time(ended, pending, store, max_hours, force)
 
 
 def begun(
@@ -203,11 +209,20 @@ def announced(
     return plans.announced(store, command, processes, every_run, force)
 
 
+def goes_on(force: bool) -> str:
+    """How to go on with what a command left undone."""
+    if force:
+        return ("The same command would start over; without --force it keeps whatever has a "
+                "record, old or new.")  # fmt: skip
+    return "The same command goes on with the rest."
+
+
 def all_in_time(
     ended: dict[str, Record],
     pending: Sequence[PreparedRun],
     store: Store,
     max_hours: float | None,
+    force: bool,
 ) -> dict[str, Record]:
     """The records, if none is missing.
 
@@ -217,7 +232,7 @@ def all_in_time(
     if len(ended) < len(pending):
         raise OutOfTime(
             f"--max-hours {max_hours:g}: {len(ended)} of {len(pending)} runs are finished and kept "
-            f"in {store.folder}. The same command goes on with the rest."
+            f"in {store.folder}. {goes_on(force)}"
         )
     return ended
 
@@ -230,8 +245,7 @@ def interrupted(
         store.ended(r.identity, r.key, versions.get(r.key), force) is not None for r in pending
     )
     return KeyboardInterrupt(
-        f"{kept} of {len(pending)} runs are finished and kept in {store.folder}.\n"
-        "The same command goes on with the rest."
+        f"{kept} of {len(pending)} runs are finished and kept in {store.folder}.\n{goes_on(force)}"
     )
 
 
@@ -333,6 +347,12 @@ def execute_all(
                                 record, tensors, model = execute(run.run, run.context, stored)
                                 store.write(record, tensors, model)
                             pace.finished(run)
+                            if record.status == "failed" and not answers(run.context.clip.device):
+                                raise HarnessError(
+                                    f"{name}: failed ({record.reason}), and "
+                                    f"{run.context.clip.device} has not answered since, so that "
+                                    f"all further runs would fail. {goes_on(force)}"
+                                )
                         ended[run.key] = record
                         if not run.refusal:
                             said = outcome(run, record, elsewhere, apart)

@@ -103,7 +103,7 @@ def carry_out(
                     num_cpus=cpus, num_gpus=gpus, max_calls=0, max_retries=RETRIES
                 )(on_its_card)
                 fits.carry_out(ray, partial(task.remote, told), cluster.places)
-    return local.all_in_time(fits.ended, pending, store, max_hours)
+    return local.all_in_time(fits.ended, pending, store, max_hours, force)
 
 
 def check(request: Request, pending: Sequence[PreparedRun]) -> None:
