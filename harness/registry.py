@@ -181,7 +181,8 @@ class Registry:
         only = getattr(base.cls, "names_only", False)
         if hasattr(base.cls, "remote") and (only or not where.exists()):  # not on this disk
             named = {"path": base.cls.remote(path)}
-        called = where.stem if named["path"] == str(where) else named["path"]
+        called = where.name if where.is_dir() else where.stem
+        called = called if named["path"] == str(where) else named["path"]
         plugin = Plugin(f"{family}:{called}", base.cls, named, base.origin)
         there = self.plugins[kind].setdefault(plugin.name, plugin)
         if there.fixed != plugin.fixed:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from harness.dataset import Classes, Dataset
 from harness.files import shown
@@ -11,6 +12,8 @@ from harness.method import Method
 from harness.records.tables import image_count
 from harness.runs.context import Context
 from harness.runs.prepared import PreparedRun
+from harness.towers.catalogue import gelu_beside, gelu_twin
+from harness.towers.layouts import kind_of
 
 
 def remarks(runs: Sequence[PreparedRun]) -> list[str]:
@@ -47,10 +50,26 @@ def remarks(runs: Sequence[PreparedRun]) -> list[str]:
                 f"training images, such as {few[0]!r} with {count[few[0]]}: all are used."
             ] = None
     context = runs[0].context
-    found |= dict.fromkeys([*_templates(runs), *_warmups(runs)])
+    found |= dict.fromkeys([*_templates(runs), *_warmups(runs), *_activation(runs[0].run.backbone)])
     own = [each for (name, dataset), parts in halves.items()
            for each in _own_data(name, dataset, parts, context)]  # fmt: skip
     return [*dict.fromkeys(own), *found]
+
+
+def _activation(backbone: str) -> list[str]:
+    """Which GELU is computed, where the weights are in a file that does not say which they had."""
+    model, _, path = backbone.partition(":")
+    file, twin = Path(path), gelu_twin(model) if path else None
+    if file.suffix != ".safetensors" or twin is None:
+        return []
+    if gelu_beside(file) is not None or kind_of(file) is not None:
+        return []  # it was compared
+    mine, other = ("QuickGELU", "GELU") if model.endswith("-quickgelu") else ("GELU", "QuickGELU")
+    whose = ", as the weights of OpenAI, MetaCLIP and DFN were," * (other == "QuickGELU")
+    return [
+        f"activation, {model}: {mine} is computed, and {file.name} does not say what it was "
+        f"trained with. If it was {other}{whose} choose {twin}, or accuracy is lost."
+    ]
 
 
 def _warmups(runs: Sequence[PreparedRun]) -> list[str]:

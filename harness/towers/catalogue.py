@@ -1,9 +1,11 @@
 """The pairs of model and weights that open_clip lists, by their configuration alone."""
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -115,9 +117,32 @@ def other_gelu(model: str, pretrained: str) -> str | None:
     return f"{other}:{pretrained}" if there else ""
 
 
+def gelu_twin(model: str) -> str | None:
+    """The model that is the same but for its GELU, if open_clip has one."""
+    bare = model.removesuffix("-quickgelu")
+    other = bare if model != bare else f"{model}-quickgelu"
+    return other if is_model(other) else None
+
+
+def gelu_beside(file: Path) -> bool | None:
+    """Whether weights in a file are of QuickGELU, by open_clip's configuration beside it; None if
+    there is none."""
+    try:
+        said = json.loads((file.parent / "open_clip_config.json").read_text(encoding="utf-8"))[
+            "model_cfg"
+        ]
+        return bool(said.get("quick_gelu", False))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def check_gelu(model: str, pretrained: str) -> None:
     """Raises HarnessError for weights of the other GELU, with the model that has theirs, if any."""
-    twin = other_gelu(model, pretrained)
+    twin, file = other_gelu(model, pretrained), Path(pretrained)
+    if file.suffix == ".safetensors" and (quick := gelu_beside(file)) is not None:
+        mine = bool((open_clip.get_model_config(model) or {}).get("quick_gelu", False))
+        other = gelu_twin(model)
+        twin = None if quick == mine else f"{other}:{pretrained}" if other else ""
     if twin is not None:
         raise HarnessError(
             f"the weights {pretrained!r} were trained with the other GELU than {model!r} computes, "

@@ -150,8 +150,9 @@ class Clip(nn.Module):
             HarnessError: a text that does not fit into the tower's positions.
         """
         ids = self.tokenizer(list(texts), self.text.context)
+        unended = getattr(self.tokenizer, "strip_sep_token", False)  # a cut text ends in 0, too
         for text, row in zip(texts, ids, strict=True):
-            whole = row[-1] != 0 and token_count(self.tokenizer, text)
+            whole = (unended or row[-1] != 0) and token_count(self.tokenizer, text)
             if whole > self.text.context:
                 raise HarnessError(
                     f"the text {text!r} has more than the {self.text.context - 2} tokens that "

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from harness.dataset import FileDataset, Item, Published
-from harness.errors import HarnessError
+from harness.dataset import FileDataset, HarnessError, Item, Published
 
 
 @dataclass(frozen=True, kw_only=True)

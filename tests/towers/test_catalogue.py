@@ -1,11 +1,15 @@
 """Every pair of open_clip's list is accepted or refused by its configuration alone."""
 
 import importlib.util
+import json
 
 import open_clip
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from harness.errors import HarnessError
+from harness.runs.remarks import _activation
 from harness.towers import pairs
 from harness.towers.catalogue import Unloaded, check_gelu, listed
 
@@ -31,6 +35,30 @@ def test_of_196_pairs_28_have_the_other_gelu():
         assert tuple(other) in pairs
         assert refused(check_gelu, *other) == ""
         assert other[1] == pretrained
+
+
+def test_weights_in_a_file_have_the_gelu_that_the_configuration_beside_them_says(tmp_path):
+    """A file alone does not say it."""
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    for model in ("ViT-B-16", "ViT-B-16-quickgelu"):
+        assert refused(check_gelu, model, str(file)) == ""
+    config = tmp_path / "open_clip_config.json"
+    config.write_text(json.dumps({"model_cfg": {"quick_gelu": True}}))
+    assert f"Use ViT-B-16-quickgelu:{file}" in refused(check_gelu, "ViT-B-16", str(file))
+    assert refused(check_gelu, "ViT-B-16-quickgelu", str(file)) == ""
+    config.write_text(json.dumps({"model_cfg": {}}))
+    assert f"Use ViT-B-16:{file}" in refused(check_gelu, "ViT-B-16-quickgelu", str(file))
+
+
+def test_where_nothing_says_the_gelu_of_a_file_the_plan_names_the_one_that_is_computed(tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_file({"logit_scale": torch.zeros(())}, file)
+    (said,) = _activation(f"ViT-B-16:{file}")
+    assert "GELU is computed, and model.safetensors does not say" in said
+    assert "choose ViT-B-16-quickgelu" in said
+    for silent in ("emoji-mini", "ViT-B-16:random", f"ViT-bigG-14-worldwide:{file}", "local-dir:x"):
+        assert _activation(silent) == []
 
 
 @pytest.mark.parametrize(
