@@ -1,6 +1,7 @@
 """The parser of the command line."""
 
 import argparse
+from typing import Any
 
 from harness import __version__
 from harness.cli.verbs import (
@@ -26,9 +27,16 @@ VERBS = (
 )  # fmt: skip
 
 
+class WholeWords(argparse.ArgumentParser):
+    """Options are written out: who reads a record's command looks for their names."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands: `command` is the chosen one, `what` the part of `data`."""
-    top = argparse.ArgumentParser(
+    top = WholeWords(
         prog="python -m harness",
         description="Compare parameter-efficient fine-tuning methods for CLIP-like vision-language "
         "models under one protocol.",

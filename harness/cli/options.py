@@ -132,6 +132,8 @@ def disk(arguments: argparse.Namespace) -> "Disk":
     """The cache that the options name."""
     from harness.images.cache import Disk
 
+    if not 0 <= arguments.cache_limit < 2**30:  # nan is neither
+        raise HarnessError(f"--cache-limit {arguments.cache_limit} is no size in GB; 0: no cache.")
     return Disk(arguments.cache_dir, int(arguments.cache_limit * 2**30))
 
 

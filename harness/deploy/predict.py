@@ -2,7 +2,7 @@
 
 import glob
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from harness.decoding import HEIC
 from harness.errors import HarnessError
 from harness.files import is_hidden, shown
 from harness.fitting.fitted import FittedModel
@@ -62,11 +63,17 @@ def images_of(given: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def unreadable_here(given: Sequence[str]) -> int:
+    """How many photographs below the given folders need an extra that is not installed."""
+    folders = [path for each in given if (path := Path(each).expanduser()).is_dir()]
+    return sum(1 for folder in folders for _ in _below(folder, HEIC - SUFFIXES))
+
+
+def _below(folder: Path, suffixes: Set[str] = SUFFIXES) -> Iterator[Path]:
     for path in folder.rglob("*"):
         inside = path.relative_to(folder)
         hidden = any(is_hidden(part) for part in inside.parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
+        if path.suffix.lower() in suffixes and not hidden and path.is_file():
             yield path
 
 

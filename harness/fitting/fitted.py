@@ -248,7 +248,9 @@ def _weights_of(fit: Record | str | Path) -> Path:
         )
     path = Store(folder).weights(fit.fit)
     if not path.is_file():
-        raise HarnessError(f"the weights {path} are not there. Run the same command again.")
+        raise HarnessError(
+            f"the weights {path} are not there. Run the same command again with --force."
+        )
     return path
 
 

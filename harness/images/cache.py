@@ -12,6 +12,7 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,7 +137,8 @@ class Disk:
             if path not in self.checked and checksum(tensors) != expected:
                 return None
             self.checked.add(path)
-            os.utime(path)
+            with suppress(OSError):  # another user's
+                os.utime(path)
         except (OSError, SafetensorError):
             return None
         return tensors

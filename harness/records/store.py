@@ -7,7 +7,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PREDICTIONS, SPLIT = ".predictions.safetensors", ".split.json"  # suffixes of side files
+UMASK = os.umask(0)  # which can only be asked by setting it
+os.umask(UMASK)
+MODE = 0o666 & ~UMASK
 CHANGE = "change_elsewhere"  # mean over other datasets of accuracy minus zero-shot accuracy
 
 
@@ -54,7 +57,7 @@ class Store:
     def path(self, run: Mapping[str, Any], key: str, suffix: str = ".json") -> Path:
         """Where a run's record (or a side file of it) lies: below its task and dataset."""
         name = f"{run['method']}-{run['shots']}shots-seed{run['seed']}-{key}{suffix}"
-        return self.folder / _safe(run["task"]) / _safe(run["dataset"]) / _safe(name)
+        return self.folder / _folder(run["task"]) / _folder(run["dataset"]) / _safe(name)
 
     def weights(self, fit: str) -> Path:
         """Where the weights of a fit lie, shared by runs that differ only in what they evaluate."""
@@ -195,6 +198,12 @@ class Store:
         except Timeout:
             yield False
             return
+        except (OSError, NotImplementedError) as error:
+            raise HarnessError(
+                f"{lock.lock_file} cannot be locked ({getattr(error, 'strerror', '') or error}), "
+                "so that two processes could write one record. Give a --results folder on a disk "
+                "that knows locks, and that is yours to write."
+            ) from error
         try:
             yield True
         finally:
@@ -263,9 +272,14 @@ def _files(folder: Path) -> list[Path]:
     def unreadable(error: OSError) -> None:
         warnings.warn(f"{error.filename} is left out: {error.strerror}", stacklevel=4)
 
-    found = []
-    for where, below, names in os.walk(folder, onerror=unreadable):
+    found, seen = [], {os.path.realpath(folder)}
+    for where, below, names in os.walk(folder, onerror=unreadable, followlinks=True):
         below[:] = [name for name in below if not name.startswith(".")]  # locks and plans
+        for name in [*below]:  # a link may lead into a ring
+            place = os.path.realpath(Path(where, name))
+            if place in seen:
+                below.remove(name)
+            seen.add(place)
         found += [Path(where, name) for name in names
                   if name.endswith(".json") and not name.endswith(SPLIT)]  # fmt: skip
     return sorted((path for path in found if path.is_file()), key=lambda path: path.parts)
@@ -285,7 +299,8 @@ def atomically(path: Path, write: Any) -> None:
         write(temporary)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o644)
+        with suppress(OSError):  # some disks know no modes
+            temporary.chmod(MODE)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -295,3 +310,8 @@ def _safe(name: str) -> str:
     """A file name of its own: whatever could leave the folder is replaced."""
     kept = "".join(c if c.isalnum() or c in "._-+" else "_" for c in name)
     return kept.lstrip(".") or "_"
+
+
+def _folder(name: str) -> str:
+    """The same of a folder, as long as a disk takes it; the names of files in it are whole."""
+    return _safe(name).encode()[:200].decode(errors="ignore")

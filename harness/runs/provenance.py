@@ -23,11 +23,12 @@ PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
 def provenance_of(device: torch.device, requires: str = "") -> dict[str, Any]:
     """Where, when, with what (also a package that the method requires) and by which command; no
     host name."""
+    changes = _git("status", "--porcelain", "--", *SOURCES)
     return {
         "time": _now().isoformat(timespec="seconds"),
         "command": _command(sys.argv[1:]),
         "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--", *SOURCES)),
+        "dirty": None if changes is None else bool(changes),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

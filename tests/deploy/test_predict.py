@@ -81,6 +81,17 @@ def test_an_unreadable_image_is_named_left_out_and_makes_the_exit_code_1(
     assert "0.png" in said.out
 
 
+def test_photographs_that_need_an_extra_are_not_left_out_unseen(
+    fitted, tmp_path, capsys, monkeypatch
+):
+    Toy().open(Toy().read(None)["test"][0], None).save(tmp_path / "a.png")
+    (tmp_path / "b.HEIC").write_bytes(b"of a telephone")
+    monkeypatch.setattr(predict, "SUFFIXES", predict.SUFFIXES - predict.HEIC)
+    monkeypatch.setattr(predict._below, "__defaults__", (predict.SUFFIXES,))
+    assert called(fitted, "clip_adapter", tmp_path) == 1
+    assert "left out: 1 image of HEIC. pip install" in capsys.readouterr().err
+
+
 def test_other_class_names_are_asked_by_name_or_refused_with_the_reason(
     fitted, pictures, tmp_path, capsys
 ):

@@ -1,18 +1,21 @@
 """Records are written whole or not at all, read without executing anything, claimed once."""
 
+import errno
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from harness.errors import HarnessError
 from harness.records.labels import method_label
-from harness.records.store import Record, Store
+from harness.records.store import Record, Store, atomically
 from tests.conftest import ROOT
+from tests.records import worlds
 
 
 def record(key: str = "k1", **run) -> Record:
@@ -181,3 +184,42 @@ def test_a_records_command_says_nothing_of_where_the_machine_keeps_it():
     given = ["run", "--cache-dir", "/my/cache", "--methods", "a,b", "--cache-dir=/my/cache"]
     given += ["--results", "/my/results", "--results=/my/results"]
     assert _command(given) == "python -m harness run --methods a,b"
+
+
+def test_a_disk_without_locks_is_a_sentence(tmp_path, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("harness.records.store.FileLock.acquire", refuse)
+    with (
+        pytest.raises(HarnessError, match=r"cannot be locked \(No locks available\)"),
+        Store(tmp_path).open().claim("fit"),
+    ):
+        pass
+
+
+def test_a_dataset_with_a_long_name_has_a_folder_that_a_disk_takes(tmp_path):
+    store = Store(tmp_path)
+    run = {"task": "few_shot", "dataset": "鳥" * 100, "method": "lora", "shots": 1, "seed": 1}
+    path = store.path(run, "0123456789abcdef")
+    assert len(path.parent.name.encode()) <= 200
+    assert path.name == "lora-1shots-seed1-0123456789abcdef.json"
+    assert not path.exists()
+
+
+def test_records_behind_a_link_are_found_and_a_ring_of_links_ends(tmp_path):
+    away, results = tmp_path / "away", tmp_path / "results"
+    worlds.write(away, {"dra": 0.5}, seeds=(1,))
+    results.mkdir()
+    (results / "base2new").symlink_to(away / "base2new")
+    (away / "base2new" / "back").symlink_to(results)
+    assert len(list(Store(results).records())) == 2  # of two datasets
+
+
+def test_what_is_written_has_the_mode_that_the_user_wants(tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.records.store.MODE", 0o600)
+    atomically(tmp_path / "a", lambda path: path.write_text("x"))
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+    monkeypatch.setattr(Path, "chmod", lambda *_: (_ for _ in ()).throw(PermissionError(1, "no")))
+    atomically(tmp_path / "b", lambda path: path.write_text("x"))
+    assert (tmp_path / "b").read_text() == "x"

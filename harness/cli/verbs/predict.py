@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.cli import chosen, options
 from harness.errors import HarnessError
 from harness.files import reason, shown
-from harness.records.tables import csv_cell, harmless, plain_table, wrapped
+from harness.records.tables import csv_cell, harmless, image_count, plain_table, wrapped
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +75,10 @@ def show(arguments: argparse.Namespace) -> int:
 
     _check(arguments)
     paths = predict.images_of(arguments.images)
+    left_out = predict.unreadable_here(arguments.images)
+    if left_out:
+        print(f"left out: {image_count(left_out)} of HEIC. "
+              "pip install 'vlm-peft-harness[heic]' reads them.", file=sys.stderr)  # fmt: skip
     names = _names(arguments.classes) if arguments.classes else None
     fitted = load(arguments)
     classes = fitted.classes(names).names
@@ -104,7 +108,7 @@ def show(arguments: argparse.Namespace) -> int:
         print(_table(rows))
     if unread:
         print(f"{unread:,} of {len(paths):,} images could not be read.", file=sys.stderr)
-    return 1 if unread else 0
+    return 1 if unread or left_out else 0
 
 
 def load(arguments: argparse.Namespace) -> "FittedModel":

@@ -100,7 +100,8 @@ def _same(arguments: argparse.Namespace) -> list[str]:
     given = ["--datasets", arguments.datasets, "--backbone", arguments.backbone]
     for template in arguments.template or ():
         given += ["--template", template]
-    for name in ("class_names", "on_bad_image", "device"):
+    for name in ("class_names", "image_column", "label_column", "configuration", "splits",
+                 "on_bad_image", "device"):  # fmt: skip
         if getattr(arguments, name) is not None:
             given += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     if arguments.data_root is not None and ":" not in arguments.datasets:
