@@ -248,7 +248,7 @@ def _json(table: pd.DataFrame, certain: Mapping[tuple[str, ...], Certainty]) -> 
     for key, part in table.groupby(list(TABLES), sort=False):
         rows = [
             {name: _plain(value) for name, value in row.items()
-             if name not in (*TABLES, "evaluations")}
+             if name not in (*TABLES, "evaluations", "seeds")}
             for row in part.to_dict("records")
         ]  # fmt: skip
         names = map(str, key)
@@ -289,7 +289,7 @@ def _csv(table: pd.DataFrame) -> str:
     keys = pd.Series(list(zip(*(table[name] for name in TABLES), strict=True)), table.index)
     table = table[(table["dataset"] != "average") | ~keys.isin(alone)]
     names = dict.fromkeys(name for settings in table["given"] for name in settings)
-    shown = table.drop(columns=["evaluations", "given", "values", "missing"]).round(DIGITS)
+    shown = table.drop(columns=["evaluations", "seeds", "given", "values", "missing"]).round(DIGITS)
     for place, name in enumerate(names, 1):
         column = name if name not in shown.columns else f"set_{name}"
         values = [settings.get(name) for settings in table["values"]]

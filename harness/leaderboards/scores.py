@@ -225,27 +225,27 @@ def by_shots(part: pd.DataFrame, title: str, form: str) -> str:
         shown.append({"method": str(label)} | row)
     name = "HM" if column == "hm" else column
     caption = f"{title}: {name} by shots, average of the datasets."
-    if apart := _not_the_same(part, shots):
+    if apart := not_the_same(part, shots):
         caption += f"\nNot of the same datasets or seeds: {apart}."
     return format_table(shown, form, caption, dict.fromkeys(shots, ()))
 
 
-def _not_the_same(part: pd.DataFrame, shots: list[str]) -> str:
+def not_the_same(part: pd.DataFrame, shots: list[str]) -> str:
     """Over what each number of shots is averaged, if that is not the same for all."""
-    found = dict[str, tuple[int, int]]()
+    found = dict[str, tuple[int, str]]()
     lists = set[tuple[object, ...]]()
     for number in shots:
         mine = part[(part["shots"] == number) & (part["dataset"] != "average")]
         averaged = mine[mine["averaged"].astype(bool)]
         datasets = sorted(averaged["dataset"].unique())
-        seeds = int(averaged["expected"].max())
+        seeds = str(averaged["seeds"].iloc[0])
         found[number] = len(datasets), seeds
         lists.add((*datasets, seeds))
     if len(lists) < 2:
         return ""
     return "; ".join(
         f"{number} shot{'s' * (number != '1')}: {datasets} dataset{'s' * (datasets > 1)}, "
-        f"{seeds} seed{'s' * (seeds > 1)}"
+        f"seed{'s' * (' ' in seeds)} {seeds.replace(' ', ', ')}"
         for number, (datasets, seeds) in found.items()
     )
 

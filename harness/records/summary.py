@@ -41,9 +41,9 @@ def summarise(records: Iterable[Record]) -> pd.DataFrame:
     failure; stale: records left out, because a newer one of the row has other code, hyperparameters
     or images; parameters: trained numbers, of the average row their mean over its datasets;
     averaged: whether the dataset is part of the average, as the source of a transfer task is not;
-    given: the settings that the user gave; values: these, and all others that are the same in all
-    runs of the row. Scores of incomplete rows are absent: what a dataset has
-    of them is in finished_base and so on.
+    seeds: the table's; given: the settings that the user gave; values: these, and all others that
+    are the same in all runs of the row. Scores of incomplete rows are absent: what a dataset has of
+    them is in finished_base and so on.
     """
     return as_frame(tables(records))
 
@@ -170,7 +170,7 @@ def _of_table(table: Table) -> list[dict[str, Any]]:
     for each in table.rows:
         shared = {
             "label": each.label, "given": each.given, "values": _values(each),
-            "evaluations": " ".join(table.evaluations),
+            "evaluations": " ".join(table.evaluations), "seeds": " ".join(map(str, table.seeds)),
             "applicable": not each.members
             or any(member.record.status != "not applicable" for member in each.members),
         }  # fmt: skip

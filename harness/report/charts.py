@@ -11,6 +11,7 @@ import pandas as pd
 from harness.certainty.intervals import ZERO_SHOT, Certainty
 from harness.errors import HarnessError
 from harness.leaderboards import costs, plot
+from harness.leaderboards.scores import not_the_same
 from harness.records.entry import TABLES
 from harness.records.record import Record
 from harness.records.summary import Table
@@ -152,10 +153,13 @@ def shots_of(
     """Accuracy against the number of shots, where tables differ in that alone."""
     found = []
     names = [name for name in TABLES if name != "shots"]
-    average = frame[frame["dataset"] == "average"]
-    for key, part in average.groupby(names, sort=False):
+    for key, every in frame.groupby(names, sort=False):
+        part = every[every["dataset"] == "average"]
         if part["shots"].nunique() > 1 and (score := _score(part)) is not None:
-            found.append(_curves(tuple(map(str, key)), part, score, certain))
+            curves = _curves(tuple(map(str, key)), part, score, certain)
+            if apart := not_the_same(every, sorted(part["shots"].unique(), key=int)):
+                curves["why"] = f"its numbers are not of the same datasets or seeds: {apart}"
+            found.append(curves)
     return found
 
 

@@ -226,7 +226,8 @@ def test_rows_are_sorted_by_a_column_and_unknown_ones_are_named():
 def test_a_failed_measurement_is_shown_as_failed():
     done = Record(**committed("efficiency"))
     run = {**done.run, "method": "coop"}
-    failed = Record(key="f", status="failed", run=run, error="boom", provenance={"time": "2027"})
+    made = {**done.provenance, "time": "2027"}
+    failed = Record(key="f", status="failed", run=run, error="boom", provenance=made)
     for records in ([done, failed], [failed]):
         for text in costs.tables(records, "markdown"):
             (line,) = [line for line in text.splitlines() if line.startswith("| coop")]

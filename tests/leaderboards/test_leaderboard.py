@@ -286,6 +286,6 @@ def test_shots_that_are_averaged_over_other_datasets_are_said(tmp_path):
     worlds.write(tmp_path, {"coop": 0.6}, shots=4, seeds=(1,), datasets=("toy_a",), **about)
     shown = Leaderboard(read_all([tmp_path])).text()
     assert (
-        "Not of the same datasets or seeds: 1 shot: 2 datasets, 3 seeds; 4 shots: 1 dataset, "
-        "1 seed; 16 shots: 2 datasets, 3 seeds." in shown
+        "Not of the same datasets or seeds: 1 shot: 2 datasets, seeds 1, 2, 3; 4 shots: 1 dataset, "
+        "seed 1; 16 shots: 2 datasets, seeds 1, 2, 3." in shown
     )

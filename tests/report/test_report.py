@@ -193,6 +193,13 @@ def test_a_table_of_several_shots_becomes_a_curve(tmp_path):
     assert len(curve["lines"][0]["points"].split()) == 2
 
 
+def test_a_curve_does_not_join_averages_of_other_datasets_or_seeds(tmp_path):
+    world(tmp_path, {"dra": 0.9}, datasets=("toy_a",), shots=1)
+    records = world(tmp_path, {"dra": 0.5}, shots=4)
+    (curve,) = content.report(records)["curves"]
+    assert "not of the same datasets or seeds: 1 shot: 1 dataset" in curve["why"]
+
+
 def test_a_run_that_failed_is_listed_and_its_row_has_no_average(records):
     broken = replace(records[0], status="failed", scores={}, error="Traceback\nValueError: no")
     found = content.report([broken, *records[1:]])
