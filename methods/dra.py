@@ -141,7 +141,8 @@ class DRA(Adapter):
     biases. K is the number of `ratios`. Token and channel orders are each sample's own.
 
     Source: Wang et al., Dynamic Rank Adaptation for Vision-Language Models, Eq. 9-20 and section
-        4.1.2 (2025); no code is public, MMA's recipe and released code fill the gaps.
+        4.1.2 (https://arxiv.org/abs/2507.05668); no code is public, MMA's recipe and released code
+        fill the gaps.
     Differs: (1) the d under the root of Eq. 10 is read as the model width (`attention_scale`). (2)
         argsort passes no gradient, so as printed W_t and W_c never learn; they are counted, as the
         paper counts them. `gradient="straight_through"` gives the mask the gradient of both scores,

@@ -12,8 +12,8 @@ class ImageLoRA(LoRA):
 
         W_v' = W_v + (alpha / sqrt(r)) B A,  in every block of the image tower
 
-    Source: Image-LoRA (https://arxiv.org/abs/2512.19219), section on value-only updates of visual
-        tokens; sites, rank and recipe of CLIP-LoRA (see `lora`).
+    Source: Towards Minimal Fine-Tuning of VLMs (https://arxiv.org/abs/2512.19219), section on
+        value-only updates of visual tokens; sites, rank and recipe of CLIP-LoRA (see `lora`).
     Differs: a transfer of the idea, not the published method. That is for vision-language models
         with a decoder: it updates the visual tokens there, in heads chosen by the influence that a
         rank-1 probe measures, with a scale normalised by their number. In CLIP's image tower every

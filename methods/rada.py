@@ -82,8 +82,8 @@ class RAda(Method):
     entries of a head together; eight heads; all linears have biases; W_o is zero at the start;
     T = 1, a = 0.
 
-    Source: Rational adaptation of CLIP (https://arxiv.org/abs/2507.15816); code khufia/RAda,
-        eft/trainers/rada.py and configs/trainers/RAda.
+    Source: One Last Attention for Your Vision-Language Model (https://arxiv.org/abs/2507.15816);
+        code khufia/RAda, eft/trainers/rada.py and configs/trainers/RAda.
     Differs: its scripts set rate, epochs, batch, T and a on the command line, to values that are
         not published. T and a are the code's defaults, so that the penalty is off; rate, epochs and
         batch are those of its configuration for base-to-new, on every task. With a = 1 the penalty

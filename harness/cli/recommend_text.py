@@ -18,6 +18,7 @@ from harness.runs.budget import written
 from harness.runs.recommend import RESERVE, Recommendation
 
 MANY = 20  # times as many images are no advice
+UNEQUAL = 3  # times as many images has a class
 
 
 def text(found: Recommendation, command: Sequence[str]) -> str:
@@ -108,6 +109,18 @@ def _sure(found: Recommendation) -> list[str]:
         f"The chance that any method is called beaten although it is as good is at most "
         f"{1 - SURE:.0%}, for all looks together. The intervals are for one difference at a time."
     )
+    if others:
+        said.append(
+            f"Its own accuracy is the highest of {len(look.labels)} on the same images, and so on "
+            "average a little too high."
+        )
+    counts = sorted(found.data.counts.values()) or [0]
+    least, most = counts[0], counts[-1]
+    if most > UNEQUAL * least:
+        said.append(
+            f"The largest class has {image_count(most)} and the smallest {least}: accuracy counts "
+            "images, and a small class little. `leaderboard --metrics per-class` counts classes."
+        )
     if rung.shots < found.data.shots:
         said.append(
             f"This compares fits on {image_count(rung.shots)} a class. There are up to "

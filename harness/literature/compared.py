@@ -20,7 +20,7 @@ from harness.literature.published import Source, Wanted
 from harness.records.entry import TABLES
 from harness.records.summary import PYTHON_TEXTS, Table, tables
 
-CAPS = ("max_epochs", "max_steps", "views")  # engine settings that shorten or change a fit
+USUAL = {"max_epochs": None, "max_steps": None, "views": 0, "crop_scale": [0.08, 1.0]}  # of a fit
 
 
 @pd.option_context(*PYTHON_TEXTS)
@@ -162,7 +162,8 @@ def _notes(ours: _Ours, engine: Mapping[str, Any]) -> list[str]:
         one = "other images; one seed says nothing of other seeds"
         level = LEVELS[2] if len(ours.table.seeds) > 1 else one
         notes.append(f"Our intervals are for {level}.")
-    if caps := [f"{name}={engine[name]}" for name in CAPS if engine.get(name)]:
+    given = {name: engine.get(name) or usual for name, usual in USUAL.items()}
+    if caps := [f"{name}={given[name]}" for name, usual in USUAL.items() if given[name] != usual]:
         notes.append(f"Our fits had the settings {', '.join(caps)}, the printed ones had not.")
     if ours.sampled.sample is None and ours.sampled.why:
         notes.append(f"No intervals: {ours.sampled.why}.")

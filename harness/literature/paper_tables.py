@@ -104,8 +104,10 @@ def _scores(paper: Paper, exhibit: Exhibit, part: Part, records: Sequence[Record
 
 
 def _on_theirs(paper: Paper, records: Sequence[Record]) -> bool:
-    """Whether all runs are on the backbone of the paper."""
-    return all(record.run["backbone"] in paper.backbones for record in records)
+    """Whether all runs are on the backbone of the paper, and on test images."""
+    return all(record.run["backbone"] in paper.backbones
+               and record.run["settings"].get("split", "test") == "test"
+               for record in records)  # fmt: skip
 
 
 def _columns(frame: pd.DataFrame, exhibit: Exhibit, part: Part) -> list[Column]:

@@ -58,7 +58,9 @@ def _of_printed(table: Filled, cells: Sequence[Cell]) -> list[str]:
     found = [f"Paper: what it prints, for {paper.backbone}, 16 shots, three seeds; {MISSING}: not "
              "known here."]  # fmt: skip
     if table.withheld:
-        found.append("Printed numbers for other datasets or another backbone are left out.")
+        found.append(
+            "Printed numbers for other datasets or images, or another backbone, are left out."
+        )
     for line, each in table.rows:
         printed = {c: each[c].remark.split("; ") for c in table.columns
                    if each[c].printed is not None}  # fmt: skip

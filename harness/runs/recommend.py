@@ -1,7 +1,8 @@
 """Which method for somebody's own images: looks at folds of their training images, within a budget.
 
 Every fit is a run of the task few_shot on a fold, planned, carried out and recorded like any other,
-so that the same call goes on where it stopped. The test images are never opened.
+so that the same call goes on where it stopped. The test images are not scored; their files may be
+compared with the training images, to find copies.
 """
 
 import sys

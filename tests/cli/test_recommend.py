@@ -55,6 +55,9 @@ def test_the_answer_names_a_method_and_how_sure_that_is(text):
     assert text.lstrip().startswith("Take ")
     assert "at most 5%, for all looks together" in " ".join(text.split())
     assert "(difference, 95%: " in text
+    assert "highest of 2 on the same images, and so on average a little too high" in " ".join(
+        text.split()
+    )
 
 
 def test_the_answer_says_how_to_train_the_method_on_all_images(text, given):
@@ -115,10 +118,11 @@ def test_how_far_it_is_ahead_of_zero_shot_is_said_after_that_was_beaten():
     climbed = climb(rungs(4, 5), list(accuracy), measure_with(lambda name, _: accuracy[name],
                                                               time_for=accuracy))  # fmt: skip
     assert "zero_shot" not in climbed.last.look.labels
-    data = Folded(name="own", dataset=Toy(), folds=["1"] * 5, counts={}, has_val=True, asked=4,
+    counts = {"fine": 950, "broken": 50}
+    data = Folded(name="own", dataset=Toy(), folds=["1"] * 5, counts=counts, has_val=True, asked=4,
                   shots=4)  # fmt: skip
     found = Recommendation(data=data, backbone="", climb=climbed, records={}, refused={}, budget=1,
                            spent=1, prepared=0, looks=(), needs=None, uses_val=False)  # fmt: skip
-    assert "It was, with 4 shots, 1 fold, 2 seeds, 60.00 points ahead of zero_shot" in " ".join(
-        recommend_text._sure(found)
-    )
+    said = " ".join(recommend_text._sure(found))
+    assert "It was, with 4 shots, 1 fold, 2 seeds, 60.00 points ahead of zero_shot" in said
+    assert "The largest class has 950 images and the smallest 50: accuracy counts images" in said

@@ -22,8 +22,9 @@ def add(verbs: Any) -> None:
         help="say which method suits your own images, and how sure that is",
         description="Say which method suits your own images. A few methods are compared on folds "
         "of the training images, at first with few images and then with more, until one is told "
-        "apart from all others or the time is spent. The test images are never opened. Finished "
-        "runs are kept, so the same command continues where it stopped.",
+        "apart from all others or the time is spent. The test images are not scored: their files "
+        "are only compared with the training images, to find copies. Finished runs are kept, so "
+        "the same command continues where it stopped.",
         epilog="Example: recommend --datasets folder:PATH --budget 10m "
         "--backbone ViT-B-16-quickgelu:openai",
     )
