@@ -51,9 +51,10 @@ class VPT(Method):
         the baseline of Khattak et al., MaPLe: code muzairkhattak/multimodal-prompt-learning,
         configs/trainers/VPT (M = 8, J = 12).
     Differs: tokens stand after the patch tokens, as in MaPLe's code, not behind the class token:
-        the image tower is blind to the order. In transfers 5 epochs, as its script trains; the one
-        that tests loads epoch 2, so that this is our reading. few_shot takes the settings of
-        base-to-new. bfloat16 autocast on CUDA where the authors' model runs in single precision.
+        the image tower is blind to the order; one that pools its tokens pools these, too. In
+        transfers 5 epochs, as its script trains; the one that tests loads epoch 2, so that this is
+        our reading. few_shot takes the settings of base-to-new. bfloat16 autocast on CUDA where the
+        authors' model runs in single precision.
     """
 
     lr: float = published(0.0025, "MaPLe configs/trainers/VPT")

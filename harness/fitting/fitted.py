@@ -8,7 +8,7 @@ from typing import Any
 
 import safetensors
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from harness import config, registry
@@ -51,14 +51,14 @@ class FittedModel:
     def preprocess(self, image: Picture) -> Tensor:
         """What the image tower takes, [3, H, W]: resized as the backbone was trained (see
         `model.clip.pixels`), then normalised with its mean and deviation. Transparent
-        parts are white, and files are turned as their EXIF data says.
+        parts are white, and images are turned as their EXIF data says.
 
         Raises:
             HarnessError: a path that cannot be read as an image.
         """
         taken = self.model.clip.pixels
         if isinstance(image, Image.Image):
-            image = to_rgb(image)
+            image = to_rgb(ImageOps.exif_transpose(image))
         else:
             image = open_rgb(Path(image), "load", turn=True)
         return normalise(resized(image, taken)[None], taken.mean, taken.std)[0]

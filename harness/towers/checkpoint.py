@@ -35,7 +35,8 @@ def write(folder: Path, clip: Clip, changed: Mapping[int, Tensor]) -> None:
     model["custom_text"] = True  # names of weights as `Clip` has them
     parts: dict[str, Any] = {"visual": clip.image.visual, "text": clip.text.text}
     pixels = parts["visual"].preprocess_cfg
-    kept = {name: pixels[name] for name in ("mean", "std", "interpolation", "resize_mode")}
+    taken = ("mean", "std", "interpolation", "resize_mode", "fill_color")
+    kept = {name: pixels[name] for name in taken if name in pixels}
     text = json.dumps({"model_cfg": model, "preprocess_cfg": kept}, indent=2) + "\n"
     (folder / CONFIG).write_text(text, encoding="utf-8")
     if home is not None and (home / MERGES).is_file():

@@ -55,17 +55,27 @@ def test_helpers_get_the_other_cards_in_turn(three, monkeypatch):
             started.append(env[cards.VISIBLE])
             self.stdin = io.BytesIO()
 
+        def poll(self):
+            return code
+
         def send_signal(self, _number):
             pass
 
         def wait(self, _seconds):
             pass
 
+    code = None
     monkeypatch.setattr(subprocess, "Popen", Process)
     share = local.Share(None, [], None, {}, False, 0.0, None)
     with local.helper_processes([share] * 4, cards.cards(CUDA)):
         pass
     assert started == [three[1], three[2], three[0], three[1]]
+    code = -9
+    with (
+        pytest.warns(UserWarning, match=r"2 of 2 helper processes ended early \(exit code -9"),
+        local.helper_processes([share] * 2),
+    ):
+        pass
 
 
 def test_a_plan_names_the_cards(three, monkeypatch):

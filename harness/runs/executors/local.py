@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -289,6 +290,13 @@ def helper_processes(shares: Sequence[Share], every: Sequence[str] = ()) -> Iter
                 pickle.dump(share, helper.stdin)
                 helper.stdin.flush()
         yield
+        lost = [code for helper in helpers if (code := helper.poll())]
+        if lost:
+            warnings.warn(
+                f"{len(lost)} of {len(helpers)} helper processes ended early (exit code {lost[0]}, "
+                "perhaps for lack of memory): fewer processes than asked for shared the runs.",
+                stacklevel=2,
+            )
     finally:  # all is done, or the user stopped it
         for helper in helpers:
             helper.send_signal(signal.SIGINT)
@@ -322,6 +330,7 @@ def execute_all(
         KeyboardInterrupt: with a sentence on what is kept and how to go on.
     """
     ended: dict[str, Record] = {}
+    fitted = set[str]()  # here and now, which `force` need not do again for another evaluation
     start = int(first * len(pending))
     queue = [*pending[start:], *pending[:start]]
     apart = differing(run.identity for run in pending)
@@ -342,10 +351,12 @@ def execute_all(
                         if record is None:
                             name = harmless(run_name(run.identity, apart))
                             bar.set_postfix_str(name)
-                            stored = None if force else store.weights(run.fit_key)
+                            again = force and run.fit_key not in fitted
+                            stored = None if again else store.weights(run.fit_key)
                             with plans.at_work(store, run.fit_key, name):
                                 record, tensors, model = execute(run.run, run.context, stored)
                                 store.write(record, tensors, model)
+                            fitted.add(run.fit_key)
                             pace.finished(run)
                             if record.status == "failed" and not answers(run.context.clip.device):
                                 raise HarnessError(
