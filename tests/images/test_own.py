@@ -360,11 +360,11 @@ def test_class_names_and_the_template_make_the_prompts(tmp_path):
     names.write_text("oak,Quercus_robur\nash,Fraxinus\n")
     usual = planned(home)
     assert usual.train.classes == Classes(
-        "folder:trees", ("ash", "elm", "fir", "oak"), "a photo of a {}."
+        "folder:trees", ("ash", "elm", "fir", "oak"), "a photo of a {}.", own=True
     )
     given = planned(home, ("class_names", str(names)), ("template", "a leaf of {}."))
     assert given.train.classes == Classes(
-        "folder:trees", ("Fraxinus", "elm", "fir", "Quercus_robur"), "a leaf of {}."
+        "folder:trees", ("Fraxinus", "elm", "fir", "Quercus_robur"), "a leaf of {}.", own=True
     )
     assert [item.path for item in given.train.items] == [item.path for item in usual.train.items]
 
