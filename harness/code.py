@@ -6,7 +6,9 @@ import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from harness.errors import HarnessError
 
@@ -22,7 +24,8 @@ def code_hash(cls: type, base: type, package: str) -> str:
 
     Raises:
         HarnessError: the class is not defined in a file, so that a change of it goes unnoticed; or
-            a file was changed since this process imported it, which runs the code as it was.
+            a file was changed since it was hashed first in this process, which runs the code as it
+            was imported.
     """
     found: dict[str, str] = {}
     for each in cls.mro():
@@ -91,20 +94,32 @@ def _file_of(name: str) -> Path | None:
     module = sys.modules.get(name)
     parent, _, last = name.rpartition(".")
     if module is None and parent:
-        above = _file_of(parent)
-        if above is None or above.name != "__init__.py":
-            return None
-        beside = (above.with_name(f"{last}.py"), above.parent / last / "__init__.py")
+        beside = (each for folder in _folders(parent)
+                  for each in (folder / f"{last}.py", folder / last / "__init__.py"))  # fmt: skip
         return next((path for path in beside if path.is_file()), None)
     if module is None:
-        try:
-            spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError):
-            return None
+        spec = _spec(name)
         file = spec.origin if spec else None
     else:
         file = getattr(module, "__file__", None)
     return Path(file) if file and file.endswith(".py") else None
+
+
+def _folders(name: str) -> list[Path]:
+    """Where the modules of a package lie, which may have no file of its own."""
+    module, (parent, _, last) = sys.modules.get(name), name.rpartition(".")
+    if module is not None:
+        return [Path(each) for each in getattr(module, "__path__", ())]
+    if parent:
+        return [folder / last for folder in _folders(parent) if (folder / last).is_dir()]
+    spec = _spec(name)
+    return [Path(each) for each in (spec and spec.submodule_search_locations) or ()]
+
+
+def _spec(name: str) -> Any:
+    with suppress(ImportError, ValueError):
+        return importlib.util.find_spec(name)
+    return None
 
 
 def _belongs(name: str, file: Path, mine: str, package: str) -> bool:

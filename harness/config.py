@@ -65,8 +65,9 @@ class Engine:
     def identity(self, measured: bool = False) -> dict[str, Any]:
         """The fields that a result depends on; the others change memory and time only, or show in
         the lists of images. With `measured` also those of memory and time that are not as usual."""
-        memory = {"memory", "image_chunk", "text_chunk", "checkpointing", "cache_bytes", "graphs"}
-        beside = {"jobs", "jobs_per_gpu", "on_bad_image"}
+        memory = {"memory", "image_chunk", "text_chunk", "checkpointing", "cache_bytes", "graphs",
+                  "jobs_per_gpu"}  # fmt: skip
+        beside = {"jobs", "on_bad_image"}
         usual = asdict(Engine())
         given = {
             name: value for name, value in asdict(self).items()

@@ -258,8 +258,9 @@ class Sample:
         if (found.error or 0.0) > NONE or level == 3:
             return found
         if level == 1:
-            varies = self.products[2][methods, methods].max() > NONE**2
-            return Difference(value) if varies else found
+            both, (first, last) = self.products[2], (methods[0], methods[-1])
+            part = both[first, first] if first == last else between(both, first, last)
+            return Difference(value) if part > NONE**2 else found
         unseen = self.unseen / self.steepest[methods].max()
         half, p = -math.log(1 - SURE) / unseen, math.exp(-unseen * abs(value))
         return replace(found, low=value - half, high=value + half, p=p)
@@ -431,7 +432,10 @@ class Pairs:
         is the critical value's."""
         times = -special.stdtrit(self.degrees, special.ndtr(-self.critical))
         needed = float(np.median(np.where(self.errors > NONE, times * self.errors, 0.0)))
-        return needed or -math.log(1 - SURE) / self.sample.unseen
+        if needed:
+            return needed
+        steepest = float(self.sample.steepest.max())
+        return -math.log((1 - SURE) / len(self.first)) * steepest / self.sample.unseen
 
     def beats(self) -> Array:
         """[M, M]: whether a method exceeds another beyond doubt."""

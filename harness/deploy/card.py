@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PureWindowsPath
 from typing import Any
 
 from harness.certainty import samples
@@ -120,10 +120,8 @@ class Card:
 
 def placeless(text: str) -> str:
     """A name or an option without the folders on this machine above what it names."""
-    found = re.match(r"-*[\w-]+[:=](?=[/~.\\\\])", text)
-    start = found.group() if found else ""
-    path = text.removeprefix(start)
-    return f"{start}{Path(path).name}" if path.startswith(("/", "~", ".", "\\")) else text
+    found = re.fullmatch(r"((?:-*[\w./-]*[\w-][:=])*?)((?:[/~.\\]|[A-Za-z]:[/\\]).*)", text, re.S)
+    return f"{found[1]}{PureWindowsPath(found[2]).name}" if found else text
 
 
 def _only(values: Mapping[str, Any], name: str) -> dict[str, Any]:

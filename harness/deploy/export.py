@@ -23,6 +23,7 @@ from harness.fitting.fitted import FittedModel
 from harness.images.pixels import normalise, resized
 from harness.methods.peft import Peft
 from harness.randomness import generator
+from harness.records.store import MODE, UMASK
 
 IMAGES = 64  # that are compared
 DIFFERENCE = 1e-4  # of logits up to LARGE, at most; of larger ones in proportion
@@ -91,7 +92,8 @@ def export(fitted: FittedModel, form: str, out: Path, card: Card, images: Compar
     except OSError as error:
         raise HarnessError(f"{shown(out)} cannot be made: {reason(error)}.") from error
     try:
-        folder.chmod(0o755)
+        with contextlib.suppress(OSError):  # some disks know no modes
+            folder.chmod(0o777 & ~UMASK)
         with _refusing(fitted, form):
             read = FORMS[form](fitted, folder, images.pixels)
             difference = _difference(fitted, read, images.pixels, form)
@@ -99,7 +101,8 @@ def export(fitted: FittedModel, form: str, out: Path, card: Card, images: Compar
         said = f"{images.source}: logits differ by at most {difference:.1e}, and no label differs"
         (folder / "README.md").write_text(card.text(form, said), encoding="utf-8")
         for file in folder.iterdir():
-            file.chmod(0o644)  # safetensors' are the owner's alone
+            with contextlib.suppress(OSError):
+                file.chmod(MODE)  # safetensors' are the owner's alone
         folder.replace(out)
     except OSError as error:
         raise HarnessError(f"{shown(out)} cannot be written: {reason(error)}.") from error

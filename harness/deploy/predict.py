@@ -66,7 +66,7 @@ def images_of(given: Sequence[str]) -> list[Path]:
 def unreadable_here(given: Sequence[str]) -> int:
     """How many photographs below the given folders need an extra that is not installed."""
     folders = [path for each in given if (path := Path(each).expanduser()).is_dir()]
-    return sum(1 for folder in folders for _ in _below(folder, HEIC - SUFFIXES))
+    return len({path.resolve() for each in folders for path in _below(each, HEIC - SUFFIXES)})
 
 
 def _below(folder: Path, suffixes: Set[str] = SUFFIXES) -> Iterator[Path]:

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import hashlib
 import json
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -276,23 +277,42 @@ def surrounding(device: torch.device) -> Callable[[], torch.autocast]:
 
 @contextlib.contextmanager
 def whole_float32() -> Iterator[None]:
-    """Meanwhile float32 is computed as it is, not in TF32 or less, whatever the process was told;
-    and cuDNN comes to the same bits each time."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
-    products, newer = None, getattr(matmul, "fp32_precision", "")
-    with contextlib.suppress(RuntimeError):  # it was told in PyTorch's newer way
+    """Meanwhile float32 is computed as it is, not in TF32 or less, whatever the process was told in
+    PyTorch's older or newer way; and cuDNN comes to the same bits each time."""
+    cudnn = torch.backends.cudnn
+    kept = cudnn.benchmark, cudnn.deterministic
+    newer = {op: op.fp32_precision for op in _operations()}
+    convolutions = products = None
+    with contextlib.suppress(RuntimeError):  # it was told in the newer way
+        convolutions = cudnn.allow_tf32
+    with contextlib.suppress(RuntimeError):
         products = torch.get_float32_matmul_precision()
     cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = False, True, False
     torch.set_float32_matmul_precision("highest")
+    for op in newer:
+        op.fp32_precision = "ieee"
     try:
         yield
     finally:
-        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = before
+        cudnn.benchmark, cudnn.deterministic = kept
+        if convolutions is not None:
+            cudnn.allow_tf32 = convolutions
         if products is not None:
             torch.set_float32_matmul_precision(products)
-        else:
-            matmul.fp32_precision = newer
+        for op, value in newer.items():
+            if op.fp32_precision != value:
+                op.fp32_precision = value
+
+
+def _operations() -> list[Any]:
+    """What has a precision of its own in this PyTorch."""
+    names = ("cudnn.conv", "cudnn.rnn", "cuda.matmul", "mkldnn.conv", "mkldnn.matmul")
+    found = []
+    for name in names:
+        with contextlib.suppress(AttributeError):  # before 2.9
+            op = operator.attrgetter(name)(torch.backends)
+            found += [op] if hasattr(op, "fp32_precision") else []
+    return found
 
 
 def check_sites(clip: Clip, method: Method, sites: Sequence[Site] | dict[Site, Edit]) -> None:

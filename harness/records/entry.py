@@ -53,7 +53,8 @@ def entry(record: Record) -> Entry:
                  if n not in fields.get("others", ())}  # fmt: skip
     every = prints.get("evaluated") or {}
     done = record.scores if record.status == "done" else {}
-    changes = {f"{n} {every.get(n)}": s["accuracy"] - s["zero_shot"]
+    tested = run["settings"].get("split", "test") == "test"  # validation lists differ by seed
+    changes = {f"{n} {every.get(n) if tested else ''}": s["accuracy"] - s["zero_shot"]
                for n, s in done.items() if "zero_shot" in s}  # fmt: skip
     scores = {n: s["accuracy"] for n, s in record.scores.items() if "zero_shot" not in s}
     scores |= {CHANGE: statistics.mean(changes.values())} if changes else {}
@@ -67,9 +68,11 @@ def entry(record: Record) -> Entry:
         seed=run["seed"],
         source=fields.get("source", ""),
         version=digest([run.get("code"), run.get("engine"), run.get("task_fields")]),
-        content=digest([run.get("hyperparameters"), *filter(None, [run.get("class_texts")])]),
+        content=digest(
+            [run.get("hyperparameters"), *filter(None, [run.get("class_texts"), run.get("asks")])]
+        ),
         images=digest([prints.get("train"), evaluated]),
-        tested=digest(evaluated) if run["settings"].get("split", "test") == "test" else "",
+        tested=digest(evaluated) if tested else "",
         scores=scores if record.status == "done" else {},
         elsewhere=changes,
     )

@@ -238,7 +238,11 @@ def _light_records(folder: Path) -> Iterator[Record]:
 
 def _light(record: Record) -> Record:
     cost = {name: value for name, value in record.cost.items() if not isinstance(value, list)}
-    about = {n: sys.intern(v) for n in ("time", "command") if (v := record.provenance.get(n))}
+    about: dict[str, Any] = {
+        n: sys.intern(v) for n in ("time", "command") if (v := record.provenance.get(n))
+    }
+    if record.measures and "versions" in record.provenance:  # tables of costs tell them apart
+        about["versions"] = record.provenance["versions"]
     return replace(record, cost=cost, provenance=about)
 
 

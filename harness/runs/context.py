@@ -180,8 +180,9 @@ class Context:
             drawn = {*train, *val}
             if part == "validation" and not lists["val"]:  # what took a training image's place
                 drawn |= self._refilled(run, name, subset, lists)
+            apart = {i.group for i in (val if part == "training" else train) if i.group}
             spare = [i for i in (lists["val"] if part == "validation" else []) or lists["train"]
-                     if i not in drawn]  # fmt: skip
+                     if i not in drawn and i.group not in apart]  # fmt: skip
             first = items[chosen.positions[0]].label - chosen.items[0].label
             spare = [i._replace(label=i.label - first) for i in spare]
             kept = refilled(chosen, unreadable, spare, run.seed, source.readable)
@@ -194,11 +195,13 @@ class Context:
     def _further(self, run: Run, name: str, subset: str) -> list[Item]:
         """As many images a class as for validation, of those that were drawn for neither part."""
         lists = self.lists(name, run.data[name])
-        parts: tuple[Part, ...] = ("training", "validation")
-        seen = [i for part in parts for i in self.split(run, name, subset, part).items]
+        both: tuple[Part, ...] = ("training", "validation")
+        seen = [i for part in both for i in self.split(run, name, subset, part).items]
         paths, groups = {i.path for i in seen}, {i.group for i in seen if i.group}
-        others = [i for i in lists["val"] or lists["train"]
-                  if i.path not in paths and i.group not in groups]  # fmt: skip
+        others: list[Item] = []
+        for part in ("val", "train"):
+            others = others or [i for i in lists[part]
+                                if i.path not in paths and i.group not in groups]  # fmt: skip
         return few_shot(others, [], min(run.shots, 4), run.seed)[0]
 
     def _refilled(self, run: Run, name: str, subset: str, lists: Lists) -> set[Item]:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -89,7 +90,7 @@ class PreparedRun:
         except HarnessError as error:
             raise HarnessError(
                 f"{self.method.name} chooses its settings on validation images: {error} Give the "
-                "dataset some, or leave the method out."
+                "dataset some, in groups that are not trained on, or leave the method out."
             ) from error
 
     @cached_property
@@ -108,7 +109,8 @@ class PreparedRun:
         """The split with the templates that the method takes: one if it changes the towers, because
         it puts words of its own, or learned ones, into it."""
         several = "\n" in split.classes.template
-        return split.of_one_template() if several and self._changes_towers else split
+        alone = several and (self._changes_towers or self._wordless)
+        return split.of_one_template() if alone else split
 
     @cached_property
     def _changes_towers(self) -> bool:
@@ -118,11 +120,24 @@ class PreparedRun:
         return set(self._summary(classes).cuts.values()) != {None}
 
     @property
+    def _wordless(self) -> bool:
+        """Whether the method has no words of its own."""
+        return type(self.method.value).prompts is Method.prompts
+
+    def _asks(self) -> dict[str, str]:
+        """What a method without words of its own asks of datasets that are given by their paths or
+        names, where that is not "a photo of a {}."."""
+        every = [self.train.classes, *(split.classes for split in self.evaluated.values())]
+        first = {each.dataset: each.template.partition("\n")[0] for each in every if each.own}
+        return {n: text for n, text in first.items() if self._wordless and text != PHOTO}
+
+    @property
     def asks_template(self) -> bool:
-        """Whether it asks the first template of a dataset that is given by its path or name: a
-        method with no words of its own."""
-        own = self.train.classes.own
-        return own and type(self.method.value).prompts is Method.prompts
+        """Whether it asks the first template of its dataset."""
+        classes = self.train.of_one_template().classes
+        with suppress(HarnessError):  # texts that no file has
+            return self.method.value.prompts(classes)[0] == classes.texts(classes.template)[0]
+        return False
 
     @property
     def one_template(self) -> dict[str, str]:
@@ -187,9 +202,8 @@ class PreparedRun:
         if self.one_template:
             identity["one_template"] = self.one_template
             identity["templates"] = self.train.dataset_classes.template.split("\n")
-        first = self.train.classes.template.partition("\n")[0]
-        if self.asks_template and first != PHOTO:
-            identity["asks"] = first
+        if asks := self._asks():
+            identity["asks"] = asks
         if self.method.value.class_texts:
             identity["class_texts"] = self.class_texts
         if self.context.given is not None:
@@ -219,7 +233,9 @@ class PreparedRun:
         content["settings"] = {k: v for k, v in self.identity["settings"].items() if k != "split"}
         prints: Mapping[str, Any] = self.identity["fingerprints"]
         content["prints"] = {k: v for k, v in prints.items() if k != "evaluated"}
-        content |= {n: v for n, v in self.identity.items() if n in ("class_texts", "asks")}
+        content |= {n: v for n, v in self.identity.items() if n == "class_texts"}
+        if asked := self.identity.get("asks", {}).get(self.train.classes.dataset):
+            content["asks"] = asked
         return digest(content | {"method": type(self.method.value).name})
 
     @cached_property

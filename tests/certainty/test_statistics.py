@@ -261,6 +261,16 @@ def test_seeds_that_agree_by_chance_say_nothing_of_other_seeds():
     assert sample.difference(0, 1, level=1).low is None
     same = one_dataset(hits[:, :1].repeat(2, 1)).difference(0, 1, level=1)
     assert same.low == same.high == same.value  # no method of the two has seeds
+    twins = one_dataset(hits[[0, 0]]).difference(0, 1, level=1)
+    assert twins.low == twins.high == 0  # whatever the seed
+
+
+def test_what_several_pairs_without_an_exception_need_is_what_tells_them_apart():
+    """Of 50 images all are right, 42 or none, by all seeds alike."""
+    hits = np.zeros((3, 1, 50))
+    hits[0], hits[1, :, :42] = 1, 1
+    pairs = one_dataset(hits[[0, 2, 2]]).all_pairs
+    assert pairs.needed == pytest.approx(-np.log(0.05 / 3) / 50)
 
 
 def test_an_hm_of_nothing_moves_with_the_worse_half_alone():

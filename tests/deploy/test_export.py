@@ -265,6 +265,10 @@ def test_a_card_shows_markup_in_names_as_it_is():
      "a.safetensors"), ("--out=../x/y", "--out=y"), ("~/data", "data"), ("--seed", "--seed"),
     ("hf-hub:openai/clip", "hf-hub:openai/clip"), ("lora", "lora"), ("a/b", "a/b"),
     ("dra.rank=8", "dra.rank=8"), ("local-dir:./w", "local-dir:w"),
+    ("--data=folder:/home/a/b", "--data=folder:b"), ("timm/vit.b:/home/a/w", "timm/vit.b:w"),
+    ("folder:C:\\Users\\a", "folder:a"), ("C:\\Users\\a\\b", "b"),
+    ("tip_x.beta=0.5", "tip_x.beta=0.5"),
+    ("a photo of a {}.", "a photo of a {}."), ("--template=a: b/c", "--template=a: b/c"),
 ])  # fmt: skip
 def test_a_card_names_no_folders_of_this_machine(given, said):
     assert placeless(given) == said

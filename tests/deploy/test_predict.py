@@ -89,7 +89,7 @@ def test_photographs_that_need_an_extra_are_not_left_out_unseen(
     monkeypatch.setattr(predict, "SUFFIXES", predict.SUFFIXES - predict.HEIC)
     monkeypatch.setattr(predict._below, "__defaults__", (predict.SUFFIXES,))
     assert called(fitted, "clip_adapter", tmp_path) == 1
-    assert "left out: 1 image of HEIC. pip install" in capsys.readouterr().err
+    assert "left out: 1 HEIC image. pip install" in capsys.readouterr().err
 
 
 def test_other_class_names_are_asked_by_name_or_refused_with_the_reason(

@@ -1,6 +1,8 @@
 """The schedule, micro-batches, and that equal runs are equal."""
 
 import dataclasses
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +17,7 @@ from harness.method import HeadContext, Method
 from harness.runs.engine import _precision
 from harness.towers.openclip import cast_once
 from tests import toy_backbone
-from tests.conftest import FAMILIES, PLUGINS, execute
+from tests.conftest import FAMILIES, PLUGINS, ROOT, execute
 from tests.methods.test_contract import fitting, grafted
 
 
@@ -239,3 +241,42 @@ def test_frozen_features_belong_to_their_images_however_both_are_batched(make_ru
     monkeypatch.setattr(Images, "_fits", lambda images: type(images.model.method) is Method)
     other, *_ = execute(make_run("metaprompt"))
     assert other.scores == record.scores
+
+
+TOLD = """
+import torch
+from harness.fitting.model import _operations, whole_float32
+b = torch.backends
+
+def state():
+    found = [each.fp32_precision for each in _operations()]
+    for read in (lambda: b.cudnn.allow_tf32, torch.get_float32_matmul_precision):
+        try:
+            found.append(read())
+        except RuntimeError:  # PyTorch was told in its newer way
+            found.append("unreadable")
+    return found
+
+def tell_newer(place, value):
+    if hasattr(place, "fp32_precision"):
+        place.fp32_precision = value
+
+for tell in (
+    lambda: None, lambda: torch.set_float32_matmul_precision("high"),
+    lambda: torch.set_float32_matmul_precision("highest"),
+    lambda: tell_newer(b.mkldnn.matmul, "bf16"), lambda: tell_newer(b.cuda.matmul, "tf32"),
+    lambda: tell_newer(b.cudnn.conv, "ieee"), lambda: tell_newer(b, "tf32"),
+):
+    tell()
+    before = state()
+    with whole_float32():
+        assert state() == ["ieee"] * len(_operations()) + [False, "highest"]
+        with whole_float32():
+            pass
+        assert state() == ["ieee"] * len(_operations()) + [False, "highest"]
+    assert state() == before
+"""
+
+
+def test_float32_is_whole_whatever_the_process_was_told_and_is_then_as_it_was():
+    subprocess.run([sys.executable, "-c", TOLD], check=True, cwd=ROOT)

@@ -125,12 +125,15 @@ def test_files_that_a_plugin_imports_count_wherever_they_lie_and_however_late(
     assert found[0] != found[1]
 
 
-def test_a_module_of_a_package_counts_before_it_is_imported(tmp_path, monkeypatch):
-    """A method may import it when it is used."""
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_module_of_a_package_counts_before_it_is_imported(tmp_path, monkeypatch, whole):
+    """A method may import it when it is used; the package may have no file of its own."""
     monkeypatch.syspath_prepend(tmp_path)
     package = tmp_path / "package_of_the_plugin"
     package.mkdir()
-    (package / "__init__.py").write_text("")
+    if whole:
+        (package / "__init__.py").write_text("")
+    importlib.invalidate_caches()
     found = []
     for value in (1, 2):
         (package / "layers.py").write_text(f"X = {value}\n")

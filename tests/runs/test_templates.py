@@ -26,10 +26,11 @@ def runs(tmp_path, toy):
             path.parent.mkdir(parents=True)
             Image.new("RGB", (8, 8), (len(part), len(name), ord(name[0]))).save(path)
 
-    def planned(*methods, templates=TEMPLATES):
+    def planned(*methods, templates=TEMPLATES, settings=()):
+        bindings = [*config.of_own_images(templates, None), *map(config.read_set, settings)]
         request = planning.Request(
             methods=",".join(methods), tasks="few_shot", datasets=f"folder:{tmp_path / 'zoo'}",
-            backbone="toy", shots=[1], seeds=[1], bindings=config.of_own_images(templates, None),
+            backbone="toy", shots=[1], seeds=[1], bindings=bindings,
         )  # fmt: skip
         found = planning.plan(request, registry.load(), context=Context(toy))
         return {run.method.name: run for run in found}
@@ -73,13 +74,21 @@ def test_a_method_without_words_of_its_own_asks_the_users_template(runs):
     """Where no paper says what it asks; on published datasets it asks as its authors' code."""
     run = runs("lora", templates=TEMPLATES[:1])["lora"]
     assert run.method.value.prompts(run.train.classes) == [["art of a ant."], ["art of a bee."]]
-    assert run.identity["asks"] == TEMPLATES[0]
+    assert run.identity["asks"] == {"folder:zoo": TEMPLATES[0]}
     usual = runs("lora", templates=None)["lora"]
     assert usual.method.value.prompts(usual.train.classes)[0] == ["a photo of a ant."]
     assert "asks" not in usual.identity
     assert run.fit_key != usual.fit_key
     published = Classes("oxford_pets", ("pug",), "a photo of a {}, a type of pet.")
     assert run.method.value.prompts(published) == [["a photo of a pug."]]
+
+
+def test_a_head_without_words_of_its_own_is_named_among_those_that_do_not_average(runs):
+    """It leaves the towers as they are, but asks one text of each class."""
+    found = runs("zero_shot", "rada", "mmrl", settings=["rada.heads=4"])
+    assert found["rada"].one_template == {"folder:zoo": TEMPLATES[0]}
+    (said,) = (each for each in remarks([*found.values()]) if each.startswith("templates"))
+    assert "rada, mmrl: the first alone" in said
 
 
 def test_a_table_says_which_rows_took_the_first(tmp_path):

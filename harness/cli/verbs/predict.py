@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.cli import chosen, options
 from harness.errors import HarnessError
 from harness.files import reason, shown
-from harness.records.tables import csv_cell, harmless, image_count, plain_table, wrapped
+from harness.records.tables import csv_cell, harmless, plain_table, wrapped
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,11 +74,11 @@ def show(arguments: argparse.Namespace) -> int:
     from harness.deploy import predict
 
     _check(arguments)
-    paths = predict.images_of(arguments.images)
     left_out = predict.unreadable_here(arguments.images)
     if left_out:
-        print(f"left out: {image_count(left_out)} of HEIC. "
+        print(f"left out: {left_out:,} HEIC image{'s' * (left_out > 1)}. "
               "pip install 'vlm-peft-harness[heic]' reads them.", file=sys.stderr)  # fmt: skip
+    paths = predict.images_of(arguments.images)
     names = _names(arguments.classes) if arguments.classes else None
     fitted = load(arguments)
     classes = fitted.classes(names).names

@@ -356,7 +356,8 @@ def execute_all(
                             with plans.at_work(store, run.fit_key, name):
                                 record, tensors, model = execute(run.run, run.context, stored)
                                 store.write(record, tensors, model)
-                            fitted.add(run.fit_key)
+                            if record.status == "done":
+                                fitted.add(run.fit_key)
                             pace.finished(run)
                             if record.status == "failed" and not answers(run.context.clip.device):
                                 raise HarnessError(

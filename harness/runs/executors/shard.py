@@ -3,14 +3,11 @@
 import heapq
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
 
 from harness.errors import HarnessError
-from harness.records.labels import run_name
 from harness.runs.efficiency import forecast
 from harness.runs.prepared import PreparedRun
 
-Name = TypeVar("Name", bound=Any)
 RATE, OPENING, VIEW = 3e11, 2e-3, 1e-3  # of no machine: every shard must come to the same shares
 
 
@@ -45,12 +42,10 @@ def share(runs: Sequence[PreparedRun], number: int, count: int) -> list[Prepared
             f"--shard {number}/{count}: the plan has {len(groups)} fits. Ask for as many shards at "
             "most."
         )
-    # by names, not by keys: those know of the machine's precision and where its weights lie
-    named = {(run_name(members[0].identity), place): members
-             for place, members in enumerate(groups.values())}  # fmt: skip
-    found = shares({name: weight(members) for name, members in named.items()}, count)
-    mine = {named[name][0].fit_key for name, shard in found.items() if shard == number}
-    return [run for run in runs if run.fit_key in mine]
+    # by places, not by keys: those know of the machine's precision and where its weights lie
+    found = shares(dict(enumerate(map(weight, groups.values()))), count)
+    shard = {key: found[place] for place, key in enumerate(groups)}
+    return [run for run in runs if shard[run.fit_key] == number]
 
 
 def weight(members: Sequence[PreparedRun]) -> float:
@@ -59,8 +54,8 @@ def weight(members: Sequence[PreparedRun]) -> float:
     return forecast(able, RATE, (OPENING, VIEW)) if able else 0.0
 
 
-def shares(weights: Mapping[Name, float], count: int) -> dict[Name, int]:
-    """The shard of each, from 1: the longest first, to the one with least to do."""
+def shares(weights: Mapping[int, float], count: int) -> dict[int, int]:
+    """The shard of each by its place, from 1: the longest first, to the one with least to do."""
     loads = [(0.0, shard) for shard in range(1, count + 1)]
     heapq.heapify(loads)
     found = {}
