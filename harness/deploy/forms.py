@@ -18,6 +18,7 @@ from torch import Tensor
 
 from harness import rgb
 from harness.deploy import merging, peft_folder
+from harness.deploy.card import placeless
 from harness.deploy.network import Network, traced
 from harness.errors import HarnessError, blaming
 from harness.fitting.fitted import FittedModel
@@ -47,7 +48,7 @@ def _merged(fitted: FittedModel, folder: Path, pixels: Tensor) -> Read:
 
 def _classifier(fitted: FittedModel, folder: Path, pixels: Tensor) -> Read:
     clip, path = fitted.model.clip, str(folder / "classifier.safetensors")
-    about = {"backbone": clip.name, "fingerprint": clip.fingerprint}
+    about = {"backbone": placeless(clip.name), "fingerprint": clip.fingerprint}
     safetensors.torch.save_file(merging.classifier(fitted), path, about)
     kept = safetensors.torch.load_file(path)
 
