@@ -112,6 +112,8 @@ def run(
     Raises:
         HarnessError: a request that cannot be met, before anything is computed.
     """
+    import torch
+
     from harness import config, registry
     from harness.class_texts import read
     from harness.files import cache_folder
@@ -146,12 +148,17 @@ def run(
         class_texts=[read(Path(each)) for each in _listed(class_texts)],
         lists=list_files.read(Path(lists)) if lists else None,
     )
-    runs, store = plan(request, registry.load(plugins)), Store(Path(results))
-    for remark in remarks(runs):
-        print(harmless(remark), file=sys.stderr)
-    done, pending = local.done_and_pending(runs, store, force)
-    count = local.process_count(pending, local.estimated_seconds(pending)) if request.travels else 1
-    ended = {**done, **local.carry_out(request, plugins, store, runs, pending, force, count)}
+    threads = torch.get_num_threads()  # a plan takes as many as its processes share
+    try:
+        runs, store = plan(request, registry.load(plugins)), Store(Path(results))
+        for remark in remarks(runs):
+            print(harmless(remark), file=sys.stderr)
+        done, pending = local.done_and_pending(runs, store, force)
+        seconds = local.estimated_seconds(pending) if request.travels else 0.0
+        count = local.process_count(pending, seconds) if request.travels else 1
+        ended = {**done, **local.carry_out(request, plugins, store, runs, pending, force, count)}
+    finally:
+        torch.set_num_threads(threads)
     records = [ended[each.key] for each in runs]
     return Results(
         [replace(r, folder=store.folder, file=store.path(r.run, r.key)) for r in records]

@@ -233,3 +233,14 @@ def test_own_images_take_their_template_and_names_as_the_command_does(tmp_path):
     assert both.records[0].key not in {first.records[0].key, second.records[0].key}
     with pytest.raises(HarnessError, match=r"template 'a leaf' has no \{\}"):
         run(tmp_path / "r", **asked, template="a leaf")
+
+
+def test_a_run_leaves_the_threads_of_the_caller_as_they_were(tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        harness.run("zero_shot", "few_shot", "toy", shots=2, results=tmp_path, plugins=[str(TOY)],
+                    cache_limit=0, jobs=1)  # fmt: skip
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

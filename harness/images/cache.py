@@ -26,6 +26,7 @@ from harness.code import version
 from harness.records.store import atomically
 
 Tensors = Mapping[str, Tensor]
+A_DAY = 24 * 3600  # seconds
 PATIENCE = 60  # seconds to wait for another process that computes the same entry
 
 
@@ -108,6 +109,10 @@ class Disk:
     def clear(self, most: int = 0) -> int:
         """Deletes the least recently used entries until at most `most` bytes are left; returns the
         number of bytes that were freed."""
+        for path in self.folder.glob("*/.*.tmp"):  # of a process that was killed
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > A_DAY:
+                    path.unlink()
         entries = sorted(self._entries(), key=lambda entry: entry[1])
         left, freed = sum(size for _, _, size in entries), 0
         for path, _, size in entries:

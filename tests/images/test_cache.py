@@ -174,3 +174,13 @@ def test_predictions_and_weights_are_the_same_with_and_without(tmp_path, capsys)
     assert main(["data", "cache", "--clear", *cache]) == 0
     assert "deleted" in capsys.readouterr().out
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_after_a_day(disk):
+    (disk.folder / "features").mkdir(parents=True)
+    old, new = (disk.folder / "features" / f".{name}.tmp" for name in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    disk.clear(10**9)
+    assert (old.exists(), new.exists()) == (False, True)
