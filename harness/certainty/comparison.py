@@ -59,7 +59,7 @@ class Comparison:
         sample = self.sample
         if sample is None:
             return [f"Nothing can be said: {self.sampled.why}."]
-        found, statistic = self.at(2), NAMES.get(sample.statistic, sample.statistic)
+        found, statistic = self.at(2), NAMES.get(sample.statistic, f"{sample.statistic} accuracy")
         if found.low is None or found.high is None or found.p is None:
             return ["Nothing can be said: all images of some dataset are one unit."]
         points = f"{100 * abs(found.value):.2f} points"
