@@ -145,6 +145,12 @@ class _Work:
         given = self.request.methods
         found = self.registry.find("methods", given or ",".join(CANDIDATES))
         names = [plugin.name for plugin in found]
+        for plugin in found:
+            if plugin.cls.class_texts:  # type: ignore[attr-defined]
+                raise HarnessError(
+                    f"{plugin.name} reads texts of the classes, which recommend does not take. "
+                    "Compare it with `run --class-texts FILE`."
+                )
         cost = dict[str, float]()
         for name in names:
             try:

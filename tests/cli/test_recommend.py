@@ -92,6 +92,7 @@ def test_nothing_but_numbers_is_printed_as_json(numbers):
         (["--shots", "0"], "--shots must be at least 1"),
         (["--template", "a drawing"], "has no {} for the class name"),
         (["--datasets", "folder:nowhere"], "No such file or directory"),
+        (["--methods", "cupl,zero_shot"], "Compare it with `run --class-texts FILE`"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_refused(given, capsys, options, sentence):
