@@ -11,6 +11,7 @@ import json
 import sqlite3
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,10 @@ class Index:
         self.seen: set[str] = set()
 
     def __enter__(self) -> "Index":
-        with contextlib.suppress(sqlite3.Error, OSError, ValueError, AttributeError):
+        with (
+            contextlib.suppress(sqlite3.Error, OSError, ValueError, AttributeError),
+            self._made_anew(),
+        ):
             self.database = self._open()
             self.kept = dict(self.database.execute("select path, stamp from records"))
             for name, content in self.database.execute("select name, content from parts"):
@@ -64,6 +68,20 @@ class Index:
                 parts = self.new_parts.items()
                 database.executemany("insert or replace into parts values (?, ?)", parts)
                 database.executemany("insert or replace into records values (?, ?, ?)", self.new)
+
+    @contextlib.contextmanager
+    def _made_anew(self) -> Iterator[None]:
+        """A file that is no database is deleted, and not left in the way of one."""
+        try:
+            yield
+        except sqlite3.OperationalError:  # it is busy, or not there yet
+            raise
+        except sqlite3.DatabaseError:
+            if self.database is not None:
+                self.database.close()
+            self.database, self.kept = None, {}
+            self.path.unlink(missing_ok=True)
+            raise
 
     def _open(self) -> sqlite3.Connection:
         mode = "rwc" if self.path.parent.is_dir() else "ro"

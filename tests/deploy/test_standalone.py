@@ -136,6 +136,7 @@ def fitted(method, folder):
 @pytest.mark.parametrize("method", [n for n in METHODS if not EVERY_METHOD[n].fixed])
 def test_every_method_says_by_its_file_what_the_record_says(method, every, tmp_path, monkeypatch):
     record = fitted(method, every)
+    assert record.status != "failed", record.error
     if record.fit is None:
         pytest.skip(f"nothing is fitted: {record.error}")
     assert exported(record.folder, record.key, tmp_path / "out") == 0

@@ -235,12 +235,15 @@ def test_what_a_method_is_told_of_the_frozen_parameters_is_not_rounded(mini):
 
 
 def test_frozen_features_belong_to_their_images_however_both_are_batched(make_run, monkeypatch):
-    record, *_ = execute(make_run("metaprompt"))
+    record, _, model = execute(make_run("metaprompt"))
     monkeypatch.setattr("harness.images.source.GROUP", 5)
     monkeypatch.setattr("harness.fitting.inputs.CHUNK", 2)  # 2, 2, 1 where nothing is kept
     monkeypatch.setattr(Images, "_fits", lambda images: type(images.model.method) is Method)
-    other, *_ = execute(make_run("metaprompt"))
+    other, _, again = execute(make_run("metaprompt"))
     assert other.scores == record.scores
+    assert other.cost["epoch_losses"] == pytest.approx(record.cost["epoch_losses"], rel=1e-5)
+    for one, same in zip(model.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(one, same, rtol=1e-4, atol=1e-6)
 
 
 TOLD = """

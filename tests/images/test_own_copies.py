@@ -5,7 +5,6 @@ import shutil
 
 from harness import registry
 from harness.dataset import Item
-from harness.runs.remarks import _own_data
 from tests.images.test_own import draw, own, read, table
 
 
@@ -93,11 +92,14 @@ def test_a_dataset_that_opens_no_rgb_is_refused_by_name():
 
 def test_remarks_of_a_folder_name_it_once(tmp_path, toy):
     from harness.runs.context import Context
+    from harness.runs.plan import Request, plan
+    from harness.runs.remarks import remarks
 
     home = unlike(folder(tmp_path))
-    (plugin,) = registry.load().find("datasets", f"folder:{home}")
-    dataset = plugin.cls(**plugin.fixed)
-    said = _own_data("folder:x", dataset, set(), Context(toy))
+    request = Request(methods="zero_shot", tasks="few_shot,efficiency", backbone="toy", shots=[1],
+                      datasets=f"folder:{home}", seeds=[1, 2])  # fmt: skip
+    said = remarks(plan(request, registry.load(), context=Context(toy)))
+    assert said
     assert len(said) == len({*said})
 
 

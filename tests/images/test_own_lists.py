@@ -248,7 +248,7 @@ def test_columns_that_are_not_read_are_named(tmp_path):
         ("train/./a.png,a,test", "1 images are listed in train and in test: 'train/./a.png'."),
         ("train/a.png,a,val", "1 images are listed in train and in val"),
         ("train/a.png,b,train", "'train/a.png' is listed as 'a' in train and as 'b' in train."),
-        ("train//a.png,b,test", "'train//a.png' is listed as 'b' in test"),
+        ("train//a.png,b,test", "'train//a.png' is listed as 'a' in train and as 'b' in test."),
     ],
 )
 def test_an_image_that_is_listed_twice_stops_run_and_verify(line, says, tmp_path, capsys):
@@ -259,7 +259,7 @@ def test_an_image_that_is_listed_twice_stops_run_and_verify(line, says, tmp_path
     first = capsys.readouterr().err
     assert main(["data", "verify", f"csv:{path}"]) == 2
     assert first == capsys.readouterr().err
-    assert says.split(" is listed as ")[0] in first
+    assert says in " ".join(first.split())
 
 
 @pytest.mark.parametrize("text", ["oak,Quercus,x\n", "oak\n", "oak,\n", "oak,a\noak,b\n"])

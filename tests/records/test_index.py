@@ -76,7 +76,7 @@ def test_a_record_that_was_changed_added_or_deleted_is_noticed(folder, parsed):
 
 @pytest.mark.parametrize("damage", [b"", b"no database", "'{\"run\": 1}'", "null",
                                     "replace(content, '0.5', '0.6')"])  # fmt: skip
-def test_a_damaged_index_is_made_again(folder, damage):
+def test_a_damaged_index_is_made_again(folder, damage, parsed):
     first = read_all([folder])
     (path,) = (folder.parent / "cache" / "records").glob("*.sqlite")
     if isinstance(damage, str):
@@ -86,6 +86,9 @@ def test_a_damaged_index_is_made_again(folder, damage):
     else:
         path.write_bytes(damage)
     same(first, read_all([folder]))
+    parsed.clear()
+    same(first, read_all([folder]))
+    assert parsed == []
 
 
 def test_the_index_of_a_folder_that_cannot_be_kept_is_no_error(folder, monkeypatch):

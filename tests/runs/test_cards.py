@@ -93,6 +93,8 @@ def test_features_of_one_card_serve_another_of_its_kind(exact, monkeypatch):
         monkeypatch.setattr(type(exact), "device", torch.device(name))
         keys.append(texts.arithmetic_key(exact))
     assert keys[0] == keys[1]
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "another card")
+    assert texts.arithmetic_key(exact) != keys[0]
 
 
 def test_no_process_on_a_card_is_refused():
