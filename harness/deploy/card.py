@@ -110,7 +110,8 @@ class Card:
             for name, score in record.scores.items():
                 value = percent(score["accuracy"])
                 total = f"{score['total']:,}"
-                where = f"{record.run['task']}{conditions(_only(record.run['settings'], 'split'))}"
+                split = {"split": record.run["settings"].get("split", "test")}
+                where = f"{record.run['task']}{conditions(split)}"
                 lines.append(_row(where, name, value, _interval(record, name), total, record.key))
         said = ["Intervals are for other images like these, with this fit; `-`: not known."]
         checks = dict.fromkeys(check for record in done for check in record.checks)
@@ -122,10 +123,6 @@ def placeless(text: str) -> str:
     """A name or an option without the folders on this machine above what it names."""
     found = re.fullmatch(r"((?:-*[\w./-]*[\w-][:=])*?)((?:[/~.\\]|[A-Za-z]:[/\\]).*)", text, re.S)
     return f"{found[1]}{PureWindowsPath(found[2]).name}" if found else text
-
-
-def _only(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {name: values[name]} if name in values else {}
 
 
 def _said(values: Mapping[str, Any]) -> str:

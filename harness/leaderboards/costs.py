@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.records.labels import method_label
+from harness.records.labels import differing, method_label
 from harness.records.record import Record
 from harness.records.tables import MISSING, count, format_table
 
@@ -53,7 +53,7 @@ def tables(records: Iterable[Record], form: str) -> list[str]:
     groups: dict[tuple[str, ...], dict[str, Record]] = {}
     for record in sorted(records, key=lambda r: (r.time, r.key)):
         groups.setdefault(_place(record), {})[method_label(record.run)] = record
-    parts = []
+    parts, beside = [], [json.loads(place[-1]) for place in groups]
     for place, members in groups.items():
         measured = [record for record in members.values() if record.status == "done"]
         run = next(iter(members.values())).run
@@ -64,7 +64,6 @@ def tables(records: Iterable[Record], form: str) -> list[str]:
         title = f"efficiency, {run['backbone']}, {run['settings']['precision']}, "
         title += f"{where},\n{run['dataset']}{classes}, {run['shots']} shots, settings of "
         title += str(run.get("task_fields", {}).get("like", run["task"]))
-        beside = [json.loads(each[-1]) for each in groups]
         title += _apart(json.loads(place[-1]), beside)
         for kind, notes, row in (
             ("training", _training_notes, _training),
@@ -94,10 +93,8 @@ def _place(record: Record) -> tuple[str, ...]:
 
 def _apart(how: Mapping[str, Any], beside: Sequence[Mapping[str, Any]]) -> str:
     """What of the way of measuring tells a table from those beside it."""
-    names = dict.fromkeys(name for each in beside for name in each)
-    said = [f"{name} {json.dumps(how.get(name))}" for name in names
-            if len({json.dumps(each.get(name)) for each in beside}) > 1]  # fmt: skip
-    return "".join(f", {each}" for each in said)
+    names = differing({"settings": each} for each in beside)
+    return "".join(f", {name} {json.dumps(how.get(name))}" for name in names)
 
 
 def _like(record: Record) -> str:

@@ -77,7 +77,7 @@ class Leaderboard:
         parts = _tables(self, table, certain, form, spent) + about_costs
         if form == "markdown":
             entries = [each for found in self.tables.values() for each in found.entries]
-            said = [*differing(entries), *_made_apart(self.tables.values())]
+            said = [*differing(entries), *_made_apart(self.tables)]
             parts += [textwrap.fill(each, width()) for each in said]
         return "\n\n".join(parts)
 
@@ -343,27 +343,28 @@ def differing(entries: Iterable[Entry]) -> list[str]:
     return found + _apart(by_seed, lambda each: each.images, lambda each: f"seed {each.seed}")
 
 
-def _made_apart(found: Iterable[Table]) -> list[str]:
+def _made_apart(found: Mapping[tuple[str, ...], Table]) -> list[str]:
     """A sentence for each table whose rows were made by several versions of the engine, or with
     other settings of their task."""
     said = []
-    for table in found:
-        counted = [(row.label, each) for row in table.rows for each in row.members if each.counts]
-        fields = [each.record.run.get("task_fields") or {} for _, each in counted]
-        shared = set[str].intersection(*(set(each) for each in fields)) if fields else set()
-        made = {"engine": lambda run: run.get("engine", 1)} | {
-            f"{counted[0][1].table[0]}.{name}": lambda run, name=name: run["task_fields"][name]
-            for name in sorted(shared - {"others"})
-        }
-        for what, of in made.items():
+    for (task, *_), table in found.items():
+        counted = [(row.label, each.record.run)
+                   for row in table.rows for each in row.members if each.counts]  # fmt: skip
+        made = [
+            (label, {"engine": run.get("engine", 1)}
+             | {f"{task}.{name}": value for name, value in (run.get("task_fields") or {}).items()
+                if name != "others"})
+            for label, run in counted
+        ]  # fmt: skip
+        for what in sorted(set[str].intersection(*(set(each) for _, each in made)) if made else ()):
             values = dict[str, dict[str, None]]()
-            for label, each in counted:
-                values.setdefault(json.dumps(of(each.record.run)), {})[label] = None
+            for label, each in made:
+                values.setdefault(json.dumps(each[what]), {})[label] = None
             if len(values) > 1:
                 those = "; ".join(f"{value}: {', '.join(rows)}" for value, rows in values.items())
                 said.append(
-                    f"Not made alike, {counted[0][1].table[0]}: rows differ in {what} ({those}). "
-                    "What tells them apart may be that and not the method."
+                    f"Not made alike, {task}: rows differ in {what} ({those}). What tells them "
+                    "apart may be that and not the method."
                 )
     return said
 

@@ -11,7 +11,6 @@ import json
 import sqlite3
 import sys
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +40,22 @@ class Index:
         self.seen: set[str] = set()
 
     def __enter__(self) -> "Index":
-        with (
-            contextlib.suppress(sqlite3.Error, OSError, ValueError, AttributeError),
-            self._made_anew(),
-        ):
+        try:
             self.database = self._open()
             self.kept = dict(self.database.execute("select path, stamp from records"))
             for name, content in self.database.execute("select name, content from parts"):
                 if name == _hash(content):
                     self.parts[name] = json.loads(content)
+        except sqlite3.OperationalError:  # it is busy, or not there yet
+            pass
+        except sqlite3.DatabaseError:  # no database: it would stand in the way of one
+            if self.database is not None:
+                self.database.close()
+            self.database, self.kept = None, {}
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
+        except (sqlite3.Error, OSError, ValueError, AttributeError):
+            pass
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,20 +74,6 @@ class Index:
                 parts = self.new_parts.items()
                 database.executemany("insert or replace into parts values (?, ?)", parts)
                 database.executemany("insert or replace into records values (?, ?, ?)", self.new)
-
-    @contextlib.contextmanager
-    def _made_anew(self) -> Iterator[None]:
-        """A file that is no database is deleted, and not left in the way of one."""
-        try:
-            yield
-        except sqlite3.OperationalError:  # it is busy, or not there yet
-            raise
-        except sqlite3.DatabaseError:
-            if self.database is not None:
-                self.database.close()
-            self.database, self.kept = None, {}
-            self.path.unlink(missing_ok=True)
-            raise
 
     def _open(self) -> sqlite3.Connection:
         mode = "rwc" if self.path.parent.is_dir() else "ro"

@@ -49,10 +49,10 @@ class Fold(Dataset):
 
     def read(self, root: Path | None) -> Lists:
         lists = _without(self.gone, read_lists(self.whole, self.base, root))
-        own = assigned(self.base, lists["train"], self.folds)
         items = lists["train"]
+        named = _named(self.base, items)
+        own = _dealt(items, named, self.folds)
         if isinstance(self.base, UserImages):  # copies count once, as what is drawn once
-            named = _named(self.base, items)
             items = [i._replace(group=name) for i, name in zip(items, named, strict=True)]
         return {
             "train": [i for i, n in zip(items, own, strict=True) if n != self.number],
@@ -197,7 +197,7 @@ def fold_count(name: str, dataset: Dataset, items: Sequence[Item]) -> int:
     Raises:
         HarnessError: a class is not in two folds, or there is one class alone.
     """
-    units = _units(dataset, items)
+    units = _units(items, _named(dataset, items))
     if len(units) < 2:
         raise HarnessError(
             f"{name} has training images of {len(units)} class{'es' * (not units)}. Methods are "
@@ -225,25 +225,29 @@ def fold_count(name: str, dataset: Dataset, items: Sequence[Item]) -> int:
 def assigned(dataset: Dataset, items: Sequence[Item], folds: int) -> list[int]:
     """The fold of each item: the units of each class are dealt out, so that every class is in as
     many folds as it has units. It depends on paths alone, not on their order."""
+    return _dealt(items, _named(dataset, items), folds)
+
+
+def _dealt(items: Sequence[Item], named: Sequence[str], folds: int) -> list[int]:
     of_unit, counts = dict[str, int](), [0] * folds
-    for units in _units(dataset, items).values():
+    for units in _units(items, named).values():
         mine = [0] * folds
         for unit in sorted(units, key=lambda unit: (-len(units[unit]), _hash(unit))):
             fold = min(range(folds), key=lambda n: (mine[n], counts[n], n))
             of_unit[unit] = fold
             mine[fold] += len(units[unit])
             counts[fold] += len(units[unit])
-    return [of_unit[unit] for unit in _named(dataset, items)]
+    return [of_unit[unit] for unit in named]
 
 
-def _units(dataset: Dataset, items: Sequence[Item]) -> dict[int, dict[str, list[Item]]]:
+def _units(items: Sequence[Item], named: Sequence[str]) -> dict[int, dict[str, list[Item]]]:
     """The items of each unit, by class in the order of labels; a unit of several classes counts for
     the one with the lowest label."""
-    first, names = dict[str, int](), _named(dataset, items)
-    for item, unit in zip(items, names, strict=True):
+    first = dict[str, int]()
+    for item, unit in zip(items, named, strict=True):
         first[unit] = min(item.label, first.get(unit, item.label))
     found: dict[int, dict[str, list[Item]]] = {item.label: {} for item in items}
-    for item, unit in zip(items, names, strict=True):
+    for item, unit in zip(items, named, strict=True):
         found[first[unit]].setdefault(unit, []).append(item)
     return dict(sorted(found.items()))
 

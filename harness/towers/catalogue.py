@@ -106,14 +106,16 @@ def closest(name: str) -> str | None:
 
 
 def other_gelu(model: str, pretrained: str) -> str | None:
-    """None, unless the weights are of another GELU than the model computes: then the pair that has
-    theirs, or an empty text if there is none."""
-    tag = open_clip.get_pretrained_cfg(model, pretrained) or {}
-    quick = bool((open_clip.get_model_config(model) or {}).get("quick_gelu", False))
-    if not tag or bool(tag.get("quick_gelu", False)) == quick:
+    """None, unless the weights are known to be of another GELU than the model computes: then the
+    pair that has theirs, or an empty text if there is none."""
+    file, tag = Path(pretrained), open_clip.get_pretrained_cfg(model, pretrained)
+    own = file.suffix == ".safetensors"
+    theirs = gelu_beside(file) if own else bool(tag.get("quick_gelu", False)) if tag else None
+    mine = bool((open_clip.get_model_config(model) or {}).get("quick_gelu", False))
+    if theirs is None or theirs == mine:
         return None
-    other = model.removesuffix("-quickgelu") if quick else f"{model}-quickgelu"
-    there = other != model and pretrained in open_clip.list_pretrained_tags_by_model(other)
+    other = gelu_twin(model)
+    there = other and (own or pretrained in open_clip.list_pretrained_tags_by_model(other))
     return f"{other}:{pretrained}" if there else ""
 
 
@@ -138,11 +140,7 @@ def gelu_beside(file: Path) -> bool | None:
 
 def check_gelu(model: str, pretrained: str) -> None:
     """Raises HarnessError for weights of the other GELU, with the model that has theirs, if any."""
-    twin, file = other_gelu(model, pretrained), Path(pretrained)
-    if file.suffix == ".safetensors" and (quick := gelu_beside(file)) is not None:
-        mine = bool((open_clip.get_model_config(model) or {}).get("quick_gelu", False))
-        other = gelu_twin(model)
-        twin = None if quick == mine else f"{other}:{pretrained}" if other else ""
+    twin = other_gelu(model, pretrained)
     if twin is not None:
         raise HarnessError(
             f"the weights {pretrained!r} were trained with the other GELU than {model!r} computes, "
