@@ -75,9 +75,11 @@ def exact() -> Clip:
 @pytest.fixture
 def make_run(toy: Clip):
     """make_run("dra", max_steps=4, rank=8): a run of a method on the toy dataset, on base2new
-    if it can serve it, else on few_shot."""
+    if it can serve it, else on few_shot; of two images a class where they are to be `few`."""
 
-    def make(name: str, *, seed: int = 1, backbone: Clip | None = None, **fields) -> PreparedRun:
+    def make(
+        name: str, *, seed: int = 1, backbone: Clip | None = None, few: bool = False, **fields
+    ) -> PreparedRun:
         plugin = PLUGINS.plugins["methods"][name]
         steps = fields.pop("max_steps", 4)
         memory = fields.pop("memory", 0.0)
@@ -86,16 +88,17 @@ def make_run(toy: Clip):
         task = "few_shot" if plugin.cls.only_fitted_classes else "base2new"
         method = Configured(name, plugin.cls(**{**plugin.fixed, **fields}), fields)
         clip = backbone or toy
-        return prepared(clip, method, task, "toy", 4, seed, settings)
+        shots, tested = (2, 2) if few else (4, 8)
+        return prepared(clip, method, task, shots, seed, settings, tested)
 
     return make
 
 
-def prepared(clip, method, task, dataset, shots, seed, settings) -> PreparedRun:
-    """A run of a method on a registered task and dataset, in a context of its own."""
+def prepared(clip, method, task, shots, seed, settings, tested=8) -> PreparedRun:
+    """A run of a method on a registered task and the toy dataset, in a context of its own."""
     protocol = Configured(task, PLUGINS.plugins["tasks"][task].cls())
-    data = ((dataset, PLUGINS.plugins["datasets"][dataset].cls()),)
-    run = Run(method, protocol, dataset, clip.name, shots, seed, settings, data)
+    data = (("toy", PLUGINS.plugins["datasets"]["toy"].cls(tested=tested)),)
+    run = Run(method, protocol, "toy", clip.name, shots, seed, settings, data)
     texts = ClassTexts("toy", {name: (name, f"a {name} disc", "round") for name in NAMES})
     return Context(clip, class_texts=[texts]).prepare(run)
 

@@ -7,6 +7,7 @@ change numbers, and say in the commit which numbers and why; a method's own chan
 own values.
 """
 
+import functools
 import json
 import re
 import sys
@@ -19,6 +20,7 @@ from harness.config import Engine
 from harness.fitting.texts import text_features, texts
 from harness.method import HeadContext, method_code
 from harness.runs.run import ENGINE, Configured
+from harness.towers.openclip import Clip
 from tests import toy_backbone
 from tests.conftest import METHODS, PLUGINS, execute, prepared
 from tests.methods.test_contract import fitting
@@ -41,15 +43,21 @@ def measure(name: str, device: str = "cpu", **settings: Any) -> dict[str, Any]:
         torch.set_default_dtype(torch.float32)
 
 
+@functools.cache
+def _backbone(embedding: int, device: str) -> Clip:
+    """The toy in float64, which is the default precision while this is called."""
+    return toy_backbone.load(embedding).double().to(device)
+
+
 def _measure(name: str, device: str, engine: dict[str, Any]) -> dict[str, Any]:
     plugin = PLUGINS.plugins["methods"][name]
-    clip = toy_backbone.load(EMBEDDING.get(name, 36)).double().to(device)
+    clip = _backbone(EMBEDDING.get(name, 36), device)
     settings = Engine(max_steps=STEPS, precision="fp32", crop_scale=(1.0, 1.0), **engine)
     short = {"batch_size": 4, "warmup_epochs": 0, "shots": 2}
     settings_of = plugin.fixed | fitting(name) | _those_of(plugin.cls, short)
     method = Configured(name, plugin.cls(**settings_of))
     task = "few_shot" if plugin.cls.only_fitted_classes else "base2new"
-    run = prepared(clip, method, task, "toy", 2, 1, settings)
+    run = prepared(clip, method, task, 2, 1, settings, tested=2)
     record, _, model = execute(run)
     assert record.status == "done", record.error
     assert model is not None

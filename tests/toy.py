@@ -17,6 +17,8 @@ class Toy(Dataset):
     Source: drawn on the fly.
     """
 
+    tested: int = 8  # images of a class
+
     def read(self, root: Path | None) -> dict[str, list[Item]]:
         def items(numbers: range) -> list[Item]:
             return [
@@ -28,7 +30,7 @@ class Toy(Dataset):
         return {
             "train": items(range(20)),
             "val": items(range(20, 26)),
-            "test": items(range(26, 34)),
+            "test": items(range(26, 26 + self.tested)),
         }
 
     def open(self, item: Item, root: Path | None) -> Image.Image:

@@ -27,6 +27,8 @@ NO_SCALARS = {  # of these operands not even a number may lie on the CPU
     aten.scatter_.value,
 }  # fmt: skip
 
+PLAIN = {int, float, bool, type(None), torch.dtype}  # holds no tensor and is no device
+
 # CUDA's autocast: what runs in the lower precision, and what in float32
 LOWER = {
     "linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "addmm", "baddbmm",
@@ -121,8 +123,8 @@ class _Computes(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         operands: list[torch.Tensor] = []
         args = [_beneath(each, operands) for each in args]
-        kwargs = {name: _beneath(each, operands) for name, each in (kwargs or {}).items()}
-        onto = any(type(each) is OnCard for each in operands)
+        kwargs = {name: _beneath(each, operands) for name, each in kwargs.items()} if kwargs else {}
+        onto = OnCard in map(type, operands)
         if onto:
             check_devices(func, operands)
         if kwargs.get("device") is not None:
@@ -136,11 +138,16 @@ class _Computes(TorchDispatchMode):
 
 def _beneath(value: Any, seen: list[torch.Tensor]) -> Any:
     """The values beneath an argument, or those beneath a list's; its tensors are noted."""
+    kind = type(value)
+    if kind is OnCard:
+        seen.append(value)
+        return value.beneath
+    if kind in PLAIN:
+        return value
     if isinstance(value, (list, tuple)):
         return [_beneath(each, seen) for each in value]
     if isinstance(value, torch.Tensor):
         seen.append(value)
-        return value.beneath if type(value) is OnCard else value
     return value
 
 
@@ -170,6 +177,9 @@ class _Asks(TorchFunctionMode):
     """What is asked of `cuda` is asked of `meta`; a generator draws on its own device alone."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        if name == "__get__":  # such as x.shape
+            return func(*args)
         kwargs = dict(kwargs or {})
         if func is torch.device:
             return func(*args, **kwargs)
@@ -185,10 +195,9 @@ class _Asks(TorchFunctionMode):
                 raise MixedDevices(f"{func}: a generator of {draws.draws_on} draws on {where}")
         if _is_cuda(kwargs.get("device")):
             kwargs["device"] = META
-        name = getattr(func, "__name__", "")
         if name in ("__getitem__", "__setitem__") and type(args[0]) is OnCard:
             args = (args[0], _indices(args[1]), *args[2:])
-        args = [META if _is_cuda(each) else each for each in args]
+        args = [each if type(each) in PLAIN or not _is_cuda(each) else META for each in args]
         if (name in LOWER or name in WHOLE) and torch.is_autocast_enabled("cuda"):
             to = torch.get_autocast_dtype("cuda") if name in LOWER else torch.float32
             args = [_cast(each, to) for each in args]
@@ -212,6 +221,8 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 def _is_cuda(device: Any) -> bool:
+    if isinstance(device, torch.Tensor):
+        return False
     if isinstance(device, str):
         return device.split(":")[0] == "cuda"
     return isinstance(device, torch.device) and device.type == "cuda"

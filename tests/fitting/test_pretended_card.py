@@ -28,6 +28,7 @@ CLOSED = ("metaprompt", "lfa", "linear_probe", "tip_adapter")  # unlike others, 
 EACH = [pytest.param(n, marks=[] if n in FAMILIES else pytest.mark.slow) for n in METHODS]
 FITS = [pytest.param(n, marks=[] if n in CLOSED else pytest.mark.slow) for n in METHODS]
 MEASURED = ("cocoop", "comp_lora")  # texts for each image; reads whole matrices
+RECOMPUTED = (*CLOSED, *MEASURED, "dept-cocoop", "lora", "maple", "dra")  # of each kind one
 COSTS = [pytest.param(n, marks=[] if n in MEASURED else pytest.mark.slow) for n in METHODS]
 PARTS = {"proda": 64, "metaprompt": 20, "cocoop": 12}  # about half of a step's texts
 HALF, WHOLE = torch.bfloat16, torch.float32
@@ -73,7 +74,8 @@ def test_a_step_in_micro_batches_and_an_evaluation_on_a_card_are_the_processors(
         monkeypatch.setattr("harness.methods.lfa.aligned", lambda x, y, beta: y.T @ x)
     expected = learned(name, exact)
     with card(monkeypatch):
-        found = learned(name, on_card[torch.float64], Chunks(4, PARTS.get(name, 2), True))
+        parts = Chunks(4, PARTS.get(name, 2), checkpointing=name in RECOMPUTED)
+        found = learned(name, on_card[torch.float64], parts)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
 

@@ -107,12 +107,13 @@ def test_every_method_trains_under_bfloat16_autocast_as_it_does_in_float32(
 ):
     """With a rate that moves the loss: a cast weight that stayed behind would show."""
     monkeypatch.setattr("harness.fitting.texts.PASS", {})
-    settings = {"lr": 0.01, "max_steps": 2, "warmup_epochs": 0}
     fields = {field.name for field in dataclasses.fields(PLUGINS.plugins["methods"][name].cls)}
-    settings |= {"scale": 0.1} if "scale" in fields else {}
-    settings |= {"dropout": 0.0} if "dropout" in fields else {}
-    settings |= fitting(name)
-    bf16, full = (execute(make_run(name, precision=p, **settings)) for p in ("bf16", "fp32"))
+    small = {"lr": 0.01, "warmup_epochs": 0, "scale": 0.1, "dropout": 0.0, "augmentations": 2}
+    settings = {field: value for field, value in small.items() if field in fields} | fitting(name)
+    bf16, full = (
+        execute(make_run(name, few=True, max_steps=2, precision=p, **settings))
+        for p in ("bf16", "fp32")
+    )
     assert bf16[0].status == "done", bf16[0].error
     if "epoch_losses" not in full[0].cost or not full[0].cost["steps"]:
         return

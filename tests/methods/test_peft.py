@@ -184,7 +184,7 @@ def test_a_fit_moves_the_layers_and_leaves_the_towers_as_they_were(name, short):
     before = {key: value.clone() for key, value in short.state_dict().items()}
     method = Configured("peft", replace(build(name), batch_size=4))
     settings = Engine(max_steps=2, precision="bf16", crop_scale=(0.5, 1.0))
-    record, _, model = execute(prepared(short, method, "base2new", "toy", 2, 1, settings))
+    record, _, model = execute(prepared(short, method, "base2new", 2, 1, settings))
     assert record.status == "done", record.error
     assert record.provenance["versions"]["peft"]
     assert any(not torch.equal(p, q) for p, q in zip(
