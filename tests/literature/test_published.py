@@ -103,7 +103,7 @@ def test_all_files_are_read_whole():
     assert sum(len(source.numbers) for source in sources.values()) == 3291
 
 
-def test_every_printed_average_of_a_full_row_is_over_the_datasets_that_are_assumed():
+def test_no_row_has_a_dataset_that_its_average_is_not_assumed_to_be_over():
     for source in published.sources().values():
         for row in source.rows:
             of_each = {name for name, _ in row.numbers} - {"average", "imagenet"}

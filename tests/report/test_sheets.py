@@ -41,4 +41,6 @@ def test_images_that_may_not_be_shown_are_said_to_be_missing(records):
 
 def test_names_of_classes_are_texts(records):
     found = [{"dataset": HOSTILE, "of": 1, "classes": [{"name": HOSTILE, "picture": "data:x"}]}]
-    assert HOSTILE not in page.page(content.report(records) | {"sheets": found})
+    text = page.page(content.report(records) | {"sheets": found})
+    assert HOSTILE not in text
+    assert "alert(1)" in text

@@ -90,7 +90,7 @@ def test_a_record_of_costs_has_every_part(measured):
     train = records["adapter"].cost["train"]
     assert train["batch"] == 16
     assert train["bytes"] > 2**20
-    assert train["step"]["median"] > max(train[part]["median"] for part in ("image", "text")) * 0.5
+    assert all(train[part]["median"] > 0 for part in ("step", "image", "text"))
     # texts for each image only where the method has them
     for name, own in (("cocoop", ["texts"]), ("coop", [])):
         inference = records[name].cost["inference"]

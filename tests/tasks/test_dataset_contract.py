@@ -215,7 +215,7 @@ MODES = {
     "LA": (encoded(CLEAR.convert("LA")), (255, 255, 255)),
     "palette": (encoded(PALETTE, transparency=1), (255, 255, 255)),
     "16 bits": (encoded(DEEP), (100, 100, 100)),
-    "CMYK": (encoded(Image.new("CMYK", (8, 8), (0, 0, 0, 255)), "JPEG"), (0, 0, 0)),
+    "CMYK": (encoded(Image.new("CMYK", (8, 8), (255, 0, 0, 0)), "JPEG"), (0, 255, 255)),
 }
 
 
