@@ -33,7 +33,7 @@ def root(parser: argparse.ArgumentParser) -> None:
 
 
 def own(parser: argparse.ArgumentParser) -> None:
-    """--template and --class-names, and what says how a hf: dataset is read."""
+    """--template, and how the user's own images are read."""
     parser.add_argument(
         "--template", metavar="TEXT", action="append", help="prompt for datasets that are given by "
         "their paths or names (folder:, csv:, hf:, wds:, torchvision:), with {} for the class name "
@@ -41,6 +41,11 @@ def own(parser: argparse.ArgumentParser) -> None:
         "leave the towers as they are average them, and those without words of their own take the "
         "first",
     )  # fmt: skip
+    own_images(parser)
+
+
+def own_images(parser: argparse.ArgumentParser) -> None:
+    """--class-names, and what says how a hf: dataset is read."""
     parser.add_argument(
         "--class-names", type=Path, metavar="FILE", help="csv file with lines `folder,name`, which "
         "renames the classes of folder:, csv:, hf: and wds: datasets",
@@ -56,14 +61,15 @@ def own(parser: argparse.ArgumentParser) -> None:
 
 
 def own_bindings(arguments: argparse.Namespace) -> list[config.Binding]:
-    """The settings that the options of `own` give.
+    """The settings that the options of `own`, or of `own_images` alone, give.
 
     Raises:
         HarnessError: a template that names no class.
     """
     columns = {name: getattr(arguments, name)
                for name in ("image_column", "label_column", "configuration", "splits")}  # fmt: skip
-    return config.of_own_images(arguments.template, arguments.class_names, **columns)
+    templates = getattr(arguments, "template", None)
+    return config.of_own_images(templates, arguments.class_names, **columns)
 
 
 def bad_images(parser: argparse.ArgumentParser) -> None:

@@ -172,6 +172,12 @@ def test_checks_name_settings_shots_and_seed(folder, capsys):
     assert capsys.readouterr().out == "coop[lr=0.1] base2new toy_a, 16 shots, seed 1: bad\n"
 
 
+@pytest.mark.parametrize("asked", ["--json", "--missing", "--checks"])
+def test_what_is_no_table_takes_no_format_of_tables(asked, folder, capsys):
+    assert leaderboard(folder, asked, "--format", "csv") == 2
+    assert f"{asked} prints no table: leave out --format csv." in capsys.readouterr().err
+
+
 def test_a_copied_folder_changes_no_table(folder, tmp_path, capsys):
     leaderboard(folder)
     first = capsys.readouterr().out

@@ -147,6 +147,11 @@ def test_what_is_no_image_is_said_before_anything_is_loaded(
     assert said in capsys.readouterr().err
 
 
+def test_a_file_is_one_fit_and_leaves_nothing_to_choose(fitted, pictures, capsys):
+    assert called(fitted, "one.safetensors", pictures, "--seed", 2, "--task", "base2new") == 2
+    assert "is a file, and so one fit: leave out --task and --seed." in capsys.readouterr().err
+
+
 def test_a_temperature_has_the_highest_likelihood_and_is_judged_on_the_other_half():
     draws = torch.Generator().manual_seed(1)
     true = torch.randn(4000, 5, generator=draws)

@@ -28,7 +28,7 @@ def add(verbs: Any) -> None:
     ):  # fmt: skip
         parser = whats.add_parser(what, help=text, description=text)
         parser.add_argument("names", nargs=names, metavar="NAME", help="see `list datasets`")
-        options.own(parser)
+        options.own_images(parser)
         options.root(parser)
         options.plugin(parser)
     text = "write the few-shot lists of datasets, one file for each number of shots and seed"
@@ -44,7 +44,7 @@ def add(verbs: Any) -> None:
     lists.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for the files"
     )
-    options.own(lists)
+    options.own_images(lists)
     options.root(lists)
     options.plugin(lists)
     text = "show how much the cache of decoded images and frozen features holds"

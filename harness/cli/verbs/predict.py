@@ -144,8 +144,14 @@ def _given(arguments: argparse.Namespace) -> "Record | str":
     """The fit's file, or the record that is meant by a name."""
     fit: str = arguments.fit
     arguments.run = fit
-    by_file = fit.endswith((".json", ".safetensors")) or os.sep in fit
-    return fit if by_file else chosen.chosen(arguments)
+    if not fit.endswith((".json", ".safetensors")) and os.sep not in fit:
+        return chosen.chosen(arguments)
+    given = [f"--{name}" for name in chosen.CHOICES if getattr(arguments, name) is not None]
+    if given:
+        raise HarnessError(
+            f"{shown(fit)} is a file, and so one fit: leave out {' and '.join(given)}."
+        )
+    return fit
 
 
 def _check(arguments: argparse.Namespace) -> None:
