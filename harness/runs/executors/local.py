@@ -346,25 +346,15 @@ def execute_all(
                             continue
                         record = store.ended(run.identity, run.key, versions.get(run.key), force)
                         elsewhere = record is not None
-                        if record is None and not pace.allows(run):
-                            continue
                         if record is None:
+                            if not pace.allows(run):
+                                continue
                             name = harmless(run_name(run.identity, apart))
                             bar.set_postfix_str(name)
-                            again = force and run.fit_key not in fitted
-                            stored = None if again else store.weights(run.fit_key)
-                            with plans.at_work(store, run.fit_key, name):
-                                record, tensors, model = execute(run.run, run.context, stored)
-                                store.write(record, tensors, model)
+                            record = _executed(store, run, name, force, run.fit_key in fitted)
                             if record.status == "done":
                                 fitted.add(run.fit_key)
                             pace.finished(run)
-                            if record.status == "failed" and not answers(run.context.clip.device):
-                                raise HarnessError(
-                                    f"{name}: failed ({record.reason}), and "
-                                    f"{run.context.clip.device} has not answered since, so that "
-                                    f"all further runs would fail. {goes_on(force)}"
-                                )
                         ended[run.key] = record
                         if not run.refusal:
                             said = outcome(run, record, elsewhere, apart)
@@ -377,6 +367,25 @@ def execute_all(
         except KeyboardInterrupt:
             raise interrupted(store, pending, versions, force) from None
     return ended
+
+
+def _executed(store: Store, run: PreparedRun, name: str, force: bool, fitted: bool) -> Record:
+    """The record of a run that this process claims, written with what else the run leaves.
+
+    Raises:
+        HarnessError: the device answers no more.
+    """
+    stored = None if force and not fitted else store.weights(run.fit_key)
+    with plans.at_work(store, run.fit_key, name):
+        record, tensors, model = execute(run.run, run.context, stored)
+        store.write(record, tensors, model)
+    device = run.context.clip.device
+    if record.status == "failed" and not answers(device):
+        raise HarnessError(
+            f"{name}: failed ({record.reason}), and {device} has not answered since, so that all "
+            f"further runs would fail. {goes_on(force)}"
+        )
+    return record
 
 
 class Pace:
