@@ -197,7 +197,7 @@ class _Asks(TorchFunctionMode):
             kwargs["device"] = META
         if name in ("__getitem__", "__setitem__") and type(args[0]) is OnCard:
             args = (args[0], _indices(args[1]), *args[2:])
-        args = [each if type(each) in PLAIN or not _is_cuda(each) else META for each in args]
+        args = [META if _is_cuda(each) else each for each in args]
         if (name in LOWER or name in WHOLE) and torch.is_autocast_enabled("cuda"):
             to = torch.get_autocast_dtype("cuda") if name in LOWER else torch.float32
             args = [_cast(each, to) for each in args]

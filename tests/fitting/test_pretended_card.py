@@ -28,7 +28,12 @@ CLOSED = ("metaprompt", "lfa", "linear_probe", "tip_adapter")  # unlike others, 
 EACH = [pytest.param(n, marks=[] if n in FAMILIES else pytest.mark.slow) for n in METHODS]
 FITS = [pytest.param(n, marks=[] if n in CLOSED else pytest.mark.slow) for n in METHODS]
 MEASURED = ("cocoop", "comp_lora")  # texts for each image; reads whole matrices
-RECOMPUTED = (*CLOSED, *MEASURED, "dept-cocoop", "lora", "maple", "dra")  # of each kind one
+OF_EACH_KIND = (*CLOSED, *MEASURED, "dept-cocoop", "lora", "maple", "dra")
+RECOMPUTED = [  # whether blocks compute their activations again: by default, for one of each kind
+    pytest.param(n, again, marks=[] if n in FAMILIES and again == (n in OF_EACH_KIND)
+                 else pytest.mark.slow)
+    for n in METHODS for again in (True, False) if again or n not in OF_EACH_KIND
+]  # fmt: skip
 COSTS = [pytest.param(n, marks=[] if n in MEASURED else pytest.mark.slow) for n in METHODS]
 PARTS = {"proda": 64, "metaprompt": 20, "cocoop": 12}  # about half of a step's texts
 HALF, WHOLE = torch.bfloat16, torch.float32
@@ -66,15 +71,15 @@ def learned(name, clip, chunks=None, **fields):
     return [each.detach().cpu() for each in found]
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize(("name", "again"), RECOMPUTED)
 def test_a_step_in_micro_batches_and_an_evaluation_on_a_card_are_the_processors(
-    name, exact, on_card, monkeypatch
+    name, again, exact, on_card, monkeypatch
 ):
     if name == "lfa":  # where LAPACK decides nothing; see `golden`
         monkeypatch.setattr("harness.methods.lfa.aligned", lambda x, y, beta: y.T @ x)
     expected = learned(name, exact)
     with card(monkeypatch):
-        parts = Chunks(4, PARTS.get(name, 2), checkpointing=name in RECOMPUTED)
+        parts = Chunks(4, PARTS.get(name, 2), checkpointing=again)
         found = learned(name, on_card[torch.float64], parts)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)

@@ -119,11 +119,11 @@ def _check(arguments: argparse.Namespace) -> None:
         "--metrics": arguments.metrics is not None, "--published": arguments.published is not None,
     }  # fmt: skip
     given = [name for name, there in asked.items() if there]
-    alike = ["--json"] * arguments.json + [n for n in given if n in ("--missing", "--checks")]
-    if alike and arguments.format != "markdown":
-        raise HarnessError(f"{alike[0]} prints no table: leave out --format {arguments.format}.")
+    lines = [name for name in given if name in ("--missing", "--checks")]
+    if arguments.format != "markdown" and (arguments.json or lines):
+        said = "--json" if arguments.json else lines[0]
+        raise HarnessError(f"{said} prints no table: leave out --format {arguments.format}.")
     if arguments.json:
-        lines = [name for name in given if name in ("--missing", "--checks")]
         if lines:
             raise HarnessError(f"{lines[0]} prints lines, and no JSON: leave out --json.")
     elif len(given) > 1:
