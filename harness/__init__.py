@@ -10,6 +10,7 @@
 The command line (`python -m harness`) does the same. Nothing heavy is imported until it is needed.
 """
 
+import inspect
 import operator
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -112,6 +113,7 @@ def run(
     Raises:
         HarnessError: a request that cannot be met, before anything is computed.
     """
+    call = _call(locals())
     import torch
 
     from harness import config, registry
@@ -121,6 +123,7 @@ def run(
     from harness.images.cache import Disk
     from harness.records.store import Store
     from harness.records.tables import harmless
+    from harness.runs import provenance
     from harness.runs.executors import local
     from harness.runs.plan import Request, plan
     from harness.runs.remarks import remarks
@@ -149,6 +152,7 @@ def run(
         lists=list_files.read(Path(lists)) if lists else None,
     )
     threads = torch.get_num_threads()  # a plan takes as many as its processes share
+    provenance.state(call)
     try:
         runs, store = plan(request, registry.load(plugins)), Store(Path(results))
         for remark in remarks(runs):
@@ -158,11 +162,33 @@ def run(
         count = local.process_count(pending, seconds) if request.travels else 1
         ended = {**done, **local.carry_out(request, plugins, store, runs, pending, force, count)}
     finally:
+        provenance.state(None)
         torch.set_num_threads(threads)
     records = [ended[each.key] for each in runs]
     return Results(
         [replace(r, folder=store.folder, file=store.path(r.run, r.key)) for r in records]
     )
+
+
+def _call(given: Mapping[str, Any]) -> str:
+    """A call of `run` as records state it, without where this machine keeps what it makes, and
+    without what is as by default."""
+    usual = inspect.signature(run).parameters
+    said = [
+        f"{name}={_written(value)}"
+        for name, value in given.items()
+        if name not in ("results", "cache_dir") and repr(value) != repr(usual[name].default)
+    ]
+    return f"harness.run({', '.join(said)})"
+
+
+def _written(value: Any) -> str:
+    """An argument as in Python; a class by its name."""
+    if isinstance(value, type):
+        return value.__qualname__
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_written, value))}]"
+    return repr(str(value)) if isinstance(value, Path) else repr(value)
 
 
 def _numbers(name: str, given: Any) -> list[int]:

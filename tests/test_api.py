@@ -143,6 +143,17 @@ def test_a_setting_that_nothing_reads_and_numbers_that_are_none_are_errors(tmp_p
             run(tmp_path, **wrong)
 
 
+def test_a_record_states_the_call_that_made_it(made, tmp_path):
+    plugins, jobs = f"plugins=[{str(TOY)!r}], jobs=1", "settings={'engine.max_steps': 2}"
+    rest = f"datasets='toy', shots=4, {jobs}, {plugins})"
+    said = {record.provenance["command"] for record in made[0].records}
+    assert said == {f"harness.run(methods='zero_shot,adapter', tasks='base2new', {rest}"}
+    results = run(tmp_path, methods=[NothingLearned], tasks=(FewShot,), seeds=[2])
+    (said,) = {record.provenance["command"] for record in results.records}
+    start = "harness.run(methods=[NothingLearned], tasks=[FewShot], datasets='toy', shots=4, "
+    assert said.startswith(f"{start}seeds=[2], ")
+
+
 def test_numbers_of_numpy_are_numbers(tmp_path):
     import numpy as np
 

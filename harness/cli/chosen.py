@@ -34,7 +34,7 @@ def chosen(arguments: argparse.Namespace) -> Record:
         HarnessError: none or several, with what there is.
     """
     name = arguments.run
-    if name is not None and (name.endswith(".json") or os.sep in name):
+    if name is not None and is_file(name):
         found = [of_file(Path(name))]
     else:
         found = _named(read_all(arguments.results), name)
@@ -51,6 +51,11 @@ def chosen(arguments: argparse.Namespace) -> Record:
     if len(found) > 1:
         raise HarnessError(_several(found, name))
     return found[0]
+
+
+def is_file(name: str) -> bool:
+    """Whether a file is meant rather than a method or a key."""
+    return name.endswith((".json", ".safetensors")) or os.sep in name
 
 
 def of_file(path: Path) -> Record:

@@ -19,6 +19,8 @@ SOURCES = ("harness", "methods", "tasks", "pyproject.toml")
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
 
+_stated: str | None = None  # what another process says that it was told
+
 
 def provenance_of(device: torch.device, requires: str = "") -> dict[str, Any]:
     """Where, when, with what (also a package that the method requires) and by which command; no
@@ -26,7 +28,7 @@ def provenance_of(device: torch.device, requires: str = "") -> dict[str, Any]:
     changes = _git("status", "--porcelain", "--", *SOURCES)
     return {
         "time": _now().isoformat(timespec="seconds"),
-        "command": _command(sys.argv[1:]),
+        "command": command(),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if changes is None else bool(changes),
         "device": device_name(device),
@@ -42,11 +44,20 @@ def versions(*more: str) -> dict[str, str]:
     return {name: version(name) for name in (*PACKAGES, *more)}
 
 
-def _command(arguments: list[str]) -> str:
+def state(command: str | None) -> None:
+    """Records state this instead of the arguments of this process: a call from a script, or the
+    command that a worker serves. None: the arguments again."""
+    global _stated
+    _stated = command
+
+
+def command() -> str:
     """The command that makes the record again, without where this machine keeps what it makes, and
     without the address of a cluster."""
+    if _stated is not None:
+        return _stated
     places = ("--cache-dir", "--results", "--address")
-    kept, rest = list[str](), iter(arguments)
+    kept, rest = list[str](), iter(sys.argv[1:])
     for argument in rest:
         if argument in places:
             next(rest, None)

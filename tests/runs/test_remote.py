@@ -12,6 +12,7 @@ from harness import registry
 from harness.cli.commands import main
 from harness.config import Binding
 from harness.errors import HarnessError
+from harness.runs import provenance
 from harness.runs.executors import ray
 from harness.runs.executors.remote import (
     Order,
@@ -34,13 +35,13 @@ REQUEST = Request(
 @pytest.fixture
 def order(monkeypatch):
     """An order for the toy dataset; the process is as it was afterwards."""
-    monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setitem(sys.modules, "harness_plugin_toy", sys.modules["harness_plugin_toy"])
     monkeypatch.chdir(Path.cwd())
     planned.cache_clear()
     threads = torch.get_num_threads()
     sent = [SentPlugin.of(str(TOY))]
-    yield Order(REQUEST, sent, threads, Path.cwd(), ["run", "--methods", "adapter"])
+    yield Order(REQUEST, sent, threads, Path.cwd(), "python -m harness run --methods adapter")
+    provenance.state(None)
     planned.cache_clear()
 
 
@@ -53,7 +54,9 @@ def test_a_worker_states_the_command_and_returns_the_weights_of_its_fits(order):
     ended = [each for key in asked for each in run_fit(pickle.dumps(order), {key: asked[key]})]
     assert [each.record.key for each in ended] == [*asked]
     assert all(each.record.status == "done" and each.weights for each in ended)
-    assert all(e.record.provenance["command"].endswith("run --methods adapter") for e in ended)
+    assert all(
+        e.record.provenance["command"] == "python -m harness run --methods adapter" for e in ended
+    )
 
 
 def test_runs_that_share_a_fit_train_it_once_and_none_whose_weights_are_sent(order):

@@ -144,7 +144,7 @@ def _given(arguments: argparse.Namespace) -> "Record | str":
     """The fit's file, or the record that is meant by a name."""
     fit: str = arguments.fit
     arguments.run = fit
-    if not fit.endswith((".json", ".safetensors")) and os.sep not in fit:
+    if not chosen.is_file(fit):
         return chosen.chosen(arguments)
     given = [f"--{name}" for name in chosen.CHOICES if getattr(arguments, name) is not None]
     if given:

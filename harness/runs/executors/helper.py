@@ -28,13 +28,14 @@ def main() -> None:
     """Works on the share that the parent sends."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
     share = pickle.load(sys.stdin.buffer)
-    sys.argv[1:] = share.arguments
     threading.Thread(target=end_with_parent, daemon=True).start()
     from harness import garbage, registry
     from harness.records.store import Store
+    from harness.runs import provenance
     from harness.runs.executors.local import execute_all
     from harness.runs.plan import plan
 
+    provenance.state(share.command)
     store = Store(share.results)
     runs = plan(share.request, registry.load(share.plugins), share.known)
     pending = [run for run in runs if run.key in share.versions]

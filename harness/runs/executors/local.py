@@ -26,6 +26,7 @@ from harness.records import plans
 from harness.records.labels import differing, run_name
 from harness.records.store import Record, Store
 from harness.records.tables import duration, harmless
+from harness.runs import provenance
 from harness.runs.efficiency import forecast, forward_rate
 from harness.runs.engine import execute
 from harness.runs.executors.cards import (
@@ -39,7 +40,6 @@ from harness.runs.executors.shard import OPENING, RATE, VIEW
 from harness.runs.images import check_images
 from harness.runs.plan import Request
 from harness.runs.prepared import PreparedRun
-from harness.runs.provenance import provenance_of
 from harness.splits import Split
 from harness.task import Measurement
 
@@ -117,7 +117,7 @@ def done_and_pending(
 class Share:
     """What a helper process is told: the request as the first process got it, the versions of the
     records that were there before, where in the list of runs to begin, until when, the lists of
-    images that the first process has drawn, and the arguments of its command, for the records."""
+    images that the first process has drawn, and the command that records state."""
 
     request: Request
     plugins: Sequence[str]
@@ -127,7 +127,7 @@ class Share:
     first: float
     deadline: float | None
     known: bytes = b""
-    arguments: Sequence[str] = ()
+    command: str = ""
 
 
 def carry_out(
@@ -166,7 +166,7 @@ def carry_out(
             number / jobs,
             deadline,
             known,
-            sys.argv[1:],
+            provenance.command(),
         )
         for number in range(1, jobs)
     ]
@@ -206,8 +206,7 @@ def announced(
     apart = differing(run.identity for run in pending)
     every_run = [plans.Planned(run.key, run.fit_key, run_name(run.identity, apart), seconds)
                  for run, seconds in zip(pending, each_seconds(pending), strict=True)]  # fmt: skip
-    command = provenance_of(pending[0].context.clip.device)["command"] if pending else ""
-    return plans.announced(store, command, processes, every_run, force)
+    return plans.announced(store, provenance.command(), processes, every_run, force)
 
 
 def goes_on(force: bool) -> str:

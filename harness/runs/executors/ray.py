@@ -6,7 +6,6 @@ import math
 import os
 import pickle
 import socket
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
@@ -21,6 +20,7 @@ from harness.config import Binding
 from harness.errors import HarnessError, one_line
 from harness.files import cache_folder
 from harness.records.store import Record, Store
+from harness.runs import provenance
 from harness.runs.executors import local
 from harness.runs.executors.cards import VISIBLE
 from harness.runs.executors.fits import Fits
@@ -206,7 +206,7 @@ def order(request: Request, plugins: Sequence[str], cluster: Cluster) -> Order:
     )
     named_cache = asked.disk is not None and asked.disk.folder != cache_folder()
     sent = [SentPlugin.of(each) for each in plugins]
-    return Order(asked, sent, cluster.cpus, Path.cwd(), sys.argv[1:], named_cache)
+    return Order(asked, sent, cluster.cpus, Path.cwd(), provenance.command(), named_cache)
 
 
 _card: str | None = None  # the card that this process plans on

@@ -6,7 +6,6 @@ import hashlib
 import os
 import pickle
 import platform
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from harness.dataset import Classes
 from harness.errors import HarnessError
 from harness.files import cache_folder
 from harness.records.store import Record, Store
+from harness.runs import provenance
 from harness.runs.engine import execute
 from harness.runs.executors.cards import answers
 from harness.runs.plan import Request, plan
@@ -70,13 +70,13 @@ class SentPlugin:
 @dataclass(frozen=True)
 class Order:
     """What every worker is told: the request, the plugins, the threads of a run, the working folder
-    and the arguments of the command, and whether it named a cache folder."""
+    and the command that records state, and whether it named a cache folder."""
 
     request: Request
     plugins: Sequence[SentPlugin]
     threads: int
     folder: Path
-    arguments: Sequence[str]
+    command: str
     named_cache: bool = True
 
 
@@ -116,7 +116,7 @@ def planned(order: bytes) -> dict[str, PreparedRun]:
         HarnessError: it cannot be made here.
     """
     asked: Order = pickle.loads(order)
-    sys.argv[1:] = asked.arguments  # the command that a record states
+    provenance.state(asked.command)
     with suppress(OSError):
         os.chdir(asked.folder)  # what relative paths start from, where it is here
     request = asked.request
