@@ -170,14 +170,16 @@ def run(
     )
 
 
+_USUAL = inspect.signature(run).parameters
+
+
 def _call(given: Mapping[str, Any]) -> str:
     """A call of `run` as records state it, without where this machine keeps what it makes, and
     without what is as by default."""
-    usual = inspect.signature(run).parameters
     said = [
         f"{name}={_written(value)}"
         for name, value in given.items()
-        if name not in ("results", "cache_dir") and repr(value) != repr(usual[name].default)
+        if name not in ("results", "cache_dir") and repr(value) != repr(_USUAL[name].default)
     ]
     return f"harness.run({', '.join(said)})"
 
