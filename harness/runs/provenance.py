@@ -19,7 +19,7 @@ SOURCES = ("harness", "methods", "tasks", "pyproject.toml")
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
 
-_stated: str | None = None  # what another process says that it was told
+_stated: str | None = None  # see `state`
 
 
 def provenance_of(device: torch.device, requires: str = "") -> dict[str, Any]:
@@ -52,12 +52,15 @@ def state(command: str | None) -> None:
 
 
 def command() -> str:
-    """The command that makes the record again, without where this machine keeps what it makes, and
-    without the address of a cluster."""
-    if _stated is not None:
-        return _stated
+    """What makes the record again: what was stated, or the command line of this process."""
+    return _command(sys.argv[1:]) if _stated is None else _stated
+
+
+def _command(arguments: list[str]) -> str:
+    """The command line, without where this machine keeps what it makes, and without the address of
+    a cluster."""
     places = ("--cache-dir", "--results", "--address")
-    kept, rest = list[str](), iter(sys.argv[1:])
+    kept, rest = list[str](), iter(arguments)
     for argument in rest:
         if argument in places:
             next(rest, None)

@@ -66,7 +66,7 @@ def test_helpers_get_the_other_cards_in_turn(three, monkeypatch):
 
     code = None
     monkeypatch.setattr(subprocess, "Popen", Process)
-    share = local.Share(None, [], None, {}, False, 0.0, None)
+    share = local.Share(None, [], None, {}, False, 0.0, None, b"", "")
     with local.helper_processes([share] * 4, cards.cards(CUDA)):
         pass
     assert started == [three[1], three[2], three[0], three[1]]

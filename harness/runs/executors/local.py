@@ -126,8 +126,8 @@ class Share:
     force: bool
     first: float
     deadline: float | None
-    known: bytes = b""
-    command: str = ""
+    known: bytes
+    command: str
 
 
 def carry_out(
