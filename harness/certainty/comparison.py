@@ -14,10 +14,11 @@ from harness.certainty.intervals import p_value, signed
 from harness.certainty.samples import Sampled, common, of_table
 from harness.certainty.statistics import LEVELS, SAME, Difference, Sample
 from harness.errors import HarnessError, unknown
+from harness.records import apart
 from harness.records.labels import conditions
 from harness.records.record import Record
 from harness.records.summary import Table, tables
-from harness.records.tables import count, format_table, harmless, wrapped
+from harness.records.tables import count, format_table, harmless, in_shots, wrapped
 
 NAMES = {"hm": "HM of base and new"}
 
@@ -39,6 +40,8 @@ class Comparison:
     pairs: int
     left_out: int
     one_template: str = ""
+    stale: int = 0
+    not_alike: Sequence[str] = ()
 
     @property
     def sample(self) -> Sample | None:
@@ -97,6 +100,13 @@ class Comparison:
                 f"{self.one_template} does not average a dataset's several templates, and the "
                 "other does."
             )
+        if self.stale:
+            are = "runs are" if self.stale > 1 else "run is"
+            said.append(
+                f"{self.stale} {are} left out, because a newer one of the same row has other code, "
+                "settings or images."
+            )
+        said += self.not_alike
         if one_seed:
             said.append("One seed says nothing of other seeds: run more, such as --seeds 1-3.")
         return said
@@ -163,6 +173,8 @@ def _compared(key: tuple[str, ...], table: Table, first: str, second: str) -> Co
     return Comparison(
         key, first, second, sampled, adjusted, number, finished - 2 * used,
         alone[0] if len(alone) == 1 else "",
+        stale=sum(len(row.every) - len(row.members) for row in shared.rows),
+        not_alike=apart.not_alike({key: shared}),
     )  # fmt: skip
 
 
@@ -184,7 +196,7 @@ def text(found: Sequence[Comparison], by_dataset: bool = True) -> str:
 def _title(each: Comparison, found: Sequence[Comparison]) -> str:
     """With weights and settings where these tell tables apart."""
     task, backbone, weights, shots, settings = each.about
-    title = f"{each.first} - {each.second}: {task}, {backbone}, {shots} shots"
+    title = f"{each.first} - {each.second}: {task}, {backbone}, {in_shots(shots)}"
     like = [other.about for other in found if other.about[:2] == (task, backbone)]
     title += conditions(json.loads(settings), (json.loads(about[4]) for about in like))
     title += f", weights {weights}" if len({about[2] for about in like}) > 1 else ""
@@ -281,7 +293,7 @@ def _content(each: Comparison) -> dict[str, Any]:
         "levels": {str(level): _finite(each.at(level)) for level in LEVELS},
         "by_dataset": {name: _finite(sample.of_dataset(name).difference(0, 1))
                        for name in sample.datasets},
-        "left_out": each.left_out, "sentences": each.sentences(),
+        "left_out": each.left_out, "stale": each.stale, "sentences": each.sentences(),
     }  # fmt: skip
     if len(sample.datasets) > 1:
         worse, same, better = sample.practically(0, 1)

@@ -152,12 +152,13 @@ class Certainty:
         told, number = int(pairs.told_apart.sum()), len(pairs.first)
         needs = f"a typical pair needs {100 * pairs.needed:.1f} points"
         if self.against is not None:
-            return [f"{told} of {number} are told apart from {self.against}; {needs}."]
+            return [f"{told} of {number} are told apart from {self.against}, with 95% for all at "
+                    f"once; {needs}."]  # fmt: skip
         part = f" of the {len(sample.labels)} rows with an interval" * bool(self.sampled.left_out)
         said = [
             f"{PLACE} where a method may stand{' among those' if part else ''}; all hold at once "
             "with 95%.",
-            f"{told} of {number} pairs{part} are told apart; {needs}.",
+            f"{told} of {number} pairs{part} are told apart, with 95% for all at once; {needs}.",
         ]
         best = sample.labels[int(sample.values.argmax())]
         alike = [each for each in sample.labels if each in self.like_the_best() - {best}]
@@ -171,7 +172,9 @@ class Certainty:
             frozen = sample.labels.index(ZERO_SHOT)
             below = pairs.beats()[frozen]
             names = [each for each, worse in zip(sample.labels, below, strict=True) if worse]
-            said += [f"Below zero-shot beyond doubt: {', '.join(names)}."] if names else []
+            said += (
+                [f"Below zero-shot, and told apart from it: {', '.join(names)}."] if names else []
+            )
         return said
 
     def as_json(self) -> dict[str, Any]:
@@ -221,7 +224,9 @@ def signed(found: Difference | None) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Four digits at most."""
+    """Four digits at most, and all of them where two would not tell on which side of 0.05 it is."""
     if p is None:
         return ""
-    return "< 0.0001" if p < 0.0001 else f"{p:.2g}" if p < 0.01 else f"{p:.2f}"
+    if p < 0.0001:
+        return "< 0.0001"
+    return f"{p:.2g}" if p < 0.01 else f"{p:.4f}" if 0.045 <= p < 0.055 else f"{p:.2f}"

@@ -183,12 +183,21 @@ class Look:
         return value + self.spread(first, second).half(self.share) <= SAME
 
     def needed(self, first: str, second: str) -> float | None:
-        """How many times as many images would tell the two apart, if they differ by as much as they
-        do here; None where that cannot be said."""
+        """How many times as many images would tell the two apart by both tests of `p`, if they
+        differ by as much as they do here; None where that cannot be said."""
         value, spread = self.values[first] - self.values[second], self.spread(first, second)
         if not value or self.sample.few_units:
             return None
-        return max(1.0, (spread.half(self.share) / value) ** 2)
+        times = max(1.0, (spread.half(self.share) / value) ** 2)
+        better, worse = self._differing(first, second)
+        if better is None or worse is None:
+            return times
+        if value * (better - worse) <= 0:
+            return None
+        fewer, differ = min(better, worse), better + worse
+        while 2 * special.bdtr(times * fewer, round(times * differ), 0.5) > self.share:
+            times *= 1.05
+        return times
 
     def of_images(self, first: str, second: str) -> float | None:
         """The part of the difference's variance that comes from the images, not from the fits."""

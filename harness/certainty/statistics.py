@@ -236,7 +236,7 @@ class Sample:
 
     def difference(self, first: int, second: int, level: int = 2) -> Difference:
         """By how much the first method exceeds the second."""
-        value = float(self.values[first] - self.values[second])
+        value = float(_unrounded(self.values[first] - self.values[second]))
         if not self._known(level):
             return Difference(value)
         if level == 3:
@@ -355,7 +355,7 @@ class Pairs:
 
     @cached_property
     def differences(self) -> Array:
-        return self.sample.values[self.first] - self.sample.values[self.second]
+        return _unrounded(self.sample.values[self.first] - self.sample.values[self.second])
 
     @cached_property
     def errors(self) -> Array:
@@ -468,6 +468,11 @@ def _harmonic(accuracy: Array) -> Array:
     total = accuracy.sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(total > 0, 2 * accuracy.prod(-1) / total, 0.0)
+
+
+def _unrounded(differences: Array) -> Array:
+    """Those that are rounding alone are none."""
+    return np.where(np.abs(differences) <= NONE, 0.0, differences)
 
 
 def _t(value: float, variance: float, degrees: float) -> Difference:

@@ -10,10 +10,11 @@ from typing import Any
 from harness.errors import HarnessError
 from harness.records.labels import differing, method_label
 from harness.records.record import Record
-from harness.records.tables import MISSING, count, format_table
+from harness.records.tables import MISSING, count, format_table, in_shots
 
 Shown = Callable[[float], str]
-Compared = tuple[str, str, str, str, str]  # backbone, weights, task, shots, label
+Of = tuple[str, str, str, str]  # backbone, weights, task, shots
+Compared = tuple[str, str, str, str, str]  # these, and a label
 COSTS: dict[str, tuple[str, Callable[[dict[str, Any]], float | None], Shown]] = {
     "params": ("trained parameters", lambda cost: cost["trainable_parameters"], count),
     "fit": ("time of a fit", lambda cost: fit_seconds(cost), lambda value: seconds(value)),
@@ -62,7 +63,7 @@ def tables(records: Iterable[Record], form: str) -> list[str]:
         where = device if on_cuda else f"{device}, {threads} thread{'s' * (threads > 1)}"
         classes = f" ({measured[0].cost['classes']} classes)" if measured else ""
         title = f"efficiency, {run['backbone']}, {run['settings']['precision']}, "
-        title += f"{where},\n{run['dataset']}{classes}, {run['shots']} shots, settings of "
+        title += f"{where},\n{run['dataset']}{classes}, {in_shots(run['shots'])}, settings of "
         title += str(run.get("task_fields", {}).get("like", run["task"]))
         title += _apart(json.loads(place[-1]), beside)
         for kind, notes, row in (
@@ -152,7 +153,7 @@ def _inference_notes(costs: Sequence[dict[str, Any]]) -> list[str]:
     return [*notes, "*: for each class and image."] if own else notes
 
 
-def compared(record: Record) -> tuple[str, str, str, str]:
+def compared(record: Record) -> Of:
     """The table that a measurement belongs to: backbone, weights, task and shots."""
     run = record.run
     return run["backbone"], run["fingerprints"]["weights"], _like(record), str(run["shots"])
@@ -186,6 +187,19 @@ def costs_by_method(records: Iterable[Record], kind: str) -> dict[Compared, floa
                 f"{'; '.join(several)}. Name folders that hold those of one kind."
             )
     return found
+
+
+def unlike(records: Iterable[Record], table: Of, settings: Mapping[str, Any]) -> str:
+    """In what of the engine's settings measurements of a table differ from its scores, or nothing:
+    `max_steps 300 for null`."""
+    mine = next((r.run["settings"] for r in records
+                 if r.measures and r.status == "done" and compared(r) == table), None)  # fmt: skip
+    if mine is None:
+        return ""
+    names = [n for n in dict.fromkeys((*mine, *settings)) if n not in ("split", "source", "lists")
+             and mine.get(n) != settings.get(n)]  # fmt: skip
+    return "; ".join(f"{n} {json.dumps(mine.get(n))} for {json.dumps(settings.get(n))}"
+                     for n in names)  # fmt: skip
 
 
 def unbeaten(points: Sequence[tuple[float, float]]) -> list[bool]:

@@ -5,7 +5,6 @@ It never imports torch.
 
 import fnmatch
 import json
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,12 +16,13 @@ from harness.certainty.intervals import Certainty
 from harness.errors import HarnessError, unknown
 from harness.leaderboards import costs, plot
 from harness.leaderboards.scores import by_shots, evaluations, overview, scores_table
-from harness.records.entry import TABLES, Entry
+from harness.records import apart
+from harness.records.entry import TABLES
 from harness.records.labels import conditions, method_label
 from harness.records.record import Record
 from harness.records.store import one_record_a_key
 from harness.records.summary import PYTHON_TEXTS, Table, as_frame, tables
-from harness.records.tables import csv_cell, width
+from harness.records.tables import csv_cell, in_shots, paragraphs
 
 SORTS = {"method": "label", "params": "parameters", "mean of HMs": "mean_hm", "HM": "hm"}
 DIGITS = 12  # of fractions in csv: further ones are noise of the sums
@@ -68,18 +68,14 @@ class Leaderboard:
             raise HarnessError("--pareto marks a table to be read: leave out --format csv.")
         certain = self.certainties(table)
         if form == "json":
-            return _json(table, certain)
+            return _json(self.tables, table, certain)
         if form == "csv":
             return "\n\n".join([_csv(_with_intervals(table, certain)), *about_costs])
         spent = (
             costs.costs_by_method(every, self.pareto) if self.pareto not in (None, "params") else {}
         )
         parts = _tables(self, table, certain, form, spent) + about_costs
-        if form == "markdown":
-            entries = [each for found in self.tables.values() for each in found.entries]
-            said = [*differing(entries), *_made_apart(self.tables)]
-            parts += [textwrap.fill(each, width()) for each in said]
-        return "\n\n".join(parts)
+        return "\n\n".join([*parts, *paragraphs(apart.sentences(self.tables), form)])
 
     @cached_property
     def tables(self) -> dict[tuple[str, ...], Table]:
@@ -189,7 +185,7 @@ def _tables(
     for key, part in table.groupby(TABLES, sort=False):
         task_name, backbone, weights, shots, settings = map(str, key)
         like = table[(table["task"] == task_name) & (table["backbone"] == backbone)]
-        title = f"{task_name}, {backbone}, {shots} shots"
+        title = f"{task_name}, {backbone}, {in_shots(shots)}"
         title += conditions(json.loads(settings), map(json.loads, like["settings"].unique()))
         title += f", weights {weights}" if like["weights"].nunique() > 1 else ""
         datasets = [name for name in part["dataset"].drop_duplicates() if name != "average"]
@@ -203,7 +199,12 @@ def _tables(
         heading = f"{title}, {about}"
         compared = compared or bool(mine)
         sure = certain[tuple(map(str, key))]
-        shown = scores_table(part, "average", heading, form, sure, every_column, mine, pareto)
+        of = (backbone, weights, task_name, shots)
+        unlike = costs.unlike(board.records, of, json.loads(settings)) if mine else ""
+        unlike = "" if pareto == "params" else unlike
+        shown = scores_table(
+            part, "average", heading, form, sure, every_column, mine, pareto, unlike
+        )
         parts.append(shown)
         if len(datasets) > 1:
             parts.append(overview(part, datasets, form, sure))
@@ -219,7 +220,10 @@ def _tables(
         )
     for key, part in table.groupby([name for name in TABLES if name != "shots"], sort=False):
         if part["shots"].nunique() > 1 and evaluations(part):
-            about = f"{key[0]}, {key[1]}{conditions(json.loads(str(key[-1])))}"
+            like = table[(table["task"] == key[0]) & (table["backbone"] == key[1])]
+            about = f"{key[0]}, {key[1]}"
+            about += conditions(json.loads(key[-1]), map(json.loads, like["settings"].unique()))
+            about += f", weights {key[2]}" if like["weights"].nunique() > 1 else ""
             parts.append(by_shots(part, about, form))
     return parts
 
@@ -227,22 +231,31 @@ def _tables(
 def _with_intervals(
     table: pd.DataFrame, certain: Mapping[tuple[str, ...], Certainty]
 ) -> pd.DataFrame:
-    """With the bounds of each row's main score, and of the average rows their ranks."""
+    """With the bounds of each row's main score, and of the average rows their ranks; those of one
+    dataset alone have them, too."""
     rows = []
+    datasets = table.groupby(list(TABLES))["dataset"].nunique()  # and the average
+    alone = {tuple(map(str, key)) for key, number in datasets.items() if number == 2}
     for *key, label, dataset in zip(
         *(table[name].astype(str) for name in (*TABLES, "label", "dataset")), strict=True
     ):
         sure = certain[tuple(key)]
         found = sure.interval(label, dataset)
-        first, last = sure.ranks.get(label, (None, None)) if dataset == "average" else (None, None)
+        ranked = dataset == "average" or tuple(key) in alone
+        first, last = sure.ranks.get(label, (None, None)) if ranked else (None, None)
         rows.append((found.low if found else None, found.high if found else None, first, last))
     columns = ("low", "high", "place_first", "place_last")
     more = pd.DataFrame(rows, columns=list(columns), index=table.index, dtype=object)
     return pd.concat([table, more.apply(pd.to_numeric)], axis=1)
 
 
-def _json(table: pd.DataFrame, certain: Mapping[tuple[str, ...], Certainty]) -> str:
-    """A list of tables: what each is about, its rows with raw fractions, and all its pairs."""
+def _json(
+    tables: Mapping[tuple[str, ...], Table],
+    table: pd.DataFrame,
+    certain: Mapping[tuple[str, ...], Certainty],
+) -> str:
+    """A list of tables: what each is about, its rows with raw fractions, all its pairs, and what is
+    said below it."""
     found = []
     table = _with_intervals(table, certain)
     for key, part in table.groupby(list(TABLES), sort=False):
@@ -255,7 +268,9 @@ def _json(table: pd.DataFrame, certain: Mapping[tuple[str, ...], Certainty]) -> 
         about = dict(zip(TABLES, names, strict=True)) | {
             "shots": int(str(key[3])), "settings": json.loads(str(key[-1])),
         }  # fmt: skip
-        found.append({**about, "certainty": certain[tuple(map(str, key))].as_json(), "rows": rows})
+        mine = tuple(map(str, key))
+        found.append({**about, "certainty": certain[mine].as_json(), "rows": rows,
+                      "notes": apart.sentences({mine: tables[mine]})})  # fmt: skip
     return json.dumps(found, indent=1, allow_nan=False)
 
 
@@ -330,67 +345,3 @@ def _sorted(table: pd.DataFrame, column: str) -> pd.DataFrame:
     first = {key[:-1]: i for i, key in reversed(list(enumerate(rows)))}
     order = sorted(range(len(rows)), key=lambda i: (first[rows[i][:-1]], place[rows[i]], i))
     return table.iloc[order].reset_index(drop=True)
-
-
-def differing(entries: Iterable[Entry]) -> list[str]:
-    """A sentence for each dataset whose records were made on different lists of images, and so are
-    not averaged together: the tables hold the newest."""
-    entries = sorted(entries, key=lambda each: (each.record.time, each.record.key))
-    by_dataset = _grouped(entries, lambda each: (each.table, each.dataset))
-    found = _apart(by_dataset, lambda each: each.tested, lambda each: "all seeds")
-    kept = [each for of in by_dataset for each in of if each.tested == of[-1].tested]
-    by_seed = _grouped(kept, lambda each: (each.table, *each.cell))
-    return found + _apart(by_seed, lambda each: each.images, lambda each: f"seed {each.seed}")
-
-
-def _made_apart(found: Mapping[tuple[str, ...], Table]) -> list[str]:
-    """A sentence for each table whose rows were made by several versions of the engine, or with
-    other settings of their task."""
-    said = []
-    for (task, *_), table in found.items():
-        counted = [(row.label, each.record.run)
-                   for row in table.rows for each in row.members if each.counts]  # fmt: skip
-        made = [
-            (label, {"engine": run.get("engine", 1)}
-             | {f"{task}.{name}": value for name, value in (run.get("task_fields") or {}).items()
-                if name != "others"})
-            for label, run in counted
-        ]  # fmt: skip
-        for what in sorted(set[str].intersection(*(set(each) for _, each in made)) if made else ()):
-            values = dict[str, dict[str, None]]()
-            for label, each in made:
-                values.setdefault(json.dumps(each[what]), {})[label] = None
-            if len(values) > 1:
-                those = "; ".join(f"{value}: {', '.join(rows)}" for value, rows in values.items())
-                said.append(
-                    f"Not made alike, {task}: rows differ in {what} ({those}). What tells them "
-                    "apart may be that and not the method."
-                )
-    return said
-
-
-def _grouped(entries: Iterable[Entry], key: Callable[[Entry], object]) -> list[list[Entry]]:
-    groups = dict[object, list[Entry]]()
-    for each in entries:
-        groups.setdefault(key(each), []).append(each)
-    return list(groups.values())
-
-
-def _apart(
-    groups: Iterable[Sequence[Entry]], of: Callable[[Entry], str], where: Callable[[Entry], str]
-) -> list[str]:
-    """A sentence for each group that has several lists."""
-    found = []
-    for members in groups:
-        last, lists = members[-1], dict[str, set[str]]()
-        for each in members:
-            lists.setdefault(of(each), set()).add(method_label(each.record.run))
-        lists.pop(of(last))
-        others = "; ".join(f"{', '.join(sorted(each))} on {name}" for name, each in lists.items())
-        if others:
-            found.append(
-                f"Left out, {last.table[0]}, {last.dataset}, {where(last)}: the lists of images "
-                f"differ, and are not averaged. Shown is the newest, {of(last)}; left out: "
-                f"{others}."
-            )
-    return found

@@ -19,7 +19,7 @@ from harness.records.entry import TABLES
 from harness.records.labels import conditions
 from harness.records.store import CHANGE
 from harness.records.summary import Row, Table, tables
-from harness.records.tables import MISSING, format_table, percent, width
+from harness.records.tables import MISSING, format_table, in_shots, percent, width
 
 Cells = Mapping[tuple[str, int], Measured]  # of the finished runs, by dataset and seed
 
@@ -175,7 +175,7 @@ def _titles(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
     for key in dict.fromkeys(keys):
         task, backbone, weights, shots, settings = key
         like = [each for each in keys if each[:2] == key[:2]]
-        title = f"{task}, {backbone}, {shots} shots"
+        title = f"{task}, {backbone}, {in_shots(shots)}"
         title += conditions(json.loads(settings), (json.loads(each[4]) for each in like))
         title += f", weights {weights}" if len({each[2] for each in like}) > 1 else ""
         titles[key] = title

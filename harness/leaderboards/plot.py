@@ -6,8 +6,9 @@ Like `leaderboard` it never imports torch.
 import json
 import math
 import textwrap
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -19,6 +20,7 @@ from harness.records.entry import TABLES
 from harness.records.labels import conditions
 from harness.records.record import Record
 from harness.records.summary import summarise
+from harness.records.tables import in_shots
 
 WIDTH, HEIGHT = 840, 560
 LEFT, RIGHT, TOP, BOTTOM = 60, 800, 62, 490  # the area of the dots
@@ -81,7 +83,10 @@ def pareto(
         )
     rows = table[table["dataset"] == "average"]
     rows = rows if only is None else rows[rows["label"].isin(only)]
-    key = tuple(rows[["backbone", "weights", "task", "shots"]].iloc[0])
+    backbone, weights, of_task, shots = map(
+        str, rows[["backbone", "weights", "task", "shots"]].iloc[0]
+    )
+    key = backbone, weights, of_task, shots
     spent = costs.costs_by_method(every, kind) if kind != "params" else _parameters(rows, key)
     paired = "hm" in rows and rows["hm"].notna().any()
     score = "hm" if paired else rows["evaluations"].iloc[0].split()[0]
@@ -103,10 +108,10 @@ def pareto(
     over = names.iloc[0] if len(names) == 1 else f"average of {len(names)} datasets"
     return _draw(
         dots,
-        f"{key[2]}, {key[0]}, {key[3]} shots{limits}, {over}",
+        f"{key[2]}, {key[0]}, {in_shots(key[3])}{limits}, {over}",
         "HM of base and new, in percent" if paired else f"{score}, top-1 in percent",
         kind,
-        measured(every, kind, key),
+        measured(every, kind, key, json.loads(rows["settings"].iloc[0])),
         [str(label) for label in rows["label"] if label not in found],
     )
 
@@ -116,8 +121,9 @@ def _parameters(rows: pd.DataFrame, key: tuple[str, ...]) -> dict[tuple[str, ...
     return {(*key, row["label"]): row["parameters"] for _, row in counted.iterrows()}
 
 
-def measured(records: list[Record], kind: str, key: tuple[str, ...]) -> str:
-    """Where the costs were measured; `costs.costs_by_method` has refused several places."""
+def measured(records: list[Record], kind: str, key: costs.Of, settings: Mapping[str, Any]) -> str:
+    """Where the costs were measured, and in what otherwise than the scores of `settings`;
+    `costs.costs_by_method` has refused several places."""
     if kind == "params":
         return ""
     first = next(
@@ -126,7 +132,8 @@ def measured(records: list[Record], kind: str, key: tuple[str, ...]) -> str:
     )  # fmt: skip
     device, threads = first.run["measured_on"]
     where = device if first.cost.get("cuda") else f"{device}, {threads} thread{'s' * (threads > 1)}"
-    return f" ({where}, {first.run['dataset']})"
+    unlike = costs.unlike([first], key, settings)
+    return f" ({where}, {first.run['dataset']}{f'; unlike the scores: {unlike}' * bool(unlike)})"
 
 
 def _draw(

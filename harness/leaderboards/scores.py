@@ -9,7 +9,7 @@ from harness.certainty.intervals import PLACE, Certainty, p_value, signed
 from harness.certainty.intervals import shown as shown_interval
 from harness.leaderboards import costs
 from harness.records.store import CHANGE
-from harness.records.tables import MISSING, count, format_table, percent, wrapped
+from harness.records.tables import MISSING, count, format_table, in_shots, percent, wrapped
 
 CHECKS = "python -m harness leaderboard --checks"
 MISSING_RUNS = "python -m harness leaderboard --missing"
@@ -26,9 +26,11 @@ def scores_table(
     every_column: bool = False,
     spent: Mapping[str, float] | None = None,
     pareto: str | None = None,
+    unlike: str = "",
 ) -> str:
     """One table: every method's scores on a dataset, or on their average; with the methods' costs
-    (`spent`, of the kind `pareto`) which of them no other beats.
+    (`spent`, of the kind `pareto`; `unlike`: in what they were measured otherwise than the scores)
+    which of them no other beats.
 
     Deviations over seeds, the mean of HMs, seeds and runs are shown with `every_column`, or where
     there are no intervals or runs are missing.
@@ -95,23 +97,30 @@ def scores_table(
             f"{pareto}: {costs.COSTS[pareto][0]}; *: of those with a cost "
             "no method's mean is better in one and as good in the other."
         )
+        notes += [f"{pareto} was measured otherwise than the scores: {unlike}."] if unlike else []
     if any(str(cell).startswith("(") for line in shown for cell in line.values()):
         notes.append(BRACKETS)
-    if (rows["applicable"].astype(bool) & rows["runs"].lt(rows["expected"])).any():
+    each = part[part["dataset"] != "average"] if dataset == "average" else rows
+    if (each["applicable"].astype(bool) & each["runs"].lt(each["expected"])).any():
         notes.append(f"`{MISSING_RUNS}` prints the commands that make what is missing.")
-    if rows["stale"].gt(0).any() and any("runs" in line for line in shown):
+    if rows["stale"].gt(0).any() and runs:
         notes.append("stale: left out, because a newer run of the row has other code, settings or "
                      "images.")  # fmt: skip
     alone = [str(label) for label in rows.loc[rows["one_template"].gt(0), "label"]]
     if 0 < len(alone) < rows["applicable"].astype(bool).sum():
         notes.append("A dataset's several templates are averaged by all but "
                      f"{', '.join(alone)}.")  # fmt: skip
+    odd = rows[rows["applicable"].astype(bool) & _odd(rows)]
+    if form == "latex" and runs and not every_column and len(odd):  # they have no column
+        said = [f"{row['label']} {_runs(row)}" for _, row in odd.iterrows()]
+        notes.append(f"Runs: {'; '.join(said)}.")
     if rows["checks"].gt(0).any():
         notes.append(f"†: runs that look wrong; `{CHECKS}` lists them.")
     bold: dict[str, set[int]] = {"mean of HMs": set()}
     if form == "latex":
         of = {**{name: name for name in names}, "HM": "hm"}
-        alike = {c: _bold(rows, n, certainty) for c, n in of.items() if n in (*names, "hm")}
+        sure_of = certainty if dataset == "average" else certainty.of_dataset(dataset)
+        alike = {c: _bold(rows, n, sure_of) for c, n in of.items() if n in (*names, "hm")}
         bold |= {c: {i for i, label in enumerate(rows["label"]) if label in labels}
                  for c, labels in alike.items()}  # fmt: skip
         if any(alike.values()):
@@ -133,10 +142,14 @@ def _bold(rows: pd.DataFrame, name: str, certainty: Certainty) -> set[str]:
 
 def _worth_saying(rows: pd.DataFrame) -> bool:
     """Whether a row lacks runs, or some of them failed, are stale or look wrong."""
+    return bool(_odd(rows).any())
+
+
+def _odd(rows: pd.DataFrame) -> pd.Series:
     odd = rows["runs"].lt(rows["expected"])
     for name in ("failed", "stale", "checks"):
         odd = odd | rows[name].gt(0)
-    return bool(odd.any())
+    return odd
 
 
 def _swept(rows: pd.DataFrame) -> list[str]:
@@ -186,6 +199,9 @@ def _runs(row: pd.Series) -> str:
         return "not applicable"
     text = f"{row['runs']}/{row['expected']}"
     text += " incomplete" if row["runs"] < row["expected"] else ""
+    refused = row.get("refused", 0)
+    if refused and not pd.isna(refused):
+        text += f", not applicable on {refused:.0f} dataset{'s' * (refused > 1)}"
     text += f", {row['failed']} failed" if row["failed"] else ""
     text += f", {row['stale']} stale" if row["stale"] else ""
     return text + (f" ({row['checks']}†)" if row["checks"] else "")
@@ -244,7 +260,7 @@ def not_the_same(part: pd.DataFrame, shots: list[str]) -> str:
     if len(lists) < 2:
         return ""
     return "; ".join(
-        f"{number} shot{'s' * (number != '1')}: {datasets} dataset{'s' * (datasets > 1)}, "
+        f"{in_shots(number)}: {datasets} dataset{'s' * (datasets > 1)}, "
         f"seed{'s' * (' ' in seeds)} {seeds.replace(' ', ', ')}"
         for number, (datasets, seeds) in found.items()
     )
@@ -256,7 +272,9 @@ def _main(part: pd.DataFrame) -> str:
 
 
 def evaluations(part: pd.DataFrame) -> list[str]:
-    return part["evaluations"].iloc[0].split()
+    """Of one table, or of several that differ in shots."""
+    texts = part["evaluations"].drop_duplicates()
+    return list(dict.fromkeys(name for text in texts for name in text.split()))
 
 
 def _paired(part: pd.DataFrame) -> bool:

@@ -8,7 +8,7 @@ from harness.leaderboards.leaderboard import Leaderboard
 from harness.literature import published
 from harness.literature.compared import compared
 from harness.literature.lines import OURS, Compared, Line
-from harness.records.tables import MISSING, format_table, width
+from harness.records.tables import MISSING, format_table, in_shots, width
 
 HEADS = {"hm": "HM"}
 DERIVED = ("mean of the ", "of the printed ")  # begins a note on what other numbers come to
@@ -33,7 +33,7 @@ def beside(board: Leaderboard, names: str = "", form: str = "markdown") -> str:
     for record in board.chosen():
         run, split = record.run, record.run["settings"].get("split", "test")
         on = "" if split == "test" else f", scored on {split} images"
-        where = f"{run['task']} on {run['backbone']}, {run['shots']} shots{on}"
+        where = f"{run['task']} on {run['backbone']}, {in_shots(run['shots'])}{on}"
         had.setdefault(where, {})[run["method"]] = None
     records = "; ".join(f"{where}, of {_some([*of])}" for where, of in had.items())
     return filled(

@@ -19,6 +19,7 @@ from pathlib import Path
 from harness.errors import HarnessError
 from harness.literature import published
 from harness.literature.printed import AVERAGE, WHERE
+from harness.records.tables import in_shots
 
 FILE = Path(__file__).with_name("methods.csv")
 RELEASED = {  # what each value of that column says, and no more
@@ -123,10 +124,19 @@ def averages(name: str) -> list[str]:
             asked = row.method == name and where["backbone"] == BACKBONE
             if not (asked and numbers and row.task in published.AVERAGED):
                 continue
-            shots = (
-                f", {where['shots']} shot{'s' * (where['shots'] != '1')}" if where["shots"] else ""
-            )
+            shots = f", {in_shots(where['shots'])}" if where["shots"] else ""
             said = ", ".join(f"{key[1]} {each.text}" for key, each in numbers.items())
-            note = next((f": {each.note}" for each in numbers.values() if each.note), "")
+            note = _notes({key[1]: each.note for key, each in numbers.items()})
             found.setdefault(f"{row.task}{shots}: {said}", []).append(source.label(row) + note)
     return [f"{said} ({'; '.join(dict.fromkeys(where))})" for said, where in found.items()]
+
+
+def _notes(notes: Mapping[str, str]) -> str:
+    """What is said of some numbers, by their names; of which of them, if not of all."""
+    found = dict[str, list[str]]()
+    for name, note in notes.items():
+        for part in note.split("; ") if note else ():
+            found.setdefault(part, []).append(name)
+    said = [note if len(names) == len(notes) else f"{' and '.join(names)}: {note}"
+            for note, names in found.items()]  # fmt: skip
+    return f": {', '.join(said)}" if said else ""

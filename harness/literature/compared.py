@@ -19,6 +19,7 @@ from harness.literature.printed import AVERAGE, Row
 from harness.literature.published import Source, Wanted
 from harness.records.entry import TABLES
 from harness.records.summary import PYTHON_TEXTS, Table, tables
+from harness.records.tables import in_shots
 
 USUAL = {"max_epochs": None, "max_steps": None, "views": 0, "crop_scale": [0.08, 1.0]}  # of a fit
 
@@ -38,7 +39,7 @@ def compared(board: Leaderboard, wanted: Wanted) -> list[Compared]:
         own = frame[pd.concat(same, axis=1).all(axis=1)]
         engine = json.loads(settings)
         if places and engine.get("split", "test") == "test" and table.source in ("", SOURCE):
-            title = f"{task}, {backbone}, {shots} shots"
+            title = f"{task}, {backbone}, {in_shots(shots)}"
             found += _of_table(title, _Ours(table, own), places, wanted, board.by_dataset, engine)
     return found
 
@@ -65,7 +66,7 @@ def alone(names: str, task: str | None, datasets: str) -> tuple[list[Compared], 
     found, without = list[Compared](), 0
     by_shots = sorted(groups.items(), key=lambda each: (*each[0][:2], int(each[0][2] or -1)))
     for (of_task, backbone, shots), places in by_shots:
-        title = f"{of_task}, {backbone}, {f'{shots} shots' if shots else 'transductive'}"
+        title = f"{of_task}, {backbone}, {in_shots(shots) if shots else 'transductive'}"
         methods = dict.fromkeys(row.method for _, row in places)
         for dataset in asked:
             each = (

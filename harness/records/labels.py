@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.records.record import Record
+from harness.records.tables import in_shots
 
 Settings = Mapping[str, Any]
 
@@ -34,7 +35,7 @@ def label(method: str, settings: Settings) -> str:
 def run_name(run: Mapping[str, Any], settings: Iterable[str] = ()) -> str:
     """A run in a line: `dra[rank=8] few_shot emoji_food, 16 shots, seed 1`; with those of the
     engine's `settings` that are not the same in the runs beside it."""
-    name = f"{method_label(run)} {run['task']} {run['dataset']}, {run['shots']} shots"
+    name = f"{method_label(run)} {run['task']} {run['dataset']}, {in_shots(run['shots'])}"
     engine = [f"engine.{n}={_short(run['settings'].get(n))}" for n in settings]
     return ", ".join([f"{name}, seed {run['seed']}", *engine])
 
@@ -57,7 +58,8 @@ def conditions(settings: Settings, beside: Iterable[Settings] = ()) -> str:
     said += [f"few-shot lists given in {settings['lists']!r}"] if "lists" in settings else []
     others = [name for name in differing({"settings": each} for each in beside)
               if name not in (*caps, "split", "views", "lists")]  # fmt: skip
-    said += [f"engine.{name}={json.dumps(settings.get(name))}" for name in others]
+    said += [f"from {settings.get(name)}" if name == "source"
+             else f"engine.{name}={json.dumps(settings.get(name))}" for name in others]  # fmt: skip
     return "".join(f", {each}" for each in said)
 
 

@@ -41,6 +41,8 @@ def summarise(records: Iterable[Record]) -> pd.DataFrame:
     failure; stale: records left out, because a newer one of the row has other code, hyperparameters
     or images; parameters: trained numbers, of the average row their mean over its datasets;
     averaged: whether the dataset is part of the average, as the source of a transfer task is not;
+    applicable: whether the method can serve the dataset, or any; refused: of the average row the
+    datasets that it cannot;
     seeds: the table's; given: the settings that the user gave; values: these, and all others that
     are the same in all runs of the row. Scores of incomplete rows are absent: what a dataset has of
     them is in finished_base and so on.
@@ -180,9 +182,12 @@ def _of_table(table: Table) -> list[dict[str, Any]]:
             known = [member for member in each.every if member.dataset == dataset]
             row = {**shared, "dataset": dataset, "averaged": dataset in table.averaged}
             row |= _of_dataset(mine, table.seeds, table.evaluations)
+            refused = bool(mine) and all(m.record.status == "not applicable" for m in mine)
+            row["applicable"] = shared["applicable"] and not refused
             per_dataset.append(row | _counts(mine, known))
         inner = [row for row in per_dataset if row["averaged"]]
-        average = {**shared, "dataset": "average"}
+        refused = sum(not row["applicable"] for row in inner) if shared["applicable"] else 0
+        average = {**shared, "dataset": "average", "refused": refused}
         average |= _average(inner, each.members, table.evaluations)
         result += [average | _counts(each.members, each.every) | _parameters(inner), *per_dataset]
     return result

@@ -11,8 +11,9 @@ import pandas as pd
 from harness.certainty.intervals import ZERO_SHOT, Certainty
 from harness.errors import HarnessError
 from harness.leaderboards import costs, plot
-from harness.leaderboards.scores import not_the_same
+from harness.leaderboards.scores import evaluations, not_the_same
 from harness.records.entry import TABLES
+from harness.records.labels import conditions
 from harness.records.record import Record
 from harness.records.summary import Table
 from harness.report.geometry import AREA, Axis, axis, lines, scatter
@@ -51,7 +52,7 @@ def costs_of(
     records: Sequence[Record], key: Sequence[str], part: pd.DataFrame, score: str | None
 ) -> list[dict[str, Any]]:
     """Accuracy against each cost of costs.COSTS for one table, or why there is no such picture."""
-    task, backbone, weights, shots, _ = key
+    task, backbone, weights, shots, settings = key
     of = backbone, weights, task, shots
     mine = [record for record in records if record.measures and costs.compared(record) == of]
     average = part[part["dataset"] == "average"]
@@ -81,7 +82,7 @@ def costs_of(
         chart |= scatter(dots, shown, base if kind == "memory" else 1)
         for dot in chart["dots"]:
             dot["text"] = shown(dot["cost"])
-        chart["where"] = plot.measured(mine, kind, of).strip(" ()")
+        chart["where"] = plot.measured(mine, kind, of, json.loads(settings)).strip(" ()")
         chart["missing"] = [label for label in scores if label not in {n for n, _, _ in both}]
     return found
 
@@ -156,7 +157,11 @@ def shots_of(
     for key, every in frame.groupby(names, sort=False):
         part = every[every["dataset"] == "average"]
         if part["shots"].nunique() > 1 and (score := _score(part)) is not None:
-            curves = _curves(tuple(map(str, key)), part, score, certain)
+            like = frame[(frame["task"] == key[0]) & (frame["backbone"] == key[1])]
+            title = f"{key[0]}, {key[1]}"
+            title += conditions(json.loads(key[-1]), map(json.loads, like["settings"].unique()))
+            title += f", weights {key[2]}" if like["weights"].nunique() > 1 else ""
+            curves = _curves(title, part, score, certain)
             if apart := not_the_same(every, sorted(part["shots"].unique(), key=int)):
                 curves["why"] = f"its numbers are not of the same datasets or seeds: {apart}"
             found.append(curves)
@@ -164,14 +169,12 @@ def shots_of(
 
 
 def _score(part: pd.DataFrame) -> str | None:
-    evaluations = str(part["evaluations"].iloc[0]).split()
-    if {"base", "new"} <= {*evaluations}:
-        return "hm"
-    return evaluations[0] if evaluations else None
+    names = evaluations(part)
+    return "hm" if {"base", "new"} <= {*names} else next(iter(names), None)
 
 
 def _curves(
-    key: tuple[str, ...],
+    title: str,
     part: pd.DataFrame,
     score: str,
     certain: Mapping[tuple[str, ...], Certainty],
@@ -188,8 +191,7 @@ def _curves(
                 "high": sure.high if sure else None,
             }
     result: dict[str, Any] = {
-        "why": None, "title": f"{key[0]}, {key[1]}", "shots": shots, "settings": json.loads(key[3]),
-        "score": "HM" if score == "hm" else score,
+        "why": None, "title": title, "shots": shots, "score": "HM" if score == "hm" else score,
     }  # fmt: skip
     if not cells:
         return result | {"why": "no row is complete"}

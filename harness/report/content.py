@@ -11,9 +11,10 @@ from harness.errors import HarnessError
 from harness.leaderboards.leaderboard import Leaderboard
 from harness.literature import cards
 from harness.records.entry import TABLES
+from harness.records.labels import conditions
 from harness.records.record import STATUSES, Record
 from harness.records.store import CHANGE, one_record_a_key
-from harness.records.summary import PYTHON_TEXTS, Table, tables
+from harness.records.summary import PYTHON_TEXTS, Table
 from harness.report import datasets, provenance
 from harness.report.charts import costs_of, families, losses_of, number, shots_of
 from harness.report.comparisons import pairs, places
@@ -50,7 +51,7 @@ def report(records: Sequence[Record], picture: Picture = no_picture) -> dict[str
     certain = board.certainties(frame)
     shown = datasets.Pictures(picture)
     chapters = []
-    order = sorted(tables(scored).items(), key=lambda each: (-_size(each[1]), -int(each[0][3])))
+    order = sorted(board.tables.items(), key=lambda each: (-_size(each[1]), -int(each[0][3])))
     for place, (key, table) in enumerate(order, 1):
         part = frame[(frame[list(TABLES)].astype(str) == list(key)).all(axis=1)]
         found = chapter(key, table, part, certain[key])
@@ -68,7 +69,7 @@ def report(records: Sequence[Record], picture: Picture = no_picture) -> dict[str
         "pictures": shown.number,
         "methods": methods(scored),
         "sheets": [],
-        "trouble": provenance.trouble(scored, frame),
+        "trouble": provenance.trouble(scored, board.tables, frame),
         "provenance": provenance.provenance(records),
     }
 
@@ -107,12 +108,7 @@ def _title(chapter: Mapping[str, Any], chapters: Sequence[Mapping[str, Any]]) ->
     if len({each["weights"] for each in like}) > 1:
         title += f", weights {chapter['weights']}"
     every = [json.loads(each["settings"]) for each in like]
-    mine = json.loads(chapter["settings"])
-    for name in dict.fromkeys(name for settings in every for name in settings):
-        if any(settings.get(name) != mine.get(name) for settings in every):
-            value = mine.get(name)
-            title += f", {name} {value if isinstance(value, str) else json.dumps(value)}"
-    return title
+    return title + conditions(json.loads(chapter["settings"]), every)
 
 
 def chapter(
@@ -172,6 +168,8 @@ def _row(row: Mapping[Any, Any]) -> dict[str, Any]:
         state.append("not applicable")
     elif row["runs"] < row["expected"]:
         state.append(f"incomplete, {row['runs']} of {row['expected']}")
+    if refused := number(row.get("refused")):
+        state.append(f"not applicable on {refused:.0f} dataset{'s' * (refused > 1)}")
     if row["failed"]:
         state.append(f"{row['failed']} failed")
     if row["checks"]:
@@ -183,12 +181,13 @@ def _row(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def ranking(found: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Of each dataset the methods that have a score there, the highest first."""
+    """Of each dataset the methods that have a score there, the highest first; those that lack runs
+    last."""
     of = {}
     for dataset in found["datasets"]:
         scores = dict(zip(found["labels"], found["scores"][dataset], strict=True))
         there = [label for label, cell in scores.items() if cell["value"] is not None]
-        of[dataset] = sorted(there, key=lambda label: -scores[label]["value"])
+        of[dataset] = sorted(there, key=lambda n: (scores[n]["finished"], -scores[n]["value"]))
     return of
 
 
@@ -197,7 +196,7 @@ def heat(
 ) -> dict[str, Any]:
     """Scores by method and dataset, and how far each is from zero-shot or else from the median.
 
-    level: from -LEVELS to LEVELS; step: points of one level.
+    level: from -LEVELS to LEVELS, or None; step: points of one level.
     """
     frozen = ZERO_SHOT in labels and any(
         of[dataset][labels.index(ZERO_SHOT)]["value"] is not None for dataset in table.datasets
@@ -218,7 +217,7 @@ def heat(
         cells = []
         for _, each, reference in columns:
             value = each[place]["value"]
-            level = 0
+            level = None  # there is nothing to be far from
             if value is not None and reference is not None:
                 level = max(-LEVELS, min(LEVELS, round((value - reference) / step)))
             cells.append({"value": value, "finished": each[place]["finished"], "level": level})

@@ -83,14 +83,17 @@ def _read(table: Table, entries: Sequence[Entry]) -> Found:
     return {name: [each for each in of if each.names == of[0].names] for name, of in found.items()}
 
 
-def _beside(table: Table, row: Row, dataset: str) -> dict[tuple[str, str], float]:
-    """Zero-shot's accuracies by evaluation and class, as far as they are known."""
+Classes = dict[tuple[str, int, str], float]  # accuracies by evaluation, label and name
+
+
+def _beside(table: Table, row: Row, dataset: str) -> Classes:
+    """Zero-shot's, as far as they are known."""
     entries = [each for each in row.members if each.dataset == dataset and each.counts][:1]
     try:
         found = _read(table, entries) if entries else {}
     except Missing:
         return {}
-    return {(name, each.name): each.accuracy for name, (first, *_) in found.items()
+    return {(name, each.label, each.name): each.accuracy for name, (first, *_) in found.items()
             for each in first.classes() if each.name is not None
             and each.accuracy is not None}  # fmt: skip
 
@@ -99,7 +102,7 @@ def _of(
     label: str,
     entries: Sequence[Entry],
     found: Found,
-    beside: Mapping[tuple[str, str], float],
+    beside: Classes,
 ) -> dict[str, Any]:
     first = [each[0] for each in found.values()]
     worst = [cell for name, each in found.items() for cell in _classes(name, each, beside)]
@@ -140,9 +143,7 @@ def _distinct(found: Mistakes) -> list[Mistake]:
     return list(first.values())
 
 
-def _classes(
-    evaluation: str, seeds: Sequence[Mistakes], beside: Mapping[tuple[str, str], float]
-) -> list[dict[str, Any]]:
+def _classes(evaluation: str, seeds: Sequence[Mistakes], beside: Classes) -> list[dict[str, Any]]:
     """Over seeds: images of one seed, accuracy in all of them."""
     totals, right = Counter[int](), Counter[int]()
     taken = dict[int, Counter[int]]()
@@ -161,7 +162,7 @@ def _classes(
             found.append({
                 "evaluation": evaluation, "name": name, "images": total // len(seeds),
                 "accuracy": right[label] / total,
-                "zero_shot": beside.get((evaluation, name)) if name is not None else None,
+                "zero_shot": beside.get((evaluation, label, name)) if name is not None else None,
                 "taken": names[other] if names is not None and other is not None else None,
                 "share": times / total,
             })  # fmt: skip

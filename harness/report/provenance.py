@@ -1,25 +1,28 @@
 """What went wrong, and where the records are from."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from harness.files import shown
-from harness.leaderboards import leaderboard
-from harness.records.entry import entry
+from harness.records import apart
 from harness.records.labels import differing, run_name
 from harness.records.record import Record
+from harness.records.summary import Table
+from harness.records.tables import in_shots
 
 LONGEST = 1000  # characters of a text
 MOST = 40  # lines of a list; how many more there are is said
 
 
-def trouble(records: Sequence[Record], frame: pd.DataFrame) -> dict[str, Any]:
+def trouble(
+    records: Sequence[Record], found: Mapping[tuple[str, ...], Table], frame: pd.DataFrame
+) -> dict[str, Any]:
     """Runs that failed or look wrong, methods that cannot serve a task, rows that lack runs."""
-    apart = differing(record.run for record in records)
-    failed = [(run_name(r.run, apart), r.reason or "nothing is said of why")
+    names = differing(record.run for record in records)
+    failed = [(run_name(r.run, names), r.reason or "nothing is said of why")
               for r in records if r.status == "failed"]  # fmt: skip
     refused = dict[tuple[str, str, str], None]()
     for record in records:
@@ -31,16 +34,18 @@ def trouble(records: Sequence[Record], frame: pd.DataFrame) -> dict[str, Any]:
             unread[f"{record.run['dataset']}, seed {record.run['seed']}", part] = paths
     skipped = [(f"{where}, {part}", len(paths), ", ".join(map(shown, paths)))
                for (where, part), paths in unread.items()]  # fmt: skip
-    checks = [(run_name(record.run, apart), check) for record in records for check in record.checks]
+    checks = [(run_name(record.run, names), check) for record in records for check in record.checks]
+    entries = [each for table in found.values() for each in table.entries]
     lacking = []
     for _, row in frame[(frame["dataset"] != "average") & frame["applicable"]].iterrows():
         if row["missing"]:
             seeds = ", ".join(map(str, row["missing"]))
-            lacking.append((f"{row['label']} {row['task']}, {row['shots']} shots", row["dataset"],
-                            seeds))  # fmt: skip
+            name = f"{row['label']} {row['task']}, {in_shots(row['shots'])}"
+            lacking.append((name, row["dataset"], seeds))
     return {
         "failed": cut(failed), "refused": cut(refused), "checks": cut(checks),
-        "lacking": cut(lacking), "left_out": cut(leaderboard.differing(map(entry, records))),
+        "lacking": cut(lacking), "left_out": cut(apart.differing(entries)),
+        "not_alike": cut(apart.not_alike(found)),
         "skipped": cut(skipped),
         "stale": int(frame[frame["dataset"] == "average"]["stale"].sum()),
     }  # fmt: skip

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from harness.certainty.comparison import compare, text
+from harness.certainty.intervals import p_value
 from harness.cli.commands import main
 from harness.errors import HarnessError
 from harness.leaderboards import leaderboard, metric_tables
@@ -304,3 +305,45 @@ def test_what_stands_without_an_interval_is_not_among_those_that_are_told_apart(
     latex = leaderboard.render(records, "latex")
     bold = [line.split("&")[0].strip() for line in latex.splitlines() if "textbf" in line]
     assert {*bold} == {"dra"}  # the best alone, in every table
+
+
+def test_a_difference_of_rounding_alone_is_none(records):
+    sample = compare(records, "dra", "coop")[0].sample
+    values = sample.values.copy()
+    values[1] = values[0] + 2e-16
+    sample.__dict__["values"] = values  # as sums of fractions in another order give it
+    for level in (1, 2):
+        assert sample.difference(0, 1, level).value == 0
+        assert sample.difference(0, 1, level).p == 1
+    assert [*sample.all_pairs.differences] == [0]
+
+
+def test_runs_that_are_stale_or_of_another_engine_are_said(tmp_path):
+    write(tmp_path / "old", {"lora": 0.6}, engine=1)
+    write(tmp_path / "new", {"lora": 0.7}, engine=2, hyperparameters={"rank": 4})
+    write(tmp_path / "new", {"dra": 0.7}, engine=1)
+    for path in (tmp_path / "new").rglob("lora*.json"):
+        path.write_text(path.read_text().replace("2026-01-01", "2026-02-01"))
+    (found,) = compare(read_all([tmp_path / "old", tmp_path / "new"]), "dra", "lora")
+    said = " ".join(found.sentences())
+    assert "6 runs are left out, because a newer one of the same row has other code" in said
+    assert "rows differ in engine (1: dra; 2: lora)" in said
+
+
+def test_bold_in_a_datasets_table_is_of_that_dataset(tmp_path):
+    write(tmp_path, {"dra": 0.9, "coop": 0.4}, datasets=("toy_a",))
+    write(tmp_path, {"dra": 0.5, "coop": 0.5}, datasets=("toy_b",))
+    shown = Leaderboard(read_all([tmp_path]), by_dataset=True).text("latex")
+    tables = shown.split(r"\begin{tabular}")
+    average, _, first, second = tables[1:]
+    assert "coop" in first
+    for table, bold in ((average, 1), (first, 1), (second, 2)):
+        lines = [each for each in table.splitlines() if each.strip().startswith(("dra", "coop"))]
+        assert sum("textbf" in each.rsplit("&", 2)[1] for each in lines) == bold
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"), [(0.0499, "0.0499"), (0.0546, "0.0546"), (0.056, "0.06"), (0.0123, "0.01")]
+)
+def test_p_near_005_shows_its_side(p, shown):
+    assert p_value(p) == shown

@@ -83,3 +83,15 @@ def test_rounding_is_no_certainty_that_methods_are_the_same():
     by_unit[0, 0, 0] += 1e-17
     taken.sample.__dict__["products"] = by_unit, by_seed, by_both
     assert taken.difference("a", "c").high == pytest.approx(-math.log(0.05) / 9)
+
+
+def test_more_images_are_needed_until_both_tests_tell():
+    """Of eight images the variance may tell two apart, and the sign test cannot."""
+    few = look(right(8, 8), right(1, 8))
+    assert few.p("a", "b") > few.share
+    times = few.needed("a", "b")
+    assert times > 1
+    many = look(right(8 * 3, 8 * 3), right(3, 8 * 3))
+    assert many.p("a", "b") < few.p("a", "b")
+    enough = math.ceil(times)
+    assert look(right(8 * enough, 8 * enough), right(enough, 8 * enough)).beaten == {"b": "a"}

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import json
 import statistics
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 
 from harness.errors import HarnessError
 from harness.leaderboards.leaderboard import Leaderboard, render
-from harness.records.entry import harmonic_mean
+from harness.records import apart
+from harness.records.entry import entry, harmonic_mean
 from harness.records.store import Record, digest, read_all
 from harness.records.summary import summarise
 from tests.records import worlds
@@ -292,3 +294,72 @@ def test_shots_that_are_averaged_over_other_datasets_are_said(tmp_path):
         "Not of the same datasets or seeds: 1 shot: 2 datasets, seeds 1, 2, 3; 4 shots: 1 dataset, "
         "seed 1; 16 shots: 2 datasets, seeds 1, 2, 3." in shown
     )
+
+
+def not_applicable(each):
+    return dataclasses.replace(each, status="not applicable", scores={}, error="why")
+
+
+def test_a_dataset_that_a_method_cannot_serve_is_not_missing():
+    served = [not_applicable(each) if each.run["dataset"] == "toy_b" else each
+              for each in grid(method="tip_adapter")]  # fmt: skip
+    text = render([*grid(), *served])
+    assert "2/4 incomplete, not applicable on 1 dataset" in text
+    assert "--missing" not in text
+    assert not rows([*grid(), *served])["tip_adapter", "toy_b"]["applicable"]
+
+
+def test_a_failed_run_is_not_what_is_shown_of_several_lists():
+    done = record(images="old")
+    failed = record(base=None, images="new", time="2026-02-01")
+    (said,) = apart.differing(map(entry, [failed, done]))
+    shown = apart.differing(map(entry, [done]))
+    assert shown == []
+    assert f"Shown is the newest, {entry(done).tested}" in said
+
+
+def test_what_is_said_below_a_table_is_said_in_every_form():
+    one, other = record(images="a"), record("mma", images="b", time="2026-02-01")
+    board = Leaderboard([one, other])
+    words = "Left out, base2new, toy_a"
+    assert words in board.text()
+    assert f"% {words}" in board.text("latex")
+    assert f"<p>{words}" in board.text("html")
+    (table,) = json.loads(board.text("json"))
+    assert table["notes"][0].startswith(words)
+
+
+def test_latex_says_which_rows_lack_runs_or_look_wrong():
+    odd = [dataclasses.replace(each, checks=["odd"]) for each in grid(method="mma")[:1]]
+    text = render([*grid(), *grid(method="mma")[1:], *odd, record("coop")], "latex")
+    said = " ".join(text.replace("% ", "").split())
+    assert "Runs: mma 4/4 (1†); coop 1/4 incomplete." in said
+
+
+def test_places_of_one_dataset_are_in_its_csv(tmp_path):
+    worlds.write(tmp_path, {"coop": 0.3, "dra": 0.9}, datasets=("toy_a",))
+    shown = Leaderboard(read_all([tmp_path])).text("csv")
+    found = {row["label"]: row["place_first"] for row in csv.DictReader(io.StringIO(shown))}
+    assert found == {"dra": "1", "coop": "2"}
+
+
+def test_shots_of_which_the_fewest_failed_are_still_compared(tmp_path):
+    about = {"task": "few_shot", "evaluations": ("test",)}
+    for shots in (4, 16):
+        worlds.write(tmp_path, {"coop": 0.6}, shots=shots, **about)
+    failed = [dataclasses.replace(each, status="failed", scores={}, key=f"{each.key}-1",
+                                  run={**each.run, "shots": 1})
+              for each in read_all([tmp_path]) if each.run["shots"] == 4]  # fmt: skip
+    shown = Leaderboard([*read_all([tmp_path]), *failed]).text()
+    assert "by shots, average of the datasets" in shown
+
+
+def test_tables_by_shots_are_named_by_what_tells_them_apart(tmp_path):
+    about = {"task": "few_shot", "evaluations": ("test",)}
+    for shots in (4, 16):
+        for scale in (0.1, 0.5):
+            settings = {"crop_scale": [scale, 1.0]}
+            worlds.write(tmp_path, {"coop": 0.6}, shots=shots, settings=settings, **about)
+    shown = Leaderboard(read_all([tmp_path])).text()
+    titles = [line for line in shown.splitlines() if "by shots" in line]
+    assert len({*titles}) == 2

@@ -11,6 +11,7 @@ from harness.cli.commands import main
 from harness.errors import HarnessError
 from harness.leaderboards.leaderboard import render
 from harness.leaderboards.placement import labels
+from harness.records.store import read_all
 from tests.conftest import ROOT
 from tests.leaderboards.test_leaderboard import grid
 
@@ -86,3 +87,21 @@ def test_a_picture_of_several_tables_is_refused():
     other = [replace(each, key=f"of another backbone {each.key}") for each in other]
     with pytest.raises(HarnessError, match="make several"):
         draw(costing(10), other)
+
+
+def test_costs_that_were_measured_with_other_caps_say_so():
+    kept = read_all([ROOT / "results" / "efficiency"])
+    (measured,) = (each for each in kept if each.run["method"] == "adapter")
+    settings = measured.run["settings"]
+    weights = measured.run["fingerprints"]["weights"]
+
+    def scored(**more):
+        return [replace(each, run={**each.run, "settings": {**settings, **more}})
+                for each in grid(method="adapter", weights=weights)]  # fmt: skip
+
+    other = [*scored(max_steps=7), measured]
+    said = "fit was measured otherwise than the scores: max_steps 300 for 7."
+    assert said in " ".join(render(other, pareto="fit").split())
+    assert "unlike the scores: max_steps 300 for 7" in render(other, "svg", pareto="fit")
+    for form in ("markdown", "svg"):
+        assert "the scores:" not in render([*scored(), measured], form, pareto="fit")

@@ -64,7 +64,7 @@ def test_the_methods_that_were_run_beside_their_authors_code_are_the_thirteen_of
 def test_published_averages_are_printed_with_their_sources():
     assert averages("gda")[:2] == [
         "base2new, 16 shots: base 83.96, new 74.53, hm 78.72 "
-        "(clip_svd README: of the printed base and new: 78.96)",
+        "(clip_svd README: hm: of the printed base and new: 78.96)",
         "few_shot, 1 shot: accuracy 69.39 (clip_svd README few-shot: mean of the 11 datasets)",
     ]
     (again,) = [each for each in averages("coop") if "81.50" in each]

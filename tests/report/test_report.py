@@ -92,7 +92,7 @@ def test_the_heat_map_has_no_colour_where_zero_shot_was_not_run(records):
     heat = content.report(kept)["chapters"][0]["heat"]
     levels = {row["label"]: [cell["level"] for cell in row["cells"]] for row in heat["rows"]}
     assert heat["reference"] == "zero-shot"
-    assert levels["lora"] == [4, 0]
+    assert levels["lora"] == [4, None]
 
 
 def test_mistakes_are_of_the_best_method_of_the_dataset_even_if_no_row_is_complete(records):
@@ -351,3 +351,22 @@ def test_each_method_that_comes_with_the_harness_has_its_card_on_the_page(found)
     text = " ".join(Page(page.page(found)).texts)
     assert "compared with the authors' code at version 0.1.0" in text
     assert "184,320 numbers on ViT-B/16" in text
+
+
+def test_a_title_says_what_limits_the_fits_and_that_it_is_no_test(tmp_path):
+    found = world(tmp_path, settings={"max_steps": 300, "split": "val"})
+    (chapter,) = content.report(found)["chapters"]
+    assert chapter["title"].endswith("scored on validation images, at most 300 steps")
+
+
+def test_a_row_that_lacks_runs_is_not_the_best_of_a_dataset(records):
+    fewer = [r for r in records if r.run["seed"] == 1 or r.run["method"] != "lora"]
+    sections = content.report(fewer)["chapters"][0]["sections"]
+    assert {each["label"] for each in sections} == {"lora-wide"}
+
+
+def test_rows_of_several_engines_are_said(records):
+    some = [replace(r, run={**r.run, "engine": 2}) if r.run["method"] == "lora" else r
+            for r in records]  # fmt: skip
+    (said,) = content.report(some)["trouble"]["not_alike"]["lines"]
+    assert "rows differ in engine" in said
