@@ -1,6 +1,7 @@
 """Fixtures: the embedded backbone, a toy dataset, and runs of both."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from harness import garbage, registry
+from harness import registry
 from harness.class_texts import ClassTexts
 from harness.config import Engine
 from harness.runs import engine
@@ -35,11 +36,14 @@ TOY = ROOT / "tests" / "toy.py"
 PLUGINS = registry.load([str(TOY)])
 EVERY_METHOD = PLUGINS.plugins["methods"]
 METHODS = sorted(name for name, plugin in EVERY_METHOD.items() if not plugin.by_name_only)
-FAMILIES = [name for name in METHODS if not name.startswith("dra-")]  # one of each module's kind
+# variants are these with other numbers: what takes long of them is in `-m slow`
+FAMILIES = [n for n in METHODS if EVERY_METHOD[n].family == n]
+EACH = [pytest.param(n, marks=[] if n in FAMILIES else pytest.mark.slow) for n in METHODS]
 
 
 def pytest_collection_finish():
-    garbage.settle()  # hundreds of runs measure their memory
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser):
@@ -106,6 +110,15 @@ def prepared(clip, method, task, shots, seed, settings, tested=8) -> PreparedRun
 def execute(run: PreparedRun, weights: Path | None = None):
     """The record, predictions and model of a run."""
     return engine.execute(run.run, run.context, weights)
+
+
+@pytest.fixture(autouse=True)
+def _settled():
+    """What a test leaves is not looked through again by those behind it, whose runs collect garbage
+    to measure their memory."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

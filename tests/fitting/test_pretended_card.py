@@ -18,24 +18,32 @@ from harness.towers import backbone as backbones
 from harness.towers.edit import Rows, SiteContext
 from harness.towers.openclip import cast_once
 from tests import golden, toy_backbone
-from tests.conftest import FAMILIES, METHODS, PLUGINS, execute
+from tests.conftest import EACH, FAMILIES, METHODS, PLUGINS, execute
 from tests.fitting.pretended_card import NAME, OnCard, card
-from tests.methods.test_contract import FIT, batch, fitting, grafted, images, logits, served, shake
+from tests.methods.test_contract import (
+    FIT,
+    PARTS,
+    batch,
+    fitting,
+    grafted,
+    images,
+    logits,
+    served,
+    shake,
+)
 from tests.methods.test_golden import GOLDEN, close
 from tests.toy import NAMES
 
 CLOSED = ("metaprompt", "lfa", "linear_probe", "tip_adapter")  # unlike others, in prepare or finish
-EACH = [pytest.param(n, marks=[] if n in FAMILIES else pytest.mark.slow) for n in METHODS]
 FITS = [pytest.param(n, marks=[] if n in CLOSED else pytest.mark.slow) for n in METHODS]
 MEASURED = ("cocoop", "comp_lora")  # texts for each image; reads whole matrices
 OF_EACH_KIND = (*CLOSED, *MEASURED, "dept-cocoop", "lora", "maple", "dra")
 RECOMPUTED = [  # whether blocks compute their activations again: by default, for one of each kind
-    pytest.param(n, again, marks=[] if n in FAMILIES and again == (n in OF_EACH_KIND)
-                 else pytest.mark.slow)
+    pytest.param(n, again, marks=[] if again == (n in OF_EACH_KIND)
+                 and n in (*FAMILIES, *OF_EACH_KIND) else pytest.mark.slow)
     for n in METHODS for again in (True, False) if again or n not in OF_EACH_KIND
 ]  # fmt: skip
 COSTS = [pytest.param(n, marks=[] if n in MEASURED else pytest.mark.slow) for n in METHODS]
-PARTS = {"proda": 64, "metaprompt": 20, "cocoop": 12}  # about half of a step's texts
 HALF, WHOLE = torch.bfloat16, torch.float32
 LEAVES = {  # in bfloat16 autocast, by the kind of site: what enters, and what leaves
     "tokens": (WHOLE, WHOLE), "block": (WHOLE, WHOLE), "ln1": (WHOLE, WHOLE), "ln2": (WHOLE, WHOLE),
