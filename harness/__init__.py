@@ -137,6 +137,7 @@ def run(
     bindings += config.of_own_images(template, class_names)
     if jobs is not None:
         bindings.append(config.Binding("engine", "jobs", jobs, "jobs"))
+    config.once(bindings)
     request = Request(
         methods=methods,
         tasks=tasks,

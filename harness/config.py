@@ -121,6 +121,7 @@ def read_gin(path: Path, user: bool = True) -> list[Binding]:
             origin = f"{path.name}:{statement.location.line_num}"
             target = statement.selector
             bindings.append(Binding(target, statement.arg_name, statement.value, origin, user))
+        once(bindings)
     except (HarnessError, SyntaxError, ValueError, OSError, tokenize.TokenError) as error:
         raise HarnessError(f"{path}: {error}") from error
     return bindings
@@ -197,6 +198,23 @@ def read_sweeps(texts: Sequence[str]) -> list[list[Binding]]:
         each = literal if isinstance(literal, list) else [_literal(v) for v in values.split(",")]
         axes.append([Binding(*name, value, f"--sweep {text}") for value in each])
     return [list(combination) for combination in itertools.product(*axes)]
+
+
+def once(bindings: Sequence[Binding]) -> Sequence[Binding]:
+    """The same bindings.
+
+    Raises:
+        HarnessError: two of them are of one setting.
+    """
+    first = dict[str, Binding]()
+    for each in bindings:
+        name = f"{each.target}.{each.name}"
+        before = first.setdefault(name.replace("-", "_"), each)
+        if before is not each:
+            raise HarnessError(
+                f"{name} is set twice: by {before.origin} and by {each.origin}. Leave one out."
+            )
+    return bindings
 
 
 def build(

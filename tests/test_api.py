@@ -136,7 +136,7 @@ def test_a_wrong_request_is_an_error_with_a_sentence(tmp_path):
 
 
 def test_a_setting_that_nothing_reads_and_numbers_that_are_none_are_errors(tmp_path):
-    with pytest.raises(HarnessError, match="nothing that this command runs"):
+    with pytest.raises(HarnessError, match="which nothing here reads"):
         run(tmp_path, methods="zero_shot", settings={"adapter.rank": 4})
     for wrong in ({"seeds": "12"}, {"seeds": -1}, {"seeds": [1.5]}, {"shots": True}, {"seeds": []}):
         with pytest.raises(HarnessError, match="must be whole numbers"):

@@ -9,7 +9,7 @@ import torch
 from harness.fitting.trainer import Schedule
 from harness.measure import device_name
 from harness.records.labels import method_label
-from harness.records.tables import duration, harmless, plain_table, width
+from harness.records.tables import duration, harmless, in_shots, plain_table, width
 from harness.runs.executors.cards import cards
 from harness.runs.prepared import PreparedRun
 from harness.runs.remarks import remarks
@@ -54,6 +54,8 @@ def describe(
     datasets = ", ".join(dict.fromkeys(run.dataset for run in runs))
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
     shots = ", ".join(map(str, sorted({run.shots for run in runs})))
+    given = [run.identity.get("lists") for run in runs]
+    lists = [harmless(each) for each in dict.fromkeys(given) if each]
     missing, forecast = "", ""
     if seconds is not None:
         forecast = f"; estimated time: {duration(seconds / jobs)}"
@@ -66,8 +68,9 @@ def describe(
         ) + "\n"  # fmt: skip
     return (
         f"{len(runs)} run{'s' * (len(runs) > 1)} on {harmless(clip.name)} ({clip.device}, "
-        f"{settings.precision}), {shots} shots, seeds {seeds}\n"
+        f"{settings.precision}), {in_shots(shots)}, seed{'s' * (',' in seeds)} {seeds}\n"
         + textwrap.fill(harmless(f"datasets: {datasets}"), width())
+        + (f"\nfew-shot lists: {', '.join(lists)}, instead of drawn ones" if lists else "")
         + "\n\n"
         + f"{plain_table(rows)}\n\n"
         + "".join(
@@ -110,7 +113,7 @@ def _recipes(runs: Sequence[PreparedRun]) -> list[str]:
         every.setdefault((run.method.name, run.task.name), set()).add(dataset)
         if changed:
             source = " ".join((inspect.getdoc(method.recipe) or "").split()).rstrip(".")
-            key = (run.method.name, run.task.name, f"{run.shots} shots", changed, source)
+            key = (run.method.name, run.task.name, in_shots(run.shots), changed, source)
             found.setdefault(key, set()).add(dataset)
     return [
         f"recipe, {method}, {task}{_only(datasets, every[method, task])}, {shots}: {changed} "

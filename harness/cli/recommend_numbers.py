@@ -26,8 +26,9 @@ def costs(found: Recommendation, method: str) -> dict[str, Any]:
 
 
 def weakest(found: Recommendation, method: str) -> list[tuple[str, int, int]]:
-    """The classes with the lowest accuracy on the folds: name, right answers, and answers."""
-    right, every = Counter[str](), Counter[str]()
+    """The classes with the lowest accuracy on the folds: name, right answers, and answers,
+    one a fit and image."""
+    right, every = Counter[tuple[int, str]](), Counter[tuple[int, str]]()
     for record in found.records[method]:
         try:
             each = predictions.read(record, "test", whole=False)
@@ -36,10 +37,11 @@ def weakest(found: Recommendation, method: str) -> list[tuple[str, int, int]]:
         if each.split is None:
             return []
         for label, said in zip(each.labels.tolist(), each.classes.tolist(), strict=True):
-            every[each.split.names[label]] += 1
-            right[each.split.names[label]] += label == said
-    order = sorted(every, key=lambda name: (right[name] / every[name], name))
-    return [(n, right[n], every[n]) for n in order[:WEAK] if right[n] < every[n]]
+            one = label, each.split.names[label]  # two classes may have one name
+            every[one] += 1
+            right[one] += label == said
+    order = sorted(every, key=lambda one: (right[one] / every[one], one[1], one[0]))
+    return [(n[1], right[n], every[n]) for n in order[:WEAK] if right[n] < every[n]]
 
 
 def as_json(found: Recommendation) -> str:

@@ -68,10 +68,12 @@ def _answer(found: Recommendation) -> str:
     best, same = climb.best
     value = _percent(look, best)
     if same:
+        first = max(climb.left, key=lambda m: look.values[m])
+        it = "it" if first == best else f"the most accurate, {first},"
         return (
-            f"Take {best}: it is the cheapest of {_list(climb.left)}, which differ by less than "
-            f"{100 * SAME:g} points beyond doubt. Its accuracy on held-out training images is "
-            f"{value}."
+            f"Take {best}: it is the cheapest of {_list(climb.left)}, of which each differs from "
+            f"{it} by less than {100 * SAME:g} points beyond doubt. Its accuracy on held-out "
+            f"training images is {value}."
         )
     if climb.told_apart:
         few = climb.last.rung.shots < found.data.shots
@@ -203,7 +205,7 @@ def _surer(found: Recommendation) -> list[str]:
                         "class help both.")  # fmt: skip
     weak = weakest(found, best)
     if weak:
-        each = [f"{shown(n)} ({right} of {number} right)" for n, right, number in weak]
+        each = [f"{shown(n)} ({right} of {number} answers right)" for n, right, number in weak]
         said.append(f"More images of the classes that {best} most often misses: {_list(each)}.")
     most = max(data.counts.values())
     if data.asked < most:

@@ -94,6 +94,18 @@ def test_a_sweep_is_a_row_for_each_value(tmp_path, capsys):
     assert len(runs(tmp_path)) == 2
 
 
+def test_of_one_setting_the_last_counts(tmp_path):
+    run(tmp_path, "--set", "adapter.rank=4", "--set", "adapter.rank=2")
+    assert [record.run["hyperparameters"]["rank"] for record in runs(tmp_path)] == [2]
+
+
+def test_a_command_none_of_whose_methods_can_serve_its_task_fails(tmp_path, capsys):
+    assert run(tmp_path, methods="linear_probe") == 1
+    printed = capsys.readouterr()
+    assert "not applicable" in printed.out
+    assert "nothing was run" in printed.err
+
+
 def test_another_setting_seed_or_split_is_another_run(tmp_path):
     keys = set()
     for extra in ([], ["--set", "adapter.lr=0.1"], ["--seeds", "2"], ["--set", "engine.split=val"]):
@@ -119,7 +131,7 @@ def test_the_same_setting_in_other_words_is_the_same_run(tmp_path):
         (["--shots", "0"], "at least 1"),
         (["--device", "cuda:99"], "cuda:99"),
         (["--set", "adapter.rnak=3"], "Did you mean 'rank'"),
-        (["--set", "dra.rank=3"], "leaves open"),
+        (["--set", "dra.rank=3"], "which nothing here reads"),
         (["--seeds", "3-1"], "backwards"),
         (["--set", "adapter.batch_size=-1"], "negative"),
         (["--set", "adapter.rank=0"], "rank must be at least 1"),
@@ -128,11 +140,16 @@ def test_the_same_setting_in_other_words_is_the_same_run(tmp_path):
         (["--set", "engine.max_steps=0"], "at least 1"),
         (["--methods", "dra", "--set", "dra.ratios=(1.5,)"], "ratios"),
         (["--methods", "dra", "--set", "dra.ratios=()"], "ratios"),
-        (["--methods", "dra-loggumbel", "--set", "dra.noise=none"], "leaves open"),
+        (["--methods", "dra-loggumbel", "--set", "dra.noise=none"], "which nothing here reads"),
         (["--set", "nothing.rank=3"], "unknown name"),
         (["--config", "nowhere.gin"], "does not exist"),
         (["--plugin", "nowhere.py"], "failed to import"),
         (["--set", "adapter.first_block=13"], "tower has 12"),
+        (["--precision", "fp32", "--set", "engine.precision=bf16"], "precision is set twice"),
+        (["--set", "adapter.rank=4", "--sweep", "adapter.rank=2,4"], "adapter.rank is set twice"),
+        (["--sweep", "adapter.rank=2", "--sweep", "adapter.rank=4"], "adapter.rank is set twice"),
+        (["--jobs", "1", "--jobs-per-gpu", "2"], "leave one out"),
+        (["--check-images"], "--check-images is of a plan: add --dry-run."),
     ],
 )
 def test_a_bad_request_is_one_sentence_exit_code_2_and_nothing_written(

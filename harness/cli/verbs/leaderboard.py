@@ -120,6 +120,19 @@ def _check(arguments: argparse.Namespace) -> None:
     }  # fmt: skip
     given = [name for name, there in asked.items() if there]
     lines = [name for name in given if name in ("--missing", "--checks")]
+    other = "--json" if arguments.json else next(iter(lines), "--metrics" if "--metrics" in given
+                                                 else f"--format {arguments.format}")  # fmt: skip
+    unread = {
+        "--against": other not in ("--json", "--format markdown", "--format latex"),
+        "--pareto": other not in ("--format markdown", "--format latex", "--format svg"),
+        "--sort": other in ("--missing", "--checks", "--format svg"),
+        "--by-dataset": other in ("--missing", "--checks", "--format svg"),
+        "--all-columns": other in ("--missing", "--checks", "--metrics", "--format svg"),
+    }  # fmt: skip
+    for option, why in unread.items():
+        name = "every_column" if option == "--all-columns" else option[2:].replace("-", "_")
+        if why and getattr(arguments, name):
+            raise HarnessError(f"{option} changes nothing of {other}: leave it out.")
     if arguments.format != "markdown" and (arguments.json or lines):
         said = "--json" if arguments.json else lines[0]
         raise HarnessError(f"{said} prints no table: leave out --format {arguments.format}.")

@@ -150,7 +150,10 @@ def request_of(part: Part, exhibit: Exhibit, arguments: argparse.Namespace) -> a
         if papers_own:
             asked.datasets = MEASURED_ON if part.once else ",".join(part.datasets)
         elif part.task in papers.TRANSFERS:
-            asked.settings = [f"{part.task}.source=emoji", *asked.settings]
+            source = f"{part.task}.source"
+            chosen = [config.read_set(text) for text in asked.settings]
+            if source not in (f"{each.target}.{each.name}" for each in chosen):
+                asked.settings = [f"{source}=emoji", *asked.settings]
     return asked
 
 

@@ -90,7 +90,8 @@ def shared(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="settings",
         metavar="NAME.FIELD=VALUE",
-        help="change one setting of a method, a task or `engine`; overrides --config; repeatable",
+        help="change one setting of a method, a task or `engine`; overrides --config; repeatable, "
+        "and of one setting the last counts",
     )
     parser.add_argument(
         "--views", type=int, metavar="N", help="augment each training image in only N ways, so "
@@ -156,14 +157,25 @@ def run_all(arguments: argparse.Namespace) -> int:
               "`leaderboard --results` with the folders of all shards joins them.")  # fmt: skip
         return failures(records)
     print("\n" + leaderboard.render(records))
+    if all(record.status == "not applicable" for record in records):
+        print("nothing was run: no method here can serve its task, for the reasons above.",
+              file=sys.stderr)  # fmt: skip
+        return 1
     return failures(records)
 
 
 def carried_out(arguments: argparse.Namespace) -> list[Record] | None:
     """The records of the runs that are asked for, in their order, made now where they are missing;
     None of a dry run. The plan is printed."""
-    if arguments.memory is not None and not arguments.dry_run:
-        raise HarnessError("--memory is printed with a plan: add --dry-run.")
+    for option, given in (("--memory", arguments.memory is not None),
+                          ("--check-images", arguments.check_images)):  # fmt: skip
+        if given and not arguments.dry_run:
+            raise HarnessError(f"{option} is of a plan: add --dry-run.")
+    if arguments.jobs is not None and arguments.jobs_per_gpu is not None:
+        raise HarnessError(
+            "--jobs says how many processes there are in all, and --jobs-per-gpu how many a card "
+            "has: leave one out."
+        )
     with uncollected():
         from harness.cli import plan_text
         from harness.runs.executors import local
@@ -184,7 +196,8 @@ def carried_out(arguments: argparse.Namespace) -> list[Record] | None:
     if arguments.dry_run:
         if arguments.check_images:
             check_images(pending)
-            print("Every image can be read.")
+            skipped = any(run.identity.get("skipped") for run in runs)
+            print(f"Every {'other ' * skipped}image can be read.")
         return None
     if not pending:
         print("Everything is done already; --force runs it again.")
@@ -231,9 +244,10 @@ def _request(arguments: argparse.Namespace) -> "Request":
     from harness.images import list_files
     from harness.runs.plan import Request
 
-    bindings = config.read_gin(arguments.config) if arguments.config else []
-    bindings += [config.read_set(text) for text in arguments.settings]
-    bindings += options.own_bindings(arguments)
+    sets = [config.read_set(text) for text in arguments.settings]
+    given = [*{(each.target, each.name): each for each in sets}.values()]  # a later one counts
+    given += options.own_bindings(arguments)
+    sweeps = config.read_sweeps(arguments.sweep)
     engine = (
         ("few_shot.forgetting", arguments.forgetting or None, "--forgetting"),
         ("engine.views", arguments.views, "--views"),
@@ -242,8 +256,11 @@ def _request(arguments: argparse.Namespace) -> "Request":
         ("engine.jobs_per_gpu", arguments.jobs_per_gpu, "--jobs-per-gpu"),
         ("engine.precision", arguments.precision, "--precision"),
     )
-    bindings += [config.bind(name, value, option) for name, value, option in engine
-                 if value is not None]  # fmt: skip
+    given += [config.bind(name, value, option) for name, value, option in engine
+              if value is not None]  # fmt: skip
+    config.once([*given, *sweeps[0]])
+    bindings = config.read_gin(arguments.config) if arguments.config else []
+    bindings += given  # they count more
     return Request(
         methods=arguments.methods,
         tasks=arguments.tasks,
@@ -253,7 +270,7 @@ def _request(arguments: argparse.Namespace) -> "Request":
         seeds=options.numbers("--seeds", arguments.seeds),
         root=arguments.data_root,
         bindings=bindings,
-        sweeps=config.read_sweeps(arguments.sweep),
+        sweeps=sweeps,
         device=arguments.device,
         disk=options.disk(arguments),
         dry=arguments.dry_run,
