@@ -320,11 +320,15 @@ def check_classes(dataset: str, lists: Lists, complete: bool = False) -> None:
         strange = sorted(classes.keys() - known.keys())
         if strange:
             name = classes[strange[0]]
-            raise HarnessError(f"{dataset}: {part} has the class {name!r}, {reference} not.")
+            raise HarnessError(
+                f"{dataset}: {part} has the class {name!r}, and {reference} has not."
+            )
         missing = sorted(known.keys() - classes.keys())
         if missing and complete:
             name = known[missing[0]]
-            raise HarnessError(f"{dataset}: {reference} has the class {name!r}, {part} not.")
+            raise HarnessError(
+                f"{dataset}: {reference} has the class {name!r}, and {part} has not."
+            )
 
 
 def sorted_paths(lists: Lists) -> Iterable[str]:

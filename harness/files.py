@@ -32,7 +32,8 @@ def read_text(path: Path, dataset: str) -> str:
     try:
         return regular_file(path).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # not UTF-8, a NUL in its name
-        raise HarnessError(f"{dataset} needs {shown(path)}: {reason(error)}.") from error
+        needs = "" if dataset == str(path) else f"{dataset} needs "
+        raise HarnessError(f"{needs}{shown(path)}: {reason(error)}.") from error
 
 
 def stamp(path: Path) -> str:

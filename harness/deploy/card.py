@@ -15,11 +15,11 @@ from harness.records.tables import harmless, percent
 
 USE = {
     "merged": """An open_clip checkpoint: the fit is merged into the backbone's weights, and costs
-nothing more. Other classes can be asked, too. `texts.json` holds the texts that the fit asked of
-its classes; zero-shot asks the dataset's own, which may be others.
+nothing more. Other classes can be asked, too. Zero-shot asks the dataset's own texts; those that
+the fit asked of its classes are in `texts.json`, for `--methods cupl --class-texts DIR/texts.json`
+where no other classes are asked.
 
-    python -m harness run --methods cupl --class-texts DIR/texts.json --backbone local-dir:DIR \\
-        --tasks TASK
+    python -m harness run --methods zero_shot --backbone local-dir:DIR --tasks TASK
     model, _, transform = open_clip.create_model_and_transforms("local-dir:DIR")
     tokenizer = open_clip.get_tokenizer("local-dir:DIR")
 

@@ -66,7 +66,9 @@ class UserImages(Dataset):
         for part in PARTS:
             unseen = sorted({image.name for image in listed.get(part, [])} - set(known))
             if unseen:
-                raise HarnessError(f"{self.path}: {part} has the class {unseen[0]!r}, train not.")
+                raise HarnessError(
+                    f"{self.path}: {part} has the class {unseen[0]!r}, and train has not."
+                )
         unscored = self.ordered(set(known) - {image.name for image in listed["test"]})
         if unscored:
             raise HarnessError(f"{self.path}: the class {unscored[0]!r} has no test images.")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from harness.dataset import Item
 from harness.errors import HarnessError
 from harness.images.source import ImageSource
+from harness.records.tables import image_count
 from harness.runs.prepared import PreparedRun
 from harness.splits import Split
 
@@ -34,7 +35,7 @@ def check_images(runs: Sequence[PreparedRun]) -> None:
     if bad:
         each = [reason.partition(" `python -m harness")[0] for reason in bad]
         raise HarnessError(
-            "\n".join([f"{len(each)} images cannot be read; nothing was run.", *each])
+            "\n".join([f"{image_count(len(each))} cannot be read; nothing was run.", *each])
             + "\nRepair or remove them, or leave them out with --on-bad-image skip "
             "(in Python the setting engine.on_bad_image)."
         )

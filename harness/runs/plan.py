@@ -202,8 +202,8 @@ def _check_used(given: Iterable[Binding], chosen: Sequence[Plugin]) -> None:
         )
         if binding.origin.startswith(("--", "settings[")) and not read:
             raise HarnessError(
-                f"{binding.origin} sets {binding.target}.{binding.name}, which nothing that this "
-                "command runs leaves open."
+                f"{binding.origin} sets {binding.target}.{binding.name}, which nothing here reads: "
+                "no method, task or dataset of this command has it, or what has it fixes its value."
             )
 
 

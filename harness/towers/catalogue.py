@@ -100,9 +100,12 @@ def is_model(name: str) -> bool:
 
 
 def closest(name: str) -> str | None:
-    """The pair or model of open_clip whose name is most like another, if any is."""
+    """The pair or model of open_clip whose name is most like another, if any is; of a pair whose
+    weights are of the other GELU the one that has theirs."""
     names = [*open_clip.list_pretrained(as_str=True), *open_clip.list_models()]
-    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
+    found = next(iter(difflib.get_close_matches(name, names, n=1)), None)
+    model, _, pretrained = (found or "").partition(":")
+    return (pretrained and other_gelu(model, pretrained)) or found
 
 
 def other_gelu(model: str, pretrained: str) -> str | None:

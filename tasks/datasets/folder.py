@@ -1,5 +1,6 @@
 """Your own images in class folders."""
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from harness.images.own import (
     files_below,
     is_hidden,
     is_image,
+    shown,
 )
 
 SPLITS = {
@@ -57,6 +59,21 @@ class Folder(UserImages):
                 if is_image(name) and not is_hidden(name)
             )
         return dict(sorted(found.items()))
+
+    def notes(self) -> list[str]:
+        """Also if all images lie in several folders of a class, which may be the classes."""
+        depth = 1 if self._parts() else 0
+        inner = dict[str, set[str]]()
+        for image in itertools.chain(*self.listed().values()):
+            _, *within, _ = Path(image.path).parts[depth:]
+            inner.setdefault(image.name, set()).add(within[0] if within else "")
+        if not all(len(folders) > 1 and "" not in folders for folders in inner.values()):
+            return super().notes()
+        name, folders = next(iter(inner.items()))
+        some = " and ".join(f"{name}/{each}" for each in sorted(folders)[:2])
+        return [*super().notes(), f"classes, {shown(self.path)}: all images lie in folders of "
+                f"folders, such as {shown(some)}, and {name!r} is taken for a class. If the inner "
+                "folders are the classes, give the one that holds them."]  # fmt: skip
 
     def _parts(self) -> dict[str, str]:
         """The folder of each part, or nothing if the folders are classes.

@@ -270,7 +270,7 @@ def test_a_csv_of_a_thousand_classes_is_planned(tmp_path, capsys):
         ),
         (
             ["path,label,split", "i.png,a,train", "i.png,a,test", "i.png,b,test"],
-            "DATA: test has the class 'b', train not.",
+            "DATA: test has the class 'b', and train has not.",
         ),
         (
             ["path,label,split", "i.png,a,train", "i.png,b,train", "i.png,a,test"],
@@ -293,9 +293,9 @@ def test_a_csv_that_cannot_be_used_is_refused_with_the_reason(lines, says, tmp_p
 
 def test_a_csv_that_cannot_be_read_is_refused_with_the_reason(tmp_path):
     path = tmp_path / "list.csv"
-    assert refusal(path) == "DATA needs DATA: No such file or directory."
+    assert refusal(path) == "DATA: No such file or directory."
     path.write_bytes("path,label\ni.png,é\n".encode("latin-1"))
-    assert "DATA needs DATA: 'utf-8' codec can't decode" in refusal(path)
+    assert "DATA: 'utf-8' codec can't decode" in refusal(path)
 
 
 def test_a_folder_that_cannot_be_used_is_refused_with_the_reason(tmp_path):
@@ -329,8 +329,8 @@ def test_train_alone_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("part", "says"),
     [
-        ("val", "DATA: val has the class 'yew', train not."),
-        ("test", "DATA: test has the class 'yew', train not."),
+        ("val", "DATA: val has the class 'yew', and train has not."),
+        ("test", "DATA: test has the class 'yew', and train has not."),
         ("train", "DATA: the class 'yew' has no test images."),
     ],
 )
@@ -428,7 +428,8 @@ def test_class_names_that_cannot_be_used_are_an_error(text, says, tmp_path, caps
         ),
         (
             ["--datasets", "toy", "--template", "a {}."],
-            "--template sets folder.template, which nothing that this command runs leaves open.",
+            "--template sets folder.template, which nothing here reads: no method, task or dataset "
+            "of this command has it, or what has it fixes its value.",
         ),
     ],
 )

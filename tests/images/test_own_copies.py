@@ -116,3 +116,13 @@ def test_copies_within_train_and_classes_that_are_no_names_are_said(tmp_path):
         for number, name in enumerate(("ash", "nan")):
             (home / part / name).rename(home / part / str(number))
     assert any("they are numbers, which say nothing" in s for s in own(home).notes())
+
+
+def test_folders_that_may_be_the_classes_are_said(tmp_path):
+    for part in ("train", "test"):
+        for name in ("photos/ash", "photos/elm", "maps/ash", "maps/elm"):
+            draw(tmp_path / part / name / f"{part}.png")
+    (said,) = own(unlike(tmp_path)).notes()
+    assert "such as maps/ash and maps/elm, and 'maps' is taken for a class" in said
+    draw(tmp_path / "train/maps/whole.png", size=(9, 9))  # so the inner folders only sort it
+    assert own(tmp_path).notes() == []

@@ -272,7 +272,7 @@ def test_class_names_of_another_shape_are_refused(text, tmp_path):
 
 def test_a_pipe_in_place_of_a_list_is_refused(tmp_path):
     os.mkfifo(tmp_path / "list.csv")
-    assert refusal(tmp_path / "list.csv") == "DATA needs DATA: it is no regular file."
+    assert refusal(tmp_path / "list.csv") == "DATA: it is no regular file."
 
 
 ANY = st.text(st.characters(codec=None), max_size=60)

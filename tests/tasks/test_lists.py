@@ -30,10 +30,10 @@ def parts_of(**changes):
          "dtd: label 2 is the class 'c' in train and 'a' in test."),
         ({"val": lambda rows: [*rows[:2], ["val/d.jpg", 2, "d"]]},
          "dtd: label 2 is the class 'c' in train and 'd' in val."),
-        ({"test": lambda rows: rows[:2]}, "dtd: train has the class 'c', test not."),
-        ({"val": lambda rows: rows[1:]}, "dtd: train has the class 'a', val not."),
+        ({"test": lambda rows: rows[:2]}, "dtd: train has the class 'c', and test has not."),
+        ({"val": lambda rows: rows[1:]}, "dtd: train has the class 'a', and val has not."),
         ({"test": lambda rows: [*rows, ["test/d.jpg", 3, "d"]]},
-         "dtd: test has the class 'd', train not."),
+         "dtd: test has the class 'd', and train has not."),
         *(
             ({part: lambda rows, label=label: [["x.jpg", label, "a"], *rows[1:]]},
              f"dtd: in {part} of split_zhou_DescribableTextures.json, the class 'a' has the label "
