@@ -14,7 +14,7 @@ from harness.fitting.needs import described, kinds, lacking
 from harness.method import Method
 from harness.records.tables import harmless, plain_table, width
 from harness.towers import backbone
-from harness.towers.catalogue import Unloaded, closest, listed, other_gelu
+from harness.towers.catalogue import Unloaded, closest, listed, of_transformers, other_gelu
 
 CLASSES = Classes("any", ("a", "b"), "a photo of a {}.")
 LOADED = ("local-dir", "hf-hub")
@@ -114,7 +114,9 @@ def _card(name: str, it: Unloaded | str, methods: dict[str, Method]) -> dict[str
     for method, reason in lacks.items():
         reasons.setdefault(reason, []).append(method)
     carried = reasons.pop("", [])
-    return {"backbone": name, **it.about(), "methods": carried, "not carried": reasons}
+    foreign = of_transformers(name.partition(":")[0])
+    needs = {"needs": f"the extra [hf], for its {' and '.join(foreign)}"} if foreign else {}
+    return {"backbone": name, **it.about(), **needs, "methods": carried, "not carried": reasons}
 
 
 def _text(card: dict[str, Any]) -> str:

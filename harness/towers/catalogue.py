@@ -108,6 +108,13 @@ def closest(name: str) -> str | None:
     return (pretrained and other_gelu(model, pretrained)) or found
 
 
+def of_transformers(name: str) -> list[str]:
+    """What of a model of open_clip needs transformers: its tokenizer, its text tower."""
+    words = (open_clip.get_model_config(name) or {}).get("text_cfg", {})
+    parts = {"tokenizer": "hf_tokenizer_name", "text tower": "hf_model_name"}
+    return [part for part, key in parts.items() if words.get(key)]
+
+
 def other_gelu(model: str, pretrained: str) -> str | None:
     """None, unless the weights are known to be of another GELU than the model computes: then the
     pair that has theirs, or an empty text if there is none."""

@@ -81,3 +81,16 @@ def test_a_model_without_weights_is_all_of_its_pairs(capsys):
     text = said(capsys, "show", "RN50")
     assert text.count("is refused: the weights") == 3
     assert "Use RN50-quickgelu:openai." in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("ViT-B-16-SigLIP:webli", "the extra [hf], for its tokenizer"),
+        ("ViT-B-32-quickgelu:openai", ""),
+    ],
+)  # fmt: skip
+def test_a_card_says_which_extra_a_backbone_needs(name, needs, capsys):
+    assert main(["show", name]) == 0
+    shown = capsys.readouterr().out
+    assert needs in shown if needs else "the extra" not in shown

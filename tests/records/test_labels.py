@@ -9,6 +9,7 @@ from harness.config import read_set, read_sweeps
 from harness.records.labels import method_label, rows, setting_order
 from harness.records.record import Record
 from harness.records.summary import summarise
+from harness.records.tables import WIDEST, plain_table
 from harness.runs.plan import Request, plan
 
 RECIPES = {"emoji_food": 50, "emoji_travel": 100, "emoji_animals": 20}
@@ -117,3 +118,10 @@ def test_records_without_the_names_of_given_settings_show_those_that_differ(made
     (record,) = made(sets=["varied.rank=8"], seeds=[1], datasets=["emoji_food"])
     del record.run["given"]
     assert method_label(record.run) == "varied[rank=8]"
+
+
+def test_names_stay_whole_however_narrow_the_page_is():
+    name = "ViT-B-32:" + "x" * 40
+    shown = plain_table([{"backbone": name, "what": "many words " * 20, "source": "more " * 30}])
+    assert name in shown
+    assert max(map(len, shown.splitlines()[2:])) <= WIDEST
