@@ -222,7 +222,8 @@ def _tables(
         if part["shots"].nunique() > 1 and evaluations(part):
             like = table[(table["task"] == key[0]) & (table["backbone"] == key[1])]
             about = f"{key[0]}, {key[1]}"
-            about += conditions(json.loads(key[-1]), map(json.loads, like["settings"].unique()))
+            beside = map(json.loads, like["settings"].unique())
+            about += conditions(json.loads(str(key[-1])), beside)
             about += f", weights {key[2]}" if like["weights"].nunique() > 1 else ""
             parts.append(by_shots(part, about, form))
     return parts
@@ -234,8 +235,11 @@ def _with_intervals(
     """With the bounds of each row's main score, and of the average rows their ranks; those of one
     dataset alone have them, too."""
     rows = []
-    datasets = table.groupby(list(TABLES))["dataset"].nunique()  # and the average
-    alone = {tuple(map(str, key)) for key, number in datasets.items() if number == 2}
+    keys = list(zip(*(table[name].astype(str) for name in TABLES), strict=True))
+    datasets = dict[tuple[str, ...], set[str]]()
+    for each, name in zip(keys, table["dataset"], strict=True):
+        datasets.setdefault(each, set()).add(name)
+    alone = {each for each, names in datasets.items() if len(names - {"average"}) == 1}
     for *key, label, dataset in zip(
         *(table[name].astype(str) for name in (*TABLES, "label", "dataset")), strict=True
     ):

@@ -186,8 +186,8 @@ def _of_table(table: Table) -> list[dict[str, Any]]:
             row["applicable"] = shared["applicable"] and not refused
             per_dataset.append(row | _counts(mine, known))
         inner = [row for row in per_dataset if row["averaged"]]
-        refused = sum(not row["applicable"] for row in inner) if shared["applicable"] else 0
-        average = {**shared, "dataset": "average", "refused": refused}
+        beyond = sum(not row["applicable"] for row in inner) if shared["applicable"] else 0
+        average = {**shared, "dataset": "average", "refused": beyond}
         average |= _average(inner, each.members, table.evaluations)
         result += [average | _counts(each.members, each.every) | _parameters(inner), *per_dataset]
     return result

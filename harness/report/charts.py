@@ -159,7 +159,9 @@ def shots_of(
         if part["shots"].nunique() > 1 and (score := _score(part)) is not None:
             like = frame[(frame["task"] == key[0]) & (frame["backbone"] == key[1])]
             title = f"{key[0]}, {key[1]}"
-            title += conditions(json.loads(key[-1]), map(json.loads, like["settings"].unique()))
+            title += conditions(
+                json.loads(str(key[-1])), map(json.loads, like["settings"].unique())
+            )
             title += f", weights {key[2]}" if like["weights"].nunique() > 1 else ""
             curves = _curves(title, part, score, certain)
             if apart := not_the_same(every, sorted(part["shots"].unique(), key=int)):
