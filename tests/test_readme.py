@@ -13,7 +13,7 @@ from harness.cli.arguments import parser
 from harness.cli.commands import main
 from harness.leaderboards.leaderboard import render
 from harness.records import predictions
-from harness.records.store import Store
+from harness.records.store import Store, read_all
 from tests.cli.test_commands import QUICK, TOY
 from tests.conftest import ROOT
 
@@ -100,8 +100,10 @@ def test_committed_tables_are_those_of_the_committed_records():
     results = ROOT / "results"
     text = render(Store(results / "reference").records(), by_dataset=True)
     assert (results / "leaderboard.md").read_text(encoding="utf-8") == f"{text}\n"
-    both = [r for name in ("reference", "efficiency") for r in Store(results / name).records()]
-    text = render(both, task="base2new", pareto="fit")
+    text = render(read_all([results / "reference", results / "second-wave"]))
+    assert (results / "second-wave.md").read_text(encoding="utf-8") == f"{text}\n"
+    text = render(read_all([results / "reference", results / "efficiency"]), task="base2new",
+                  pareto="fit")  # fmt: skip
     assert (results / "pareto.md").read_text(encoding="utf-8") == f"{text}\n"
 
 

@@ -134,13 +134,13 @@ def in_shots(number: object) -> str:
 
 def wrapped(lines: Sequence[str]) -> list[str]:
     """Sentences in lines of the usual width, whatever the terminal, because files keep them."""
-    return [part for line in lines for part in textwrap.wrap(line, WRAPPED)]
+    return [part for line in lines for part in textwrap.wrap(line, WRAPPED, break_on_hyphens=False)]
 
 
 def paragraphs(said: Sequence[str], form: str) -> list[str]:
     """Sentences as a form has them below a table; csv holds tables alone."""
     if form == "markdown":
-        return [textwrap.fill(harmless(each), width()) for each in said]
+        return [textwrap.fill(harmless(each), width(), break_on_hyphens=False) for each in said]
     if form == "latex":
         return ["\n".join(f"% {line}" for line in wrapped([harmless(each)])) for each in said]
     return [f"<p>{html.escape(harmless(each))}</p>" for each in said] if form == "html" else []
