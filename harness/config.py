@@ -87,6 +87,11 @@ class Binding:
     origin: str
     user: bool = True  # given by the user, not by the backbone's profile
 
+    @property
+    def setting(self) -> str:
+        """What it sets, in one spelling."""
+        return f"{self.target}.{self.name}".replace("-", "_")
+
 
 UNUSED, UNTRAINED = "not used", "nothing is trained"  # begin the source of a method's field
 TRAINING = ("epochs", "lr", "batch_size", "momentum", "weight_decay", "warmup_epochs", "warmup_lr")
@@ -208,11 +213,11 @@ def once(bindings: Sequence[Binding]) -> Sequence[Binding]:
     """
     first = dict[str, Binding]()
     for each in bindings:
-        name = f"{each.target}.{each.name}"
-        before = first.setdefault(name.replace("-", "_"), each)
+        before = first.setdefault(each.setting, each)
         if before is not each:
             raise HarnessError(
-                f"{name} is set twice: by {before.origin} and by {each.origin}. Leave one out."
+                f"{each.target}.{each.name} is set twice: by {before.origin} and by "
+                f"{each.origin}. Leave one out."
             )
     return bindings
 

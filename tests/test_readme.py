@@ -11,7 +11,7 @@ from PIL import Image
 import harness
 from harness.cli.arguments import parser
 from harness.cli.commands import main
-from harness.leaderboards.leaderboard import render
+from harness.leaderboards.leaderboard import Leaderboard, render
 from harness.records import predictions
 from harness.records.store import Store, read_all
 from tests.cli.test_commands import QUICK, TOY
@@ -100,8 +100,12 @@ def test_committed_tables_are_those_of_the_committed_records():
     results = ROOT / "results"
     text = render(Store(results / "reference").records(), by_dataset=True)
     assert (results / "leaderboard.md").read_text(encoding="utf-8") == f"{text}\n"
-    text = render(read_all([results / "reference", results / "second-wave"]))
+    joined = read_all([results / "reference", results / "second-wave"])
+    text = render(joined, task="base2new")
     assert (results / "second-wave.md").read_text(encoding="utf-8") == f"{text}\n"
+    heads = "emoji_animals,emoji_food,emoji_objects"
+    text = Leaderboard(joined, task="few_shot", datasets=heads).text()
+    assert (results / "second-wave-few-shot.md").read_text(encoding="utf-8") == f"{text}\n"
     text = render(read_all([results / "reference", results / "efficiency"]), task="base2new",
                   pareto="fit")  # fmt: skip
     assert (results / "pareto.md").read_text(encoding="utf-8") == f"{text}\n"

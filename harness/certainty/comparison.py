@@ -57,11 +57,18 @@ class Comparison:
 
     __repr__ = __str__
 
+    def apart(self) -> list[str]:
+        """What of either is left out or not alike."""
+        are = "runs are" if self.stale > 1 else "run is"
+        stale = (f"{self.stale} {are} left out, because newer ones have other code, settings, "
+                 "templates or images.")  # fmt: skip
+        return [stale, *self.not_alike] if self.stale else [*self.not_alike]
+
     def sentences(self) -> list[str]:
         """The answer in plain words."""
         sample = self.sample
         if sample is None:
-            return [f"Nothing can be said: {self.sampled.why}."]
+            return [f"Nothing can be said: {self.sampled.why}.", *self.apart()]
         found, statistic = self.at(2), NAMES.get(sample.statistic, f"{sample.statistic} accuracy")
         if found.low is None or found.high is None or found.p is None:
             return ["Nothing can be said: all images of some dataset are one unit."]
@@ -100,13 +107,7 @@ class Comparison:
                 f"{self.one_template} does not average a dataset's several templates, and the "
                 "other does."
             )
-        if self.stale:
-            are = "runs are" if self.stale > 1 else "run is"
-            said.append(
-                f"{self.stale} {are} left out, because a newer one of the same row has other code, "
-                "settings or images."
-            )
-        said += self.not_alike
+        said += self.apart()
         if one_seed:
             said.append("One seed says nothing of other seeds: run more, such as --seeds 1-3.")
         return said
@@ -174,7 +175,7 @@ def _compared(key: tuple[str, ...], table: Table, first: str, second: str) -> Co
         key, first, second, sampled, adjusted, number, finished - 2 * used,
         alone[0] if len(alone) == 1 else "",
         stale=sum(len(row.every) - len(row.members) for row in shared.rows),
-        not_alike=apart.not_alike({key: shared}),
+        not_alike=apart.sentences({key: shared}),
     )  # fmt: skip
 
 
@@ -284,7 +285,7 @@ def _content(each: Comparison) -> dict[str, Any]:
              "second": each.second}  # fmt: skip
     sample = each.sample
     if sample is None:
-        return about | {"why": each.sampled.why}
+        return about | {"why": each.sampled.why, "sentences": each.sentences()}
     about |= {
         "statistic": sample.statistic, "datasets": list(sample.datasets),
         "seeds": list(sample.seeds), "images": sample.images, "units": sample.units,

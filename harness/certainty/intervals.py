@@ -224,9 +224,15 @@ def signed(found: Difference | None) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Four digits at most, and all of them where two would not tell on which side of 0.05 it is."""
+    """Four digits at most, and more where they would not tell on which side of 0.05 it is."""
     if p is None:
         return ""
     if p < 0.0001:
         return "< 0.0001"
-    return f"{p:.2g}" if p < 0.01 else f"{p:.4f}" if 0.045 <= p < 0.055 else f"{p:.2f}"
+    return (
+        f"{p:.2g}"
+        if p < 0.01
+        else f"{p:.{4 if abs(p - 0.05) > 5e-5 else 7}f}"
+        if 0.045 <= p < 0.055
+        else f"{p:.2f}"
+    )

@@ -23,6 +23,8 @@ from scipy import special
 from harness.certainty.paired import sign_test
 from harness.certainty.statistics import NONE, SAME, SURE, Array, Difference, Sample, between
 
+MOST_DIFFERING = 10**9  # units, of which no sign test needs more
+
 
 def share_of(methods: int, looks: int) -> float:
     """The error that one pair may have at one look: of all pairs of the methods that any look could
@@ -127,9 +129,14 @@ class Look:
         found = self._within(self.values[label], self.spread(label), 0.0)
         return replace(found, p=None)
 
+    def ahead(self, first: str, second: str) -> float:
+        """By how much the first exceeds the second; rounding alone is nothing."""
+        value = self.values[first] - self.values[second]
+        return 0.0 if abs(value) <= NONE else value
+
     def difference(self, first: str, second: str) -> Difference:
         """By how much the first exceeds the second, with the 95% interval of this pair alone."""
-        value = self.values[first] - self.values[second]
+        value = self.ahead(first, second)
         return self._within(value, self.spread(first, second), -1.0)
 
     def _within(self, value: float, spread: Spread, least: float) -> Difference:
@@ -153,7 +160,7 @@ class Look:
         be small."""
         if self.sample.few_units:
             return 1.0
-        value = self.values[first] - self.values[second]
+        value = self.ahead(first, second)
         found = self.spread(first, second).beyond(value)
         better, worse = self._differing(first, second)
         if better is None or worse is None:
@@ -177,7 +184,7 @@ class Look:
         """Whether they differ by at most half a point beyond doubt."""
         if self.sample.few_units:
             return False
-        value = abs(self.values[first] - self.values[second])
+        value = abs(self.ahead(first, second))
         if value + self._unseen(self.share) > SAME:
             return False
         return value + self.spread(first, second).half(self.share) <= SAME
@@ -185,7 +192,7 @@ class Look:
     def needed(self, first: str, second: str) -> float | None:
         """How many times as many images would tell the two apart by both tests of `p`, if they
         differ by as much as they do here; None where that cannot be said."""
-        value, spread = self.values[first] - self.values[second], self.spread(first, second)
+        value, spread = self.ahead(first, second), self.spread(first, second)
         if not value or self.sample.few_units:
             return None
         times = max(1.0, (spread.half(self.share) / value) ** 2)
@@ -197,6 +204,8 @@ class Look:
         fewer, differ = min(better, worse), better + worse
         while 2 * special.bdtr(times * fewer, round(times * differ), 0.5) > self.share:
             times *= 1.05
+            if times * differ > MOST_DIFFERING:
+                return None
         return times
 
     def of_images(self, first: str, second: str) -> float | None:

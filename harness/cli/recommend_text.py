@@ -57,8 +57,8 @@ def remarks(found: Recommendation, root: Any) -> list[str]:
         said.append(f"left out: {what}, such as {shown(gone[0])}.")
     if isinstance(found.data.dataset, UserImages) and ":" not in found.backbone:
         said.append(
-            f"{found.backbone} was trained on emoji alone and knows no photographs: which method "
-            "is best with it says little of another model. Choose a CLIP with --backbone."
+            f"{found.backbone} was trained on emoji and icons and knows no photographs: which "
+            "method is best with it says little of another model. Choose a CLIP with --backbone."
         )
     return said
 

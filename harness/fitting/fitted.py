@@ -107,9 +107,9 @@ class FittedModel:
             return fitted
         names = checked_names(class_names)
         if method.only_fitted_classes:
+            some = ", ".join(fitted.names[:5]) + ", ..." * (len(fitted.names) > 5)
             raise HarnessError(
-                f"{method.name} classifies only the classes that it was fitted on: "
-                f"{', '.join(fitted.names[:5])}, ..."
+                f"this fit's method classifies only the classes that it was fitted on: {some}"
             )
         return Classes(fitted.dataset, names, fitted.template, own=fitted.own)
 

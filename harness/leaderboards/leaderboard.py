@@ -308,7 +308,9 @@ def _csv(table: pd.DataFrame) -> str:
     keys = pd.Series(list(zip(*(table[name] for name in TABLES), strict=True)), table.index)
     table = table[(table["dataset"] != "average") | ~keys.isin(alone)]
     names = dict.fromkeys(name for settings in table["given"] for name in settings)
-    shown = table.drop(columns=["evaluations", "seeds", "given", "values", "missing"]).round(DIGITS)
+    shown = table.drop(
+        columns=["evaluations", "seeds", "given", "values", "missing", "refused"]
+    ).round(DIGITS)
     for place, name in enumerate(names, 1):
         column = name if name not in shown.columns else f"set_{name}"
         values = [settings.get(name) for settings in table["values"]]

@@ -104,13 +104,13 @@ def scores_table(
     if (each["applicable"].astype(bool) & each["runs"].lt(each["expected"])).any():
         notes.append(f"`{MISSING_RUNS}` prints the commands that make what is missing.")
     if rows["stale"].gt(0).any() and runs:
-        notes.append("stale: left out, because a newer run of the row has other code, settings or "
+        notes.append("stale: left out, because newer runs have other code, settings, templates or "
                      "images.")  # fmt: skip
     alone = [str(label) for label in rows.loc[rows["one_template"].gt(0), "label"]]
     if 0 < len(alone) < rows["applicable"].astype(bool).sum():
         notes.append("A dataset's several templates are averaged by all but "
                      f"{', '.join(alone)}.")  # fmt: skip
-    odd = rows[rows["applicable"].astype(bool) & _odd(rows)]
+    odd = rows[_odd(rows)]
     if form == "latex" and runs and not every_column and len(odd):  # they have no column
         said = [f"{row['label']} {_runs(row)}" for _, row in odd.iterrows()]
         notes.append(f"Runs: {'; '.join(said)}.")

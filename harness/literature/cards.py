@@ -84,7 +84,10 @@ class Card:
         said = [
             ("family", self.family),
             ("paper", f"{self.paper} ({self.year}){f', {self.url}' if self.url else ''}"),
-            ("trained", f"{self.parameters} numbers on {BACKBONE}"),
+            (
+                "trained",
+                f"{self.parameters} numbers on {BACKBONE}" if self.fixed else self.parameters,
+            ),
             ("frozen", self.frozen),
             ("training", self.cost),
             ("needs", self.needs or "no more than class names and shots"),

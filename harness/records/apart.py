@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from harness.records.entry import Entry
 from harness.records.labels import method_label
 from harness.records.summary import Table
+from harness.records.tables import in_shots
 
 
 def sentences(found: Mapping[tuple[str, ...], Table]) -> list[str]:
@@ -32,7 +33,7 @@ def not_alike(found: Mapping[tuple[str, ...], Table]) -> list[str]:
     """A sentence for each table whose rows were made by several versions of the engine, or with
     other settings of their task."""
     said = []
-    for (task, *_), table in found.items():
+    for (task, _, _, shots, _), table in found.items():
         counted = [(row.label, each.record.run)
                    for row in table.rows for each in row.members if each.counts]  # fmt: skip
         made = [
@@ -50,8 +51,8 @@ def not_alike(found: Mapping[tuple[str, ...], Table]) -> list[str]:
                     f"{value}: {', '.join(rows)}" for value, rows in sorted(values.items())
                 )
                 said.append(
-                    f"Not made alike, {task}: rows differ in {what} ({those}). What tells them "
-                    "apart may be that and not the method."
+                    f"Not made alike, {task}, {in_shots(shots)}: rows differ in {what} ({those}). "
+                    "What tells them apart may be that and not the method."
                 )
     return said
 
@@ -76,8 +77,8 @@ def _apart(
         others = "; ".join(f"{', '.join(sorted(each))} on {name}" for name, each in lists.items())
         if others:
             found.append(
-                f"Left out, {last.table[0]}, {last.dataset}, {where(last)}: the lists of images "
-                f"differ, and are not averaged. Shown is the newest, {of(last)}; left out: "
-                f"{others}."
+                f"Left out, {last.table[0]}, {last.dataset}, {where(last)}: the lists of images or "
+                "the templates differ, and are not averaged. Shown is the newest, "
+                f"{of(last)}; left out: {others}."
             )
     return found

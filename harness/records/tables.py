@@ -152,8 +152,8 @@ def width() -> int:
 
 
 def plain_table(rows: Sequence[Mapping[str, object]], numbers: bool = False) -> str:
-    """A table to be read in a terminal, and as wide as that if its names, the first column, leave
-    room: long cells are wrapped, columns that are short stay whole.
+    """A table to be read in a terminal, and as wide as that: long cells are wrapped, columns that
+    are short stay whole, and so do names, if the first column holds such.
 
     Args:
         rows: cells by column; a row may lack some.
@@ -163,13 +163,15 @@ def plain_table(rows: Sequence[Mapping[str, object]], numbers: bool = False) -> 
     cells = [[harmless(row.get(name, "")) for name in headers] for row in rows]
     longest = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     room = width() - 2 * (len(headers) - 1)
-    by_length = sorted(range(1, len(headers)), key=lambda i: longest[i], reverse=True)
+    names = 0 if any(" " in row[0] for row in cells) else 1  # names stay whole
+    by_length = sorted(range(names, len(headers)), key=lambda i: longest[i], reverse=True)
+    room = max(room, sum(longest[:names]) + 12 * len(by_length))
     most: list[int | None] = [None] * len(headers)
     words = [max(len(word) for cell in column for word in (cell.split() or [""]))
              for column in zip(headers, *cells, strict=True)]  # fmt: skip
-    for least, count in itertools.product((max(words), 12), range(1, len(headers))):
+    for least, count in itertools.product((max(words), 12), range(1, len(by_length) + 1)):
         # as few columns are wrapped as will do, and words only if nothing else does
-        rest = room - longest[0] - sum(longest[i] for i in by_length[count:])
+        rest = room - sum(longest[:names]) - sum(longest[i] for i in by_length[count:])
         if sum(longest) <= room:
             break
         if rest >= max(12, min(least, max(words[i] for i in by_length[:count]))) * count:

@@ -186,7 +186,7 @@ def _checks(
 ) -> list[str]:
     """Sentences about a fit that looks wrong; none about one that does not."""
     found = []
-    if losses and losses[-1] > losses[0]:
+    if losses and round(losses[-1], 4) > round(losses[0], 4):
         found.append(f"the loss rose from {losses[0]:.4f} to {losses[-1]:.4f}")
     name = next((n for n, s in run.evaluated.items() if s.classes == run.train.classes), None)
     if name is not None:

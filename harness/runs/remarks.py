@@ -129,7 +129,7 @@ def _own_data(name: str, dataset: Dataset, halves: set[Classes], context: Contex
         return found
     if ":" not in context.clip.name:
         found.append(
-            f"{context.clip.name} was trained on emoji alone and knows no photographs: its "
+            f"{context.clip.name} was trained on emoji and icons and knows no photographs: its "
             f"accuracy on {name} says little. Choose a CLIP with --backbone."
         )
     every, lists = context.classes(name, dataset), context.lists(name, dataset)

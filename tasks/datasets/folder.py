@@ -66,14 +66,16 @@ class Folder(UserImages):
         inner = dict[str, set[str]]()
         for image in itertools.chain(*self.listed().values()):
             _, *within, _ = Path(image.path).parts[depth:]
-            inner.setdefault(image.name, set()).add(within[0] if within else "")
-        if not all(len(folders) > 1 and "" not in folders for folders in inner.values()):
+            inner.setdefault(image.name, set()).add("/".join(within))
+        several = {name: folders for name, folders in inner.items() if len(folders) > 1}
+        if not several or any("" in folders for folders in inner.values()):
             return super().notes()
-        name, folders = next(iter(inner.items()))
+        name, folders = next(iter(several.items()))
         some = " and ".join(f"{name}/{each}" for each in sorted(folders)[:2])
         return [*super().notes(), f"classes, {shown(self.path)}: all images lie in folders of "
                 f"folders, such as {shown(some)}, and {name!r} is taken for a class. If the inner "
-                "folders are the classes, give the one that holds them."]  # fmt: skip
+                "folders are the classes, put them side by side in one folder, or give a csv: "
+                "list."]  # fmt: skip
 
     def _parts(self) -> dict[str, str]:
         """The folder of each part, or nothing if the folders are classes.

@@ -326,7 +326,7 @@ def test_runs_that_are_stale_or_of_another_engine_are_said(tmp_path):
         path.write_text(path.read_text().replace("2026-01-01", "2026-02-01"))
     (found,) = compare(read_all([tmp_path / "old", tmp_path / "new"]), "dra", "lora")
     said = " ".join(found.sentences())
-    assert "6 runs are left out, because a newer one of the same row has other code" in said
+    assert "6 runs are left out, because newer ones have other code" in said
     assert "rows differ in engine (1: dra; 2: lora)" in said
 
 
@@ -343,7 +343,14 @@ def test_bold_in_a_datasets_table_is_of_that_dataset(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("p", "shown"), [(0.0499, "0.0499"), (0.0546, "0.0546"), (0.056, "0.06"), (0.0123, "0.01")]
+    ("p", "shown"),
+    [
+        (0.0499, "0.0499"),
+        (0.0546, "0.0546"),
+        (0.056, "0.06"),
+        (0.0123, "0.01"),
+        (0.05004, "0.0500400"),
+    ],
 )
 def test_p_near_005_shows_its_side(p, shown):
     assert p_value(p) == shown

@@ -95,3 +95,12 @@ def test_more_images_are_needed_until_both_tests_tell():
     assert many.p("a", "b") < few.p("a", "b")
     enough = math.ceil(times)
     assert look(right(8 * enough, 8 * enough), right(enough, 8 * enough)).beaten == {"b": "a"}
+
+
+def test_as_accurate_but_for_rounding_is_as_accurate():
+    tie = look(right(22, 27), right(22, 27), seeds=3)
+    tie.sample.__dict__["values"] = np.array([22 / 27, 22 / 27 + 2e-16])
+    tie.sample.__dict__["products"] = tuple(part + 1e-4 for part in tie.sample.products)
+    assert tie.difference("a", "b").value == 0
+    assert tie.p("a", "b") == 1
+    assert tie.needed("a", "b") is None

@@ -87,6 +87,14 @@ def test_a_sweep_has_a_table_and_a_picture_with_each_value(sweep):
     assert {"2", "12", "Base", "New", "HM"} <= {each.text for each in root.iter(f"{SVG}text")}
 
 
+def test_what_a_part_sweeps_is_set_in_the_other_part_alone(tmp_path):
+    given = ["--set", "dra.rank=8", "--set", "dra.first_block=5", "--dry-run"]
+    code, out, error = paper("dra", "figure3", *TOYS, *given, "--results", tmp_path)
+    assert code == 0, error
+    for row in ("dra[rank=64,first_block=5]", "dra[rank=8,first_block=11]"):
+        assert row in out
+
+
 def test_raw_numbers_are_json_and_those_of_the_records(sweep):
     command, folder, _ = sweep
     code, out, error = paper(*command, "--json")

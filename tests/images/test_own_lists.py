@@ -186,7 +186,8 @@ def test_the_embedded_backbone_is_said_to_know_no_photographs(tmp_path, capsys):
     home = grow(tmp_path / "trees")
     run(tmp_path / "new", "--datasets", f"folder:{home}", "--dry-run")
     assert (
-        "emoji-mini was trained on emoji alone and knows no photographs" in capsys.readouterr().out
+        "emoji-mini was trained on emoji and icons and knows no photographs"
+        in capsys.readouterr().out
     )
     run(tmp_path / "new", "--datasets", "toy", "--dry-run")
     assert "photographs" not in capsys.readouterr().out

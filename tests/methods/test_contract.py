@@ -26,7 +26,7 @@ FIT = Classes("toy", ("red", "a very light green", "blue"), "{} disc.", descript
 OTHER = Classes("toy", ("a yellow square", "sun"), "{} disc.", descriptions=DESCRIBED[1:])
 
 
-PARTS = {"proda": 64, "metaprompt": 20, "cocoop": 12, "argue": 9}  # about half of a step's texts
+PARTS = {"proda": 22, "cocoop": 12, "argue": 6}  # half of a step's texts, where they are many
 
 
 def build(name: str, **fields) -> Method:

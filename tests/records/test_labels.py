@@ -124,4 +124,8 @@ def test_names_stay_whole_however_narrow_the_page_is():
     name = "ViT-B-32:" + "x" * 40
     shown = plain_table([{"backbone": name, "what": "many words " * 20, "source": "more " * 30}])
     assert name in shown
-    assert max(map(len, shown.splitlines()[2:])) <= WIDEST
+    assert max(map(len, shown.splitlines())) <= WIDEST
+    wide = plain_table([{"backbone": 3 * name, "what": "many words " * 20}])
+    assert max(map(len, wide.splitlines())) <= len(3 * name) + 2 + 12
+    for row in ({"what": "many words " * 20}, {"what": "many words " * 20, "source": "more " * 30}):
+        assert max(map(len, plain_table([row]).splitlines())) <= WIDEST

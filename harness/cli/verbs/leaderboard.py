@@ -126,13 +126,13 @@ def _check(arguments: argparse.Namespace) -> None:
         "--against": other not in ("--json", "--format markdown", "--format latex"),
         "--pareto": other not in ("--format markdown", "--format latex", "--format svg"),
         "--sort": other in ("--missing", "--checks", "--format svg"),
-        "--by-dataset": other in ("--missing", "--checks", "--format svg"),
-        "--all-columns": other in ("--missing", "--checks", "--metrics", "--format svg"),
+        "--by-dataset": other not in ("--metrics", "--format markdown", "--format latex"),
+        "--all-columns": other not in ("--format markdown", "--format latex"),
     }  # fmt: skip
     for option, why in unread.items():
         name = "every_column" if option == "--all-columns" else option[2:].replace("-", "_")
         if why and getattr(arguments, name):
-            raise HarnessError(f"{option} changes nothing of {other}: leave it out.")
+            raise HarnessError(f"{option} is not for {other}: leave it out.")
     if arguments.format != "markdown" and (arguments.json or lines):
         said = "--json" if arguments.json else lines[0]
         raise HarnessError(f"{said} prints no table: leave out --format {arguments.format}.")

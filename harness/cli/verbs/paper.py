@@ -127,6 +127,8 @@ def _check(exhibit: Exhibit, arguments: argparse.Namespace) -> None:
     swept = {part.sweep for part in exhibit.parts}
     for text in arguments.settings:
         setting = config.read_set(text)
+        if setting.setting == "few_shot.forgetting" and any(p.forgetting for p in exhibit.parts):
+            raise HarnessError(f"--set {text}: {exhibit.name} says that itself. Leave it out.")
         if swept == {f"{setting.target}.{setting.name}"}:
             raise HarnessError(
                 f"--set {text}: {exhibit.name} has a row for each value of its own. Leave it out, "
@@ -141,7 +143,10 @@ def request_of(part: Part, exhibit: Exhibit, arguments: argparse.Namespace) -> a
     asked = argparse.Namespace(**vars(arguments))
     asked.methods, asked.tasks, asked.shots = part.methods, part.task, part.shots
     asked.sweep, asked.forgetting = part.sweeps, part.forgetting
-    asked.settings = [s for s in arguments.settings if config.read_set(s).target not in others]
+    own = {each.setting for each in config.read_sweeps(part.sweeps)[0]}
+    asked.settings = [text for text in arguments.settings
+                      if (each := config.read_set(text)).target.replace("-", "_") not in others
+                      and each.setting not in own]  # fmt: skip
     if part.once:
         asked.seeds = str(options.numbers("--seeds", arguments.seeds)[0])
         asked.datasets = asked.datasets and _first(asked)
@@ -151,8 +156,7 @@ def request_of(part: Part, exhibit: Exhibit, arguments: argparse.Namespace) -> a
             asked.datasets = MEASURED_ON if part.once else ",".join(part.datasets)
         elif part.task in papers.TRANSFERS:
             source = f"{part.task}.source"
-            chosen = [config.read_set(text) for text in asked.settings]
-            if source not in (f"{each.target}.{each.name}" for each in chosen):
+            if source not in (config.read_set(text).setting for text in asked.settings):
                 asked.settings = [f"{source}=emoji", *asked.settings]
     return asked
 

@@ -171,11 +171,6 @@ def carried_out(arguments: argparse.Namespace) -> list[Record] | None:
                           ("--check-images", arguments.check_images)):  # fmt: skip
         if given and not arguments.dry_run:
             raise HarnessError(f"{option} is of a plan: add --dry-run.")
-    if arguments.jobs is not None and arguments.jobs_per_gpu is not None:
-        raise HarnessError(
-            "--jobs says how many processes there are in all, and --jobs-per-gpu how many a card "
-            "has: leave one out."
-        )
     with uncollected():
         from harness.cli import plan_text
         from harness.runs.executors import local
@@ -245,7 +240,7 @@ def _request(arguments: argparse.Namespace) -> "Request":
     from harness.runs.plan import Request
 
     sets = [config.read_set(text) for text in arguments.settings]
-    given = [*{(each.target, each.name): each for each in sets}.values()]  # a later one counts
+    given = [*{each.setting: each for each in sets}.values()]  # a later one counts
     given += options.own_bindings(arguments)
     sweeps = config.read_sweeps(arguments.sweep)
     engine = (
@@ -259,6 +254,11 @@ def _request(arguments: argparse.Namespace) -> "Request":
     given += [config.bind(name, value, option) for name, value, option in engine
               if value is not None]  # fmt: skip
     config.once([*given, *sweeps[0]])
+    if {"engine.jobs", "engine.jobs_per_gpu"} <= {each.setting for each in given}:
+        raise HarnessError(
+            "--jobs says how many processes there are in all, and --jobs-per-gpu how many a card "
+            "has: leave one out."
+        )
     bindings = config.read_gin(arguments.config) if arguments.config else []
     bindings += given  # they count more
     return Request(
