@@ -39,6 +39,11 @@ METHODS = sorted(name for name, plugin in EVERY_METHOD.items() if not plugin.by_
 # variants are these with other numbers: what takes long of them is in `-m slow`
 FAMILIES = [n for n in METHODS if EVERY_METHOD[n].family == n]
 EACH = [pytest.param(n, marks=[] if n in FAMILIES else pytest.mark.slow) for n in METHODS]
+ONE_OF_EACH = (  # kind, by what it trains, prepares and reads
+    "metaprompt", "lfa", "linear_probe", "tip_adapter", "cocoop", "comp_lora", "lora", "maple",
+    "dra", "dept", "zs_lp", "two_stage", "wise_ft", "promptsrc", "argue", "rada",
+)  # fmt: skip
+SOME = [pytest.param(n, marks=[] if n in ONE_OF_EACH else pytest.mark.slow) for n in METHODS]
 
 
 def pytest_collection_finish():
