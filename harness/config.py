@@ -205,12 +205,8 @@ def read_sweeps(texts: Sequence[str]) -> list[list[Binding]]:
     return [list(combination) for combination in itertools.product(*axes)]
 
 
-def once(bindings: Sequence[Binding]) -> Sequence[Binding]:
-    """The same bindings.
-
-    Raises:
-        HarnessError: two of them are of one setting.
-    """
+def once(bindings: Iterable[Binding]) -> None:
+    """Raises HarnessError if two bindings are of one setting."""
     first = dict[str, Binding]()
     for each in bindings:
         before = first.setdefault(each.setting, each)
@@ -219,7 +215,6 @@ def once(bindings: Sequence[Binding]) -> Sequence[Binding]:
                 f"{each.target}.{each.name} is set twice: by {before.origin} and by "
                 f"{each.origin}. Leave one out."
             )
-    return bindings
 
 
 def build(

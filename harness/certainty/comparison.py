@@ -15,10 +15,10 @@ from harness.certainty.samples import Sampled, common, of_table
 from harness.certainty.statistics import LEVELS, SAME, Difference, Sample
 from harness.errors import HarnessError, unknown
 from harness.records import apart
-from harness.records.labels import conditions
+from harness.records.labels import table_title
 from harness.records.record import Record
 from harness.records.summary import Table, tables
-from harness.records.tables import count, format_table, harmless, in_shots, wrapped
+from harness.records.tables import count, format_table, harmless, wrapped
 
 NAMES = {"hm": "HM of base and new"}
 
@@ -196,12 +196,8 @@ def text(found: Sequence[Comparison], by_dataset: bool = True) -> str:
 
 def _title(each: Comparison, found: Sequence[Comparison]) -> str:
     """With weights and settings where these tell tables apart."""
-    task, backbone, weights, shots, settings = each.about
-    title = f"{each.first} - {each.second}: {task}, {backbone}, {in_shots(shots)}"
-    like = [other.about for other in found if other.about[:2] == (task, backbone)]
-    title += conditions(json.loads(settings), (json.loads(about[4]) for about in like))
-    title += f", weights {weights}" if len({about[2] for about in like}) > 1 else ""
-    return f"{title}."
+    title = table_title(each.about, [other.about for other in found])
+    return f"{each.first} - {each.second}: {title}."
 
 
 def _one(each: Comparison, title: str, by_dataset: bool) -> str:

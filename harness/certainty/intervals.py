@@ -229,10 +229,8 @@ def p_value(p: float | None) -> str:
         return ""
     if p < 0.0001:
         return "< 0.0001"
-    return (
-        f"{p:.2g}"
-        if p < 0.01
-        else f"{p:.{4 if abs(p - 0.05) > 5e-5 else 7}f}"
-        if 0.045 <= p < 0.055
-        else f"{p:.2f}"
-    )
+    if p < 0.01:
+        return f"{p:.2g}"
+    if not 0.045 <= p < 0.055:
+        return f"{p:.2f}"
+    return f"{p:.4f}" if abs(p - 0.05) > 5e-5 else f"{p:.7f}"

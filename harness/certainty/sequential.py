@@ -21,7 +21,16 @@ import numpy as np
 from scipy import special
 
 from harness.certainty.paired import sign_test
-from harness.certainty.statistics import NONE, SAME, SURE, Array, Difference, Sample, between
+from harness.certainty.statistics import (
+    NONE,
+    SAME,
+    SURE,
+    Array,
+    Difference,
+    Sample,
+    between,
+    unrounded,
+)
 
 MOST_DIFFERING = 10**9  # units, of which no sign test needs more
 
@@ -131,8 +140,7 @@ class Look:
 
     def ahead(self, first: str, second: str) -> float:
         """By how much the first exceeds the second; rounding alone is nothing."""
-        value = self.values[first] - self.values[second]
-        return 0.0 if abs(value) <= NONE else value
+        return float(unrounded(self.values[first] - self.values[second]))
 
     def difference(self, first: str, second: str) -> Difference:
         """By how much the first exceeds the second, with the 95% interval of this pair alone."""

@@ -236,7 +236,7 @@ class Sample:
 
     def difference(self, first: int, second: int, level: int = 2) -> Difference:
         """By how much the first method exceeds the second."""
-        value = float(_unrounded(self.values[first] - self.values[second]))
+        value = float(unrounded(self.values[first] - self.values[second]))
         if not self._known(level):
             return Difference(value)
         if level == 3:
@@ -355,7 +355,7 @@ class Pairs:
 
     @cached_property
     def differences(self) -> Array:
-        return _unrounded(self.sample.values[self.first] - self.sample.values[self.second])
+        return unrounded(self.sample.values[self.first] - self.sample.values[self.second])
 
     @cached_property
     def errors(self) -> Array:
@@ -470,7 +470,7 @@ def _harmonic(accuracy: Array) -> Array:
         return np.where(total > 0, 2 * accuracy.prod(-1) / total, 0.0)
 
 
-def _unrounded(differences: Array) -> Array:
+def unrounded(differences: Any) -> Array:
     """Those that are rounding alone are none."""
     return np.where(np.abs(differences) <= NONE, 0.0, differences)
 

@@ -156,7 +156,11 @@ class UserImages(Dataset):
                 f"class names, {shown(self.path)}: {nothing[0]!r} is a class; if it stands for a "
                 "label that is missing, remove its images."
             )
-        return found
+        return found + self.nested(every)
+
+    def nested(self, items: Sequence[Item]) -> list[str]:
+        """Sentences on folders that may be the classes."""
+        return []
 
     def _by_content(self, items: Sequence[Item]) -> dict[bytes, list[str]]:
         """Paths of the images by the hashes of their files, wherever links lead."""

@@ -15,14 +15,20 @@ import pandas as pd
 from harness.certainty.intervals import Certainty
 from harness.errors import HarnessError, unknown
 from harness.leaderboards import costs, plot
-from harness.leaderboards.scores import by_shots, evaluations, overview, scores_table
+from harness.leaderboards.scores import (
+    by_shots,
+    evaluations,
+    overview,
+    scores_table,
+    table_keys,
+)
 from harness.records import apart
 from harness.records.entry import TABLES
-from harness.records.labels import conditions, method_label
+from harness.records.labels import method_label, table_title
 from harness.records.record import Record
 from harness.records.store import one_record_a_key
 from harness.records.summary import PYTHON_TEXTS, Table, as_frame, tables
-from harness.records.tables import csv_cell, in_shots, paragraphs
+from harness.records.tables import csv_cell, paragraphs
 
 SORTS = {"method": "label", "params": "parameters", "mean of HMs": "mean_hm", "HM": "hm"}
 DIGITS = 12  # of fractions in csv: further ones are noise of the sums
@@ -181,13 +187,11 @@ def _tables(
         HarnessError: there is nothing to mark by.
     """
     parts, compared, pareto = list[str](), False, board.pareto
+    beside = table_keys(table)
     every_column = board.every_column
     for key, part in table.groupby(TABLES, sort=False):
         task_name, backbone, weights, shots, settings = map(str, key)
-        like = table[(table["task"] == task_name) & (table["backbone"] == backbone)]
-        title = f"{task_name}, {backbone}, {in_shots(shots)}"
-        title += conditions(json.loads(settings), map(json.loads, like["settings"].unique()))
-        title += f", weights {weights}" if like["weights"].nunique() > 1 else ""
+        title = table_title((task_name, backbone, weights, shots, settings), beside)
         datasets = [name for name in part["dataset"].drop_duplicates() if name != "average"]
         averaged = [name for name in datasets if part[part["dataset"] == name]["averaged"].all()]
         mine = {each[-1]: c for each, c in spent.items()
@@ -200,8 +204,8 @@ def _tables(
         compared = compared or bool(mine)
         sure = certain[tuple(map(str, key))]
         of = (backbone, weights, task_name, shots)
-        unlike = costs.unlike(board.records, of, json.loads(settings)) if mine else ""
-        unlike = "" if pareto == "params" else unlike
+        timed = mine and pareto != "params"
+        unlike = costs.unlike(board.records, of, json.loads(settings)) if timed else ""
         shown = scores_table(
             part, "average", heading, form, sure, every_column, mine, pareto, unlike
         )
@@ -220,11 +224,8 @@ def _tables(
         )
     for key, part in table.groupby([name for name in TABLES if name != "shots"], sort=False):
         if part["shots"].nunique() > 1 and evaluations(part):
-            like = table[(table["task"] == key[0]) & (table["backbone"] == key[1])]
-            about = f"{key[0]}, {key[1]}"
-            beside = map(json.loads, like["settings"].unique())
-            about += conditions(json.loads(str(key[-1])), beside)
-            about += f", weights {key[2]}" if like["weights"].nunique() > 1 else ""
+            task_name, backbone, weights, settings = map(str, key)
+            about = table_title((task_name, backbone, weights, "", settings), beside)
             parts.append(by_shots(part, about, form))
     return parts
 
@@ -235,17 +236,13 @@ def _with_intervals(
     """With the bounds of each row's main score, and of the average rows their ranks; those of one
     dataset alone have them, too."""
     rows = []
-    keys = list(zip(*(table[name].astype(str) for name in TABLES), strict=True))
-    datasets = dict[tuple[str, ...], set[str]]()
-    for each, name in zip(keys, table["dataset"], strict=True):
-        datasets.setdefault(each, set()).add(name)
-    alone = {each for each, names in datasets.items() if len(names - {"average"}) == 1}
-    for *key, label, dataset in zip(
-        *(table[name].astype(str) for name in (*TABLES, "label", "dataset")), strict=True
-    ):
+    for *key, label, dataset, alone in zip(
+        *(table[name].astype(str) for name in (*TABLES, "label", "dataset")), _alone(table),
+        strict=True,
+    ):  # fmt: skip
         sure = certain[tuple(key)]
         found = sure.interval(label, dataset)
-        ranked = dataset == "average" or tuple(key) in alone
+        ranked = dataset == "average" or alone
         first, last = sure.ranks.get(label, (None, None)) if ranked else (None, None)
         rows.append((found.low if found else None, found.high if found else None, first, last))
     columns = ("low", "high", "place_first", "place_last")
@@ -303,10 +300,7 @@ def _best_first(table: pd.DataFrame) -> pd.DataFrame:
 def _csv(table: pd.DataFrame) -> str:
     """All rows with raw fractions, a column for each setting that was given, and no average of one
     dataset."""
-    per_table = table[table["dataset"] != "average"].groupby(TABLES)["dataset"].nunique()
-    alone = {key for key, number in per_table.items() if number == 1}
-    keys = pd.Series(list(zip(*(table[name] for name in TABLES), strict=True)), table.index)
-    table = table[(table["dataset"] != "average") | ~keys.isin(alone)]
+    table = table[(table["dataset"] != "average") | ~_alone(table)]
     names = dict.fromkeys(name for settings in table["given"] for name in settings)
     shown = table.drop(
         columns=["evaluations", "seeds", "given", "values", "missing", "refused"]
@@ -320,6 +314,12 @@ def _csv(table: pd.DataFrame) -> str:
         if not pd.api.types.is_numeric_dtype(shown[name]):
             shown[name] = pd.Series([_cell(v) for v in shown[name]], shown.index, dtype=object)
     return shown.to_csv(index=False, lineterminator="\n").rstrip("\n")
+
+
+def _alone(table: pd.DataFrame) -> "pd.Series[bool]":
+    """Of each row whether its table is of one dataset."""
+    datasets = table["dataset"].where(table["dataset"] != "average")
+    return datasets.groupby([table[name] for name in TABLES]).transform("nunique").eq(1)
 
 
 def _cell(value: Any) -> Any:

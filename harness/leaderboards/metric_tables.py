@@ -16,10 +16,10 @@ from harness.errors import HarnessError
 from harness.leaderboards.leaderboard import Leaderboard
 from harness.leaderboards.metrics import METRICS, Measured, measured
 from harness.records.entry import TABLES
-from harness.records.labels import conditions
+from harness.records.labels import table_title
 from harness.records.store import CHANGE
 from harness.records.summary import Row, Table, tables
-from harness.records.tables import MISSING, format_table, in_shots, percent, width
+from harness.records.tables import MISSING, format_table, percent, width
 
 Cells = Mapping[tuple[str, int], Measured]  # of the finished runs, by dataset and seed
 
@@ -158,28 +158,15 @@ def text(board: Leaderboard, names: Sequence[str], form: str) -> str:
         return format_table(rows, "csv", "")
     parts = []
     by_table = itertools.groupby(every, key=lambda line: line.table)
-    titles = _titles([line.table for line in every])
+    keys = {line.table for line in every}
     for key, group in by_table:
         mine = list(group)
         places = [name for name in dict.fromkeys(line.dataset for line in mine)
                   if name == "average" or board.by_dataset]  # fmt: skip
         for place in places:
             shown = [line for line in mine if line.dataset == place]
-            parts.append(_table(titles[key], shown, names, form))
+            parts.append(_table(table_title(key, keys), shown, names, form))
     return "\n\n".join(parts)
-
-
-def _titles(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
-    """A title for each table, with weights and settings where these tell tables apart."""
-    titles = {}
-    for key in dict.fromkeys(keys):
-        task, backbone, weights, shots, settings = key
-        like = [each for each in keys if each[:2] == key[:2]]
-        title = f"{task}, {backbone}, {in_shots(shots)}"
-        title += conditions(json.loads(settings), (json.loads(each[4]) for each in like))
-        title += f", weights {weights}" if len({each[2] for each in like}) > 1 else ""
-        titles[key] = title
-    return titles
 
 
 def _table(title: str, shown: Sequence[Line], names: Sequence[str], form: str) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 from harness.certainty.intervals import PLACE, Certainty, p_value, signed
 from harness.certainty.intervals import shown as shown_interval
 from harness.leaderboards import costs
+from harness.records.entry import TABLES
 from harness.records.store import CHANGE
 from harness.records.tables import MISSING, count, format_table, in_shots, percent, wrapped
 
@@ -269,6 +270,12 @@ def not_the_same(part: pd.DataFrame, shots: list[str]) -> str:
 def _main(part: pd.DataFrame) -> str:
     """The column that stands for a row."""
     return "hm" if _paired(part) else [*evaluations(part), "n"][0]
+
+
+def table_keys(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    """The tables of a frame, each as the values of TABLES."""
+    keys = zip(*(table[name].astype(str) for name in TABLES), strict=True)
+    return list(dict.fromkeys(keys))
 
 
 def evaluations(part: pd.DataFrame) -> list[str]:

@@ -63,6 +63,16 @@ def conditions(settings: Settings, beside: Iterable[Settings] = ()) -> str:
     return "".join(f", {each}" for each in said)
 
 
+def table_title(table: Sequence[str], beside: Iterable[Sequence[str]]) -> str:
+    """Task, backbone, shots and conditions of a table, given as the values of entry.TABLES; weights
+    and settings where they tell it from those beside it. Without shots it is of several."""
+    task, backbone, weights, shots, settings = table
+    like = [each for each in beside if (each[0], each[1]) == (task, backbone)]
+    said = ", ".join([task, backbone, *([in_shots(shots)] if shots else [])])
+    said += conditions(json.loads(settings), (json.loads(each[4]) for each in like))
+    return said + (f", weights {weights}" if len({each[2] for each in like}) > 1 else "")
+
+
 def rows(records: Sequence[Record]) -> list[tuple[Settings, list[Record]]]:
     """The rows of one method in a table: settings that were given, and the records that have them.
 

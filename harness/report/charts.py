@@ -11,9 +11,9 @@ import pandas as pd
 from harness.certainty.intervals import ZERO_SHOT, Certainty
 from harness.errors import HarnessError
 from harness.leaderboards import costs, plot
-from harness.leaderboards.scores import evaluations, not_the_same
+from harness.leaderboards.scores import evaluations, not_the_same, table_keys
 from harness.records.entry import TABLES
-from harness.records.labels import conditions
+from harness.records.labels import table_title
 from harness.records.record import Record
 from harness.records.summary import Table
 from harness.report.geometry import AREA, Axis, axis, lines, scatter
@@ -157,12 +157,9 @@ def shots_of(
     for key, every in frame.groupby(names, sort=False):
         part = every[every["dataset"] == "average"]
         if part["shots"].nunique() > 1 and (score := _score(part)) is not None:
-            like = frame[(frame["task"] == key[0]) & (frame["backbone"] == key[1])]
-            title = f"{key[0]}, {key[1]}"
-            title += conditions(
-                json.loads(str(key[-1])), map(json.loads, like["settings"].unique())
-            )
-            title += f", weights {key[2]}" if like["weights"].nunique() > 1 else ""
+            task, backbone, weights, settings = map(str, key)
+            about = task, backbone, weights, "", settings
+            title = table_title(about, table_keys(frame))
             curves = _curves(title, part, score, certain)
             if apart := not_the_same(every, sorted(part["shots"].unique(), key=int)):
                 curves["why"] = f"its numbers are not of the same datasets or seeds: {apart}"

@@ -1,6 +1,5 @@
 """Your own images in class folders."""
 
-import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from harness.images.own import (
     HarnessError,
+    Item,
     Listed,
     UserImages,
     files_below,
@@ -60,22 +60,21 @@ class Folder(UserImages):
             )
         return dict(sorted(found.items()))
 
-    def notes(self) -> list[str]:
-        """Also if all images lie in several folders of a class, which may be the classes."""
+    def nested(self, items: Sequence[Item]) -> list[str]:
+        """If all images lie in several folders of a class, which may be the classes."""
         depth = 1 if self._parts() else 0
         inner = dict[str, set[str]]()
-        for image in itertools.chain(*self.listed().values()):
-            _, *within, _ = Path(image.path).parts[depth:]
-            inner.setdefault(image.name, set()).add("/".join(within))
+        for item in items:
+            name, *within, _ = Path(item.path).parts[depth:]
+            inner.setdefault(name, set()).add("/".join(within))
         several = {name: folders for name, folders in inner.items() if len(folders) > 1}
         if not several or any("" in folders for folders in inner.values()):
-            return super().notes()
-        name, folders = next(iter(several.items()))
-        some = " and ".join(f"{name}/{each}" for each in sorted(folders)[:2])
-        return [*super().notes(), f"classes, {shown(self.path)}: all images lie in folders of "
-                f"folders, such as {shown(some)}, and {name!r} is taken for a class. If the inner "
-                "folders are the classes, put them side by side in one folder, or give a csv: "
-                "list."]  # fmt: skip
+            return []
+        name = min(several)
+        some = " and ".join(f"{name}/{each}" for each in sorted(several[name])[:2])
+        return [f"classes, {shown(self.path)}: all images lie in folders of folders, such as "
+                f"{shown(some)}, and {name!r} is taken for a class. If the inner folders are the "
+                "classes, put them side by side in one folder, or give a csv: list."]  # fmt: skip
 
     def _parts(self) -> dict[str, str]:
         """The folder of each part, or nothing if the folders are classes.

@@ -129,9 +129,12 @@ def _check(arguments: argparse.Namespace) -> None:
         "--by-dataset": other not in ("--metrics", "--format markdown", "--format latex"),
         "--all-columns": other not in ("--format markdown", "--format latex"),
     }  # fmt: skip
-    for option, why in unread.items():
-        name = "every_column" if option == "--all-columns" else option[2:].replace("-", "_")
-        if why and getattr(arguments, name):
+    given_options = {
+        "--against": arguments.against, "--pareto": arguments.pareto, "--sort": arguments.sort,
+        "--by-dataset": arguments.by_dataset, "--all-columns": arguments.every_column,
+    }  # fmt: skip
+    for option, useless in unread.items():
+        if useless and given_options[option]:
             raise HarnessError(f"{option} is not for {other}: leave it out.")
     if arguments.format != "markdown" and (arguments.json or lines):
         said = "--json" if arguments.json else lines[0]

@@ -129,7 +129,7 @@ def _check(exhibit: Exhibit, arguments: argparse.Namespace) -> None:
         setting = config.read_set(text)
         if setting.setting == "few_shot.forgetting" and any(p.forgetting for p in exhibit.parts):
             raise HarnessError(f"--set {text}: {exhibit.name} says that itself. Leave it out.")
-        if swept == {f"{setting.target}.{setting.name}"}:
+        if swept == {setting.setting}:
             raise HarnessError(
                 f"--set {text}: {exhibit.name} has a row for each value of its own. Leave it out, "
                 f"or use `run` with --sweep {setting.target}.{setting.name}=..."
